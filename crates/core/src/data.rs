@@ -1,0 +1,314 @@
+//! Labelled samples as the trainer sees them: rows of numbers with a class, wherever they came from.
+//!
+//! A domain implements [`Dataset`] for its files; subsets, splits and batches are made here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use crate::seed::Seed;
+use crate::{Error, Result};
+
+/// The numbers of one sample.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    /// Measurements: pixels, features.
+    F32(Vec<f32>),
+    /// Indices into tables: token ids.
+    U32(Vec<u32>),
+}
+
+/// One sample, ready for the first stage: `rows` consecutive rows, each of shape `shape`.
+///
+/// A photo is one row of shape `[height, width, channels]`; a sentence of n tokens is n rows of shape `[columns]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// Number of rows.
+    pub rows: usize,
+    /// Shape of one row.
+    pub shape: Vec<usize>,
+    /// `rows` × `shape` numbers, row-major.
+    pub values: Values,
+}
+
+/// Which rendering of a sample is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// The one deterministic rendering used for evaluation.
+    Plain,
+    /// A random one, for training; equal seeds give equal views.
+    Augmented(Seed),
+}
+
+/// Samples with class indices. Implementations are cheap to ask and thread-safe; `load` does the work.
+pub trait Dataset: Send + Sync {
+    /// Number of samples.
+    fn len(&self) -> usize;
+    /// True without samples.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// The class index of sample `i`.
+    fn target(&self, i: usize) -> u32;
+    /// What to call sample `i` in messages: its file, or its file and row.
+    fn name(&self, i: usize) -> String;
+    /// A digest of the bytes that sample `i` is made from (not of the preprocessing).
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn digest(&self, i: usize) -> Result<[u8; 32]>;
+    /// A cheap estimate of the rows that `load` gives, for grouping samples of like length; 1 where all are alike.
+    fn rows(&self, _i: usize) -> usize {
+        1
+    }
+    /// Reads and renders sample `i`.
+    ///
+    /// # Errors
+    /// When it cannot be read or decoded, naming it.
+    fn load(&self, i: usize, view: View) -> Result<Sample>;
+}
+
+/// A part of another data set, in the order of its indices.
+pub struct Subset {
+    base: Arc<dyn Dataset>,
+    indices: Vec<usize>,
+}
+
+impl Subset {
+    /// The samples of `base` at `indices`.
+    pub fn new(base: Arc<dyn Dataset>, indices: Vec<usize>) -> Self {
+        Self { base, indices }
+    }
+}
+
+impl Dataset for Subset {
+    fn len(&self) -> usize {
+        self.indices.len()
+    }
+    fn target(&self, i: usize) -> u32 {
+        self.base.target(self.indices[i])
+    }
+    fn name(&self, i: usize) -> String {
+        self.base.name(self.indices[i])
+    }
+    fn digest(&self, i: usize) -> Result<[u8; 32]> {
+        self.base.digest(self.indices[i])
+    }
+    fn rows(&self, i: usize) -> usize {
+        self.base.rows(self.indices[i])
+    }
+    fn load(&self, i: usize, view: View) -> Result<Sample> {
+        self.base.load(self.indices[i], view)
+    }
+}
+
+/// What a domain's reader hands over: the parts of a labelled data set and the classes they share.
+pub struct Splits {
+    /// Class names; a sample's target indexes them.
+    pub classes: Vec<String>,
+    /// What is learned from.
+    pub train: Arc<dyn Dataset>,
+    /// What decides early stopping and is reported.
+    pub validation: Arc<dyn Dataset>,
+}
+
+/// How many samples to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Budget {
+    /// All of them.
+    All,
+    /// This many in all, in the proportions of the classes.
+    Total(usize),
+    /// This many of each class.
+    PerClass(usize),
+}
+
+/// A seeded choice of samples, stratified by class: indices into `targets`, ascending.
+///
+/// # Errors
+/// When there are fewer samples than asked for (`PerClass`: in some class), naming the flag.
+pub fn choose(targets: &[u32], classes: &[String], budget: Budget, seed: Seed) -> Result<Vec<usize>> {
+    let mut by_class: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for (i, &target) in targets.iter().enumerate() {
+        by_class.entry(target).or_default().push(i);
+    }
+    for (class, members) in &mut by_class {
+        seed.named("choose").child(u64::from(*class)).stream().shuffle(members);
+    }
+    let mut chosen: Vec<usize> = match budget {
+        Budget::All => (0..targets.len()).collect(),
+        Budget::PerClass(n) => {
+            for (class, members) in &by_class {
+                if members.len() < n {
+                    return Err(Error::input(
+                        format!("--per-class {n}"),
+                        format!("class {:?} has only {} samples", classes[*class as usize], members.len()),
+                        format!("use --per-class {} or less, or add samples", members.len()),
+                    ));
+                }
+            }
+            by_class.values().flat_map(|members| members[..n].to_vec()).collect()
+        }
+        Budget::Total(n) => {
+            if n > targets.len() {
+                return Err(Error::input(
+                    format!("--limit {n}"),
+                    format!("there are only {} samples", targets.len()),
+                    format!("use --limit {} or less, or leave it out", targets.len()),
+                ));
+            }
+            let sizes: Vec<usize> = by_class.values().map(Vec::len).collect();
+            let shares = apportion(n, &sizes);
+            by_class.values().zip(shares).flat_map(|(members, share)| members[..share].to_vec()).collect()
+        }
+    };
+    chosen.sort_unstable();
+    Ok(chosen)
+}
+
+/// Splits `total` in proportion to `sizes` by largest remainders (Hamilton); every part gets at least one while
+/// `total` allows, and none more than its size.
+fn apportion(total: usize, sizes: &[usize]) -> Vec<usize> {
+    let all: usize = sizes.iter().sum();
+    let mut shares: Vec<usize> = sizes.iter().map(|&size| total * size / all.max(1)).collect();
+    let mut order: Vec<usize> = (0..sizes.len()).collect();
+    order.sort_by_key(|&i| (shares[i] > 0, std::cmp::Reverse(total * sizes[i] % all.max(1)), i));
+    let mut left = total - shares.iter().sum::<usize>();
+    while left > 0 {
+        for &i in &order {
+            if left > 0 && shares[i] < sizes[i] {
+                shares[i] += 1;
+                left -= 1;
+            }
+        }
+    }
+    shares
+}
+
+/// A seeded stratified split of `targets` into (kept, held out), the second of about `fraction` of each class, at
+/// least one of a class that has two or more.
+pub fn hold_out(targets: &[u32], fraction: f64, seed: Seed) -> (Vec<usize>, Vec<usize>) {
+    let mut by_class: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for (i, &target) in targets.iter().enumerate() {
+        by_class.entry(target).or_default().push(i);
+    }
+    let (mut kept, mut held) = (Vec::new(), Vec::new());
+    for (class, mut members) in by_class {
+        seed.named("hold-out").child(u64::from(class)).stream().shuffle(&mut members);
+        let most = members.len().saturating_sub(1);
+        let n = ((members.len() as f64 * fraction).round() as usize).clamp(usize::from(most > 0).min(most), most);
+        held.extend_from_slice(&members[..n]);
+        kept.extend_from_slice(&members[n..]);
+    }
+    kept.sort_unstable();
+    held.sort_unstable();
+    (kept, held)
+}
+
+/// How the rows of an [`Activation`] belong to samples.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rows {
+    /// One row a sample.
+    One,
+    /// Sample i owns the next `lengths[i]` rows: samples of different length stand behind each other, unpadded.
+    Each(Arc<Vec<usize>>),
+}
+
+/// A batch between two stages: `data` is `[total rows, row shape…]`.
+#[derive(Debug, Clone)]
+pub struct Activation {
+    /// The rows of all samples, one after the other.
+    pub data: Tensor,
+    /// Which rows belong to which sample.
+    pub rows: Rows,
+}
+
+impl Activation {
+    /// Number of samples.
+    pub fn samples(&self) -> usize {
+        match &self.rows {
+            Rows::One => self.data.dims()[0],
+            Rows::Each(lengths) => lengths.len(),
+        }
+    }
+
+    /// Puts samples behind each other. All must have the same row shape and kind of numbers.
+    ///
+    /// # Errors
+    /// When they differ, or the device is out of memory.
+    pub fn collate(samples: &[Sample], device: &Device) -> Result<Self> {
+        let first = samples.first().ok_or_else(|| Error::Tensor(candle_core::Error::Msg("an empty batch".into())))?;
+        let total: usize = samples.iter().map(|s| s.rows).sum();
+        let mut dims = vec![total];
+        dims.extend_from_slice(&first.shape);
+        let mut floats = Vec::new();
+        let mut indices = Vec::new();
+        for sample in samples {
+            if sample.shape != first.shape {
+                let reason = format!("row shapes {:?} and {:?} in one batch", first.shape, sample.shape);
+                return Err(Error::Tensor(candle_core::Error::Msg(reason)));
+            }
+            match &sample.values {
+                Values::F32(v) => floats.extend_from_slice(v),
+                Values::U32(v) => indices.extend_from_slice(v),
+            }
+        }
+        let data = match &first.values {
+            Values::F32(_) => Tensor::from_vec(floats, dims, device)?,
+            Values::U32(_) => Tensor::from_vec(indices, dims, device)?,
+        };
+        let rows = if samples.iter().all(|s| s.rows == 1) && first.shape.len() > 1 {
+            Rows::One
+        } else {
+            Rows::Each(Arc::new(samples.iter().map(|s| s.rows).collect()))
+        };
+        Ok(Self { data, rows })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn classes() -> Vec<String> {
+        vec!["a".into(), "b".into(), "c".into()]
+    }
+
+    #[test]
+    fn a_limit_keeps_the_proportions_and_the_total() {
+        let targets: Vec<u32> = (0..100)
+            .map(|i| {
+                if i < 70 {
+                    0
+                } else if i < 95 {
+                    1
+                } else {
+                    2
+                }
+            })
+            .collect();
+        let chosen = choose(&targets, &classes(), Budget::Total(20), Seed(3)).unwrap();
+        let count = |class| chosen.iter().filter(|&&i| targets[i] == class).count();
+        assert_eq!((chosen.len(), count(0), count(1), count(2)), (20, 14, 5, 1));
+        assert_eq!(chosen, choose(&targets, &classes(), Budget::Total(20), Seed(3)).unwrap());
+        assert_ne!(chosen, choose(&targets, &classes(), Budget::Total(20), Seed(4)).unwrap());
+    }
+
+    #[test]
+    fn too_large_a_budget_names_the_flag() {
+        let targets = [0, 0, 1];
+        let message = choose(&targets, &classes(), Budget::PerClass(2), Seed(0)).unwrap_err().to_string();
+        assert!(message.contains("--per-class 2") && message.contains("\"b\""), "{message}");
+        assert!(choose(&targets, &classes(), Budget::Total(4), Seed(0)).is_err());
+    }
+
+    #[test]
+    fn a_held_out_part_is_stratified_and_disjoint() {
+        let targets: Vec<u32> = (0..50).map(|i| i % 2).collect();
+        let (kept, held) = hold_out(&targets, 0.2, Seed(1));
+        assert_eq!((kept.len(), held.len()), (40, 10));
+        assert!(held.iter().all(|i| !kept.contains(i)));
+        assert_eq!(held.iter().filter(|&&i| targets[i] == 0).count(), 5);
+    }
+}

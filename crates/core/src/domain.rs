@@ -1,0 +1,87 @@
+//! What a domain (photos, text, …) supplies so that everything else can be shared.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::path::Path;
+
+use candle_core::Tensor;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::Result;
+use crate::data::{Sample, Splits};
+use crate::net::Network;
+use crate::seed::Seed;
+use crate::source::Card;
+use crate::strategy::Defaults;
+
+/// A kind of data with its networks and its pipeline. `topwork-core` knows a domain only through this.
+pub trait Domain: Sized + Send + Sync + 'static {
+    /// The binary's name: `topwork-cv`.
+    const BINARY: &'static str;
+    /// What one sample is called, singular and plural: `("photo", "photos")`.
+    const ITEM: (&'static str, &'static str);
+
+    /// How a file becomes a [`Sample`] for one model: sizes, normalization, tokenizer. It is kept in `model/`.
+    type Pipeline: Send + Sync + Clone + 'static;
+    /// Flags that say where labelled data is and how to read it; flattened into `train` and `evaluate`.
+    type DataArgs: clap::Args + Clone + Debug + Default + Serialize + DeserializeOwned + Send + Sync;
+    /// Flags that say what to predict on; flattened into `predict` and `embed`.
+    type InputArgs: clap::Args + Clone + Debug;
+
+    /// The models known by name.
+    fn cards() -> &'static [Card];
+
+    /// Settings that suit this domain when the user gives none.
+    fn defaults() -> Defaults;
+
+    /// Understands a model folder in the upstream layout (weights, configuration, preprocessing, labels). `card` is
+    /// given when the model was asked for by its name: it knows what the files do not say.
+    ///
+    /// # Errors
+    /// When the folder is not a model of this domain.
+    fn open(folder: &Path, card: Option<&Card>) -> Result<Opened<Self::Pipeline>>;
+
+    /// Writes a model folder in the upstream layout: what [`Domain::open`] and the Python library both read.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn save(folder: &Path, model: &Opened<Self::Pipeline>) -> Result<()>;
+
+    /// Reads labelled data. `seed` decides a split that the data do not come with. With `classes`, labels are those of
+    /// an existing model, and another label is an error.
+    ///
+    /// # Errors
+    /// When the data cannot be used: the file or row, the reason, the remedy.
+    fn splits(
+        args: &Self::DataArgs,
+        pipeline: &Self::Pipeline,
+        classes: Option<&[String]>,
+        seed: Seed,
+    ) -> Result<Splits>;
+
+    /// Things to predict on, streamed in order.
+    ///
+    /// # Errors
+    /// When the flags do not fit together or a path does not exist.
+    fn inputs(args: &Self::InputArgs, pipeline: &Self::Pipeline) -> Result<Inputs>;
+
+    /// Key of everything in `pipeline` that plain samples depend on, for the feature cache.
+    fn fingerprint(pipeline: &Self::Pipeline) -> String;
+}
+
+/// A stream of (name, sample or why not).
+pub type Inputs = Box<dyn Iterator<Item = (String, Result<Sample>)> + Send>;
+
+/// A model folder, understood.
+#[derive(Debug, Clone)]
+pub struct Opened<P> {
+    /// The description, with the head that the folder holds.
+    pub network: Network,
+    /// The tensors found, by the description's names; unknown ones are kept for the report.
+    pub weights: BTreeMap<String, Tensor>,
+    /// Preprocessing.
+    pub pipeline: P,
+    /// Class names, when the folder has them.
+    pub classes: Option<Vec<String>>,
+}

@@ -1,0 +1,64 @@
+//! The one error type of the workspace: what a user can cause names its subject, the reason and the remedy.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+/// Shorthand used throughout the workspace.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong, split by who can mend it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something the user supplied is unusable: a file, a row, a flag, a model.
+    #[error("{subject}: {reason}\n  {remedy}")]
+    Input {
+        /// The file, row or flag.
+        subject: String,
+        /// What is wrong with it.
+        reason: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// The operating system refused to read or write a file.
+    #[error("{}: {source}{}", path.display(), io_remedy(source))]
+    Io {
+        /// The file or folder concerned.
+        path: PathBuf,
+        /// The refusal.
+        source: std::io::Error,
+    },
+    /// A tensor operation failed: a defect of topwork or a device out of memory, not of the input.
+    #[error("internal: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+fn io_remedy(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::*;
+    match error.kind() {
+        NotFound => "\n  check the path",
+        PermissionDenied => "\n  check its permissions, or choose another place",
+        StorageFull | QuotaExceeded => "\n  free some space, or choose another place",
+        _ => "",
+    }
+}
+
+impl Error {
+    /// An [`Error::Input`]: `subject` is the file, row or flag, `remedy` an instruction.
+    pub fn input(subject: impl Display, reason: impl Display, remedy: impl Display) -> Self {
+        Self::Input { subject: subject.to_string(), reason: reason.to_string(), remedy: remedy.to_string() }
+    }
+
+    /// For `map_err` on file operations.
+    pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io { path, source }
+    }
+
+    /// The exit code of a binary that ends with this error: 2 for what the user can mend, 1 for the rest.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::Input { .. } | Self::Io { .. } => 2,
+            Self::Tensor(_) => 1,
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Transfer learning, the same for a photo and a sentence.
+//!
+//! A [`net::Network`] is a value; a [`strategy::Strategy`] turns it into a [`plan::Plan`]; the trainer executes the
+//! plan on a [`data::Dataset`] and leaves a run directory. What is particular to photos or text comes in through
+//! [`domain::Domain`].
+
+pub mod data;
+pub mod domain;
+mod error;
+pub mod net;
+pub mod plan;
+pub mod seed;
+pub mod source;
+pub mod strategy;
+
+pub use error::{Error, Result};

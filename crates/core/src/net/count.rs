@@ -1,0 +1,1 @@
+//! Counts of operations and values.

@@ -1,0 +1,1 @@
+//! The trainable forward pass.

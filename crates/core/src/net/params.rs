@@ -1,0 +1,240 @@
+//! The parameters of a network: what it needs, and the values it has.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle_core::{DType, Device, Tensor, Var};
+
+use super::{Layer, Network, Stage};
+use crate::seed::Seed;
+use crate::{Error, Result};
+
+/// What a parameter is for; strategies select by it, optimizers exempt by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A matrix or kernel: subject to weight decay.
+    Weight,
+    /// A table of embeddings.
+    Table,
+    /// An additive term.
+    Bias,
+    /// A normalization's factor.
+    Scale,
+    /// A normalization's additive term.
+    Shift,
+    /// Not learned: running statistics.
+    Buffer,
+}
+
+/// One parameter that a network needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParamSpec {
+    /// The checkpoint's name: `layer1.0.conv1.weight`.
+    pub name: String,
+    /// Its shape, as the checkpoint has it.
+    pub shape: Vec<usize>,
+    /// What it is for.
+    pub role: Role,
+    /// How it starts when nothing is loaded.
+    pub init: Init,
+}
+
+/// How a parameter starts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// All the same.
+    Constant(f64),
+    /// Normal with this deviation. Convolutions: He et al. 2015, √(2 / fan-out). Encoders: 0.02.
+    Normal(f64),
+    /// Uniform within ± this bound.
+    Uniform(f64),
+}
+
+impl ParamSpec {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// True for a shape with a zero.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A fresh value: a function of the name and the seed alone.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn initial(&self, seed: Seed, device: &Device) -> Result<Tensor> {
+        let mut stream = seed.named(&self.name).stream();
+        let values: Vec<f32> = match self.init {
+            Init::Constant(c) => vec![c as f32; self.len()],
+            Init::Normal(deviation) => (0..self.len()).map(|_| (deviation * stream.normal()) as f32).collect(),
+            Init::Uniform(bound) => (0..self.len()).map(|_| stream.range(-bound, bound) as f32).collect(),
+        };
+        Ok(Tensor::from_vec(values, self.shape.as_slice(), device)?)
+    }
+}
+
+impl Stage {
+    /// The parameters of this stage, in the order of its layers.
+    pub fn params(&self) -> Vec<ParamSpec> {
+        let mut specs = Vec::new();
+        self.layers.iter().for_each(|layer| layer.params(&mut specs));
+        specs
+    }
+}
+
+impl Network {
+    /// The parameters of all stages and the head, in order.
+    pub fn params(&self) -> Vec<ParamSpec> {
+        self.stages.iter().chain([&self.head]).flat_map(Stage::params).collect()
+    }
+}
+
+impl Layer {
+    fn params(&self, out: &mut Vec<ParamSpec>) {
+        let mut add = |prefix: &str, name: &str, shape: &[usize], role, init| {
+            out.push(ParamSpec { name: format!("{prefix}.{name}"), shape: shape.to_vec(), role, init });
+        };
+        match self {
+            Layer::Conv(c) => {
+                let [height, width] = c.window.kernel;
+                let fan_out = (c.outputs / c.groups * height * width) as f64;
+                let shape = [c.outputs, c.inputs / c.groups, height, width];
+                add(&c.name, "weight", &shape, Role::Weight, Init::Normal((2.0 / fan_out).sqrt()));
+                if c.bias {
+                    add(&c.name, "bias", &[c.outputs], Role::Bias, Init::Constant(0.0));
+                }
+            }
+            Layer::Linear(l) => linear(l, &mut add),
+            Layer::BatchNorm(n) => {
+                add(&n.name, "weight", &[n.width], Role::Scale, Init::Constant(1.0));
+                add(&n.name, "bias", &[n.width], Role::Shift, Init::Constant(0.0));
+                add(&n.name, "running_mean", &[n.width], Role::Buffer, Init::Constant(0.0));
+                add(&n.name, "running_var", &[n.width], Role::Buffer, Init::Constant(1.0));
+            }
+            Layer::LayerNorm(n) => {
+                add(&n.name, "weight", &[n.width], Role::Scale, Init::Constant(1.0));
+                add(&n.name, "bias", &[n.width], Role::Shift, Init::Constant(0.0));
+            }
+            Layer::Embed(e) => {
+                for table in &e.tables {
+                    add(&table.name, "weight", &[table.rows, e.width], Role::Table, Init::Normal(0.02));
+                }
+            }
+            Layer::Attention(a) => {
+                [&a.query, &a.key, &a.value, &a.output].into_iter().for_each(|l| linear(l, &mut add));
+            }
+            Layer::Residual(r) => {
+                r.body.iter().chain(&r.shortcut).chain(&r.then).for_each(|layer| layer.params(out));
+            }
+            Layer::Act(_) | Layer::MaxPool(_) | Layer::GlobalAvgPool | Layer::PoolRows(_) | Layer::Dropout(_) => {}
+        }
+    }
+}
+
+fn linear(l: &super::Linear, add: &mut impl FnMut(&str, &str, &[usize], Role, Init)) {
+    add(&l.name, "weight", &[l.outputs, l.inputs], Role::Weight, Init::Normal(0.02));
+    if l.bias {
+        add(&l.name, "bias", &[l.outputs], Role::Bias, Init::Constant(0.0));
+    }
+}
+
+/// The values of a network's parameters, by name. Those that learn are variables, all others plain tensors: a frozen
+/// parameter costs no gradient and no optimizer state.
+#[derive(Debug, Clone, Default)]
+pub struct Params {
+    values: BTreeMap<String, Tensor>,
+    learning: BTreeMap<String, Var>,
+}
+
+impl Params {
+    /// Plain values.
+    pub fn new(values: BTreeMap<String, Tensor>) -> Self {
+        Self { values, learning: BTreeMap::new() }
+    }
+
+    /// Fresh values for all of `specs`.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn initial(specs: &[ParamSpec], seed: Seed, device: &Device) -> Result<Self> {
+        let values = specs.iter().map(|spec| Ok((spec.name.clone(), spec.initial(seed, device)?)));
+        Ok(Self::new(values.collect::<Result<_>>()?))
+    }
+
+    /// The current value of `name`; tracked for gradients if it learns.
+    ///
+    /// # Errors
+    /// When there is no such parameter.
+    pub fn get(&self, name: &str) -> Result<Tensor> {
+        if let Some(var) = self.learning.get(name) {
+            return Ok(var.as_tensor().clone());
+        }
+        let missing = || Error::Tensor(candle_core::Error::Msg(format!("no parameter {name:?}")));
+        self.values.get(name).cloned().ok_or_else(missing)
+    }
+
+    /// The learning variables, by name.
+    pub fn learning(&self) -> &BTreeMap<String, Var> {
+        &self.learning
+    }
+
+    /// Makes exactly the parameters called `names` learn; all others become plain again.
+    ///
+    /// # Errors
+    /// When one of them does not exist.
+    pub fn set_learning(&mut self, names: &BTreeSet<String>) -> Result<()> {
+        for (name, var) in std::mem::take(&mut self.learning) {
+            self.values.insert(name, var.as_detached_tensor());
+        }
+        for name in names {
+            let var = Var::from_tensor(&self.get(name)?)?;
+            self.values.remove(name);
+            self.learning.insert(name.clone(), var);
+        }
+        Ok(())
+    }
+
+    /// Replaces or adds a value; a learning one keeps learning.
+    ///
+    /// # Errors
+    /// When the shape of a learning one differs.
+    pub fn set(&mut self, name: &str, value: Tensor) -> Result<()> {
+        match self.learning.get(name) {
+            Some(var) => var.set(&value)?,
+            None => drop(self.values.insert(name.to_string(), value)),
+        }
+        Ok(())
+    }
+
+    /// All values, detached, in the order of their names.
+    pub fn snapshot(&self) -> BTreeMap<String, Tensor> {
+        let mut all = self.values.clone();
+        all.extend(self.learning.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())));
+        all
+    }
+
+    /// All values on another device, none learning.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        let moved = self.snapshot().into_iter().map(|(name, value)| Ok((name, value.to_device(device)?)));
+        Ok(Self::new(moved.collect::<Result<_>>()?))
+    }
+
+    /// The first parameter, by name, that holds a NaN or an infinity.
+    ///
+    /// # Errors
+    /// When a value cannot be read back from its device.
+    pub fn first_not_finite(&self) -> Result<Option<String>> {
+        for (name, value) in self.snapshot() {
+            let sum = value.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+            if sum.iter().any(|v| !v.is_finite()) {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+}

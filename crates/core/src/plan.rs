@@ -1,0 +1,306 @@
+//! What a strategy asks the trainer to do, as plain data: phases with all their settings, printable and serializable.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::net::{Network, ParamSpec, Role};
+
+/// The list of phases that a strategy turns into for one backbone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// Name of the strategy it came from.
+    pub strategy: String,
+    /// Where the parameters start.
+    pub start: Start,
+    /// In order; each continues with what the one before left.
+    pub phases: Vec<Phase>,
+}
+
+/// Where the backbone's parameters start. The head always starts fresh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// From the pre-trained checkpoint.
+    Pretrained,
+    /// From random numbers.
+    Random,
+}
+
+/// A stretch of work with one setting.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Phase {
+    /// Gradient descent.
+    Train(Train),
+    /// A closed-form or convex solution for the head on fixed features.
+    Solve(Solve),
+}
+
+/// Gradient descent on some parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    /// What to call the phase.
+    pub name: String,
+    /// Number of leading stages whose output is computed once and kept: nothing in them learns or is random.
+    pub boundary: usize,
+    /// Which parameters learn, and how fast relative to the peak rate; the first rule that matches decides.
+    pub learn: Vec<Rule>,
+    /// Batch normalization in the stages behind the boundary.
+    pub batch_norm: BatchNormMode,
+    /// Passes over the training samples.
+    pub epochs: usize,
+    /// Samples a step.
+    pub batch_size: usize,
+    /// The update rule.
+    pub optimizer: Optimizer,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Its course.
+    pub schedule: Schedule,
+    /// Largest norm of the gradient of all learning parameters together; larger ones are scaled down.
+    pub clip_norm: Option<f64>,
+    /// The loss.
+    pub objective: Objective,
+    /// Random views instead of plain ones.
+    pub augment: bool,
+    /// With a boundary and `augment`: how many random views of a sample are computed and kept.
+    pub views: usize,
+    /// Stop after this many epochs without a better validation score, and keep the best.
+    pub patience: Option<usize>,
+}
+
+/// Which parameters a rule speaks of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// A stage's name, or `head`.
+    pub stage: String,
+    /// Only these roles; empty for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<RoleName>,
+    /// Factor on the learning rate.
+    pub rate: f64,
+}
+
+/// The roles that can be selected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RoleName {
+    /// Matrices, kernels and tables.
+    Weight,
+    /// Additive terms, of normalizations too.
+    Bias,
+    /// Factors and additive terms of normalizations.
+    Norm,
+}
+
+impl RoleName {
+    /// Whether it covers `role`.
+    pub fn covers(self, role: Role) -> bool {
+        match self {
+            Self::Weight => matches!(role, Role::Weight | Role::Table),
+            Self::Bias => matches!(role, Role::Bias | Role::Shift),
+            Self::Norm => matches!(role, Role::Scale | Role::Shift),
+        }
+    }
+}
+
+/// What batch normalization does in stages that learn. In frozen stages it always uses the running statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BatchNormMode {
+    /// Normalizes with the batch's statistics and updates the running ones.
+    Update,
+    /// Normalizes with the running statistics and leaves them.
+    Frozen,
+}
+
+/// Update rules.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "lowercase")]
+pub enum Optimizer {
+    /// Adam with decoupled weight decay (Loshchilov & Hutter 2019).
+    AdamW {
+        /// Decay of the first moment.
+        beta1: f64,
+        /// Decay of the second moment.
+        beta2: f64,
+        /// Added to the root of the second moment.
+        eps: f64,
+        /// Decoupled decay of weights and tables (biases and normalizations are exempt).
+        weight_decay: f64,
+    },
+    /// Stochastic gradient descent with momentum (Sutskever et al. 2013, PyTorch's form).
+    Sgd {
+        /// Weight of the running direction.
+        momentum: f64,
+        /// Looks ahead along it.
+        nesterov: bool,
+        /// L2 term added to the gradient of weights and tables.
+        weight_decay: f64,
+    },
+}
+
+/// The course of the learning rate: a linear warm-up to the peak, then a decay to zero at the phase's end.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// Share of all steps spent warming up.
+    pub warmup: f64,
+    /// What follows.
+    pub decay: Decay,
+}
+
+/// How the rate falls after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decay {
+    /// Not at all.
+    Constant,
+    /// In a straight line.
+    Linear,
+    /// Along half a cosine (Loshchilov & Hutter 2017).
+    Cosine,
+}
+
+/// The loss: cross-entropy.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Objective {
+    /// Share of the target spread evenly over all classes (Szegedy et al. 2016).
+    pub label_smoothing: f64,
+    /// Weight samples against the frequency of their class.
+    pub class_weights: ClassWeights,
+}
+
+/// Weights of classes in the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClassWeights {
+    /// All 1.
+    None,
+    /// samples / (classes × samples of the class), as scikit-learn's "balanced".
+    Balanced,
+}
+
+/// Multinomial logistic regression of the head on the pooled features, to convergence: convex, so that nothing but the
+/// penalty needs choosing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Solve {
+    /// What to call the phase.
+    pub name: String,
+    /// Weight of ½‖W‖² against the summed loss (1 / C of scikit-learn and LIBLINEAR).
+    pub l2: f64,
+    /// The loss.
+    pub objective: Objective,
+    /// Random views of each sample to fit on besides the plain one; 0 for none.
+    pub views: usize,
+}
+
+impl Train {
+    /// The parameters of `network` that learn, with the factor on their learning rate.
+    pub fn learning<'n>(&self, network: &'n Network) -> Vec<(ParamSpec, f64, &'n str)> {
+        let stages = network.stages.iter().chain([&network.head]);
+        let mut found = Vec::new();
+        for (i, stage) in stages.enumerate() {
+            if i < self.boundary {
+                continue;
+            }
+            let name = if i == network.stages.len() { "head" } else { stage.name.as_str() };
+            for spec in stage.params().into_iter().filter(|spec| spec.role != Role::Buffer) {
+                let covers = |rule: &&Rule| {
+                    rule.stage == name && (rule.roles.is_empty() || rule.roles.iter().any(|r| r.covers(spec.role)))
+                };
+                if let Some(rule) = self.learn.iter().find(covers).filter(|rule| rule.rate > 0.0) {
+                    found.push((spec, rule.rate, name));
+                }
+            }
+        }
+        found
+    }
+
+    /// Names of the stages (and `head`) in which something learns.
+    pub fn learning_stages<'n>(&self, network: &'n Network) -> BTreeSet<&'n str> {
+        self.learning(network).into_iter().map(|(_, _, stage)| stage).collect()
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let start = match self.start {
+            Start::Pretrained => "the pre-trained weights",
+            Start::Random => "random weights",
+        };
+        writeln!(f, "strategy {}, from {start}", self.strategy)?;
+        for (i, phase) in self.phases.iter().enumerate() {
+            match phase {
+                Phase::Train(t) => {
+                    writeln!(
+                        f,
+                        "phase {}: {} — train, {} epochs of batches of {}",
+                        i + 1,
+                        t.name,
+                        t.epochs,
+                        t.batch_size
+                    )?;
+                    let frozen =
+                        if t.boundary == 0 { "nothing".into() } else { format!("the first {} stages", t.boundary) };
+                    let views =
+                        if t.boundary > 0 && t.augment { format!(", {} random views", t.views) } else { String::new() };
+                    writeln!(f, "  computed once and kept: {frozen}{views}")?;
+                    let groups: Vec<String> = t
+                        .learn
+                        .iter()
+                        .map(|r| {
+                            format!("{}{} × {:.3}", r.stage, if r.roles.is_empty() { "" } else { " (part)" }, r.rate)
+                        })
+                        .collect();
+                    writeln!(f, "  learns: {}", groups.join(", "))?;
+                    writeln!(f, "  optimizer: {}", serde_json::to_string(&t.optimizer).unwrap_or_default())?;
+                    writeln!(
+                        f,
+                        "  learning rate: {:e}, warm-up over {:.0} % of the steps, then {:?}",
+                        t.learning_rate,
+                        100.0 * t.schedule.warmup,
+                        t.schedule.decay
+                    )?;
+                    writeln!(
+                        f,
+                        "  batch norm: {:?}; augmentation: {}",
+                        t.batch_norm,
+                        if t.augment { "on" } else { "off" }
+                    )?;
+                    writeln!(
+                        f,
+                        "  loss: cross-entropy, label smoothing {}, class weights {:?}; clip {:?}; patience {:?}",
+                        t.objective.label_smoothing, t.objective.class_weights, t.clip_norm, t.patience
+                    )?;
+                }
+                Phase::Solve(s) => {
+                    writeln!(
+                        f,
+                        "phase {}: {} — logistic regression of the head on the pooled features",
+                        i + 1,
+                        s.name
+                    )?;
+                    writeln!(
+                        f,
+                        "  computed once and kept: the whole backbone, {} random views besides the plain one",
+                        s.views
+                    )?;
+                    writeln!(
+                        f,
+                        "  L2 {}; class weights {:?}; label smoothing {}",
+                        s.l2, s.objective.class_weights, s.objective.label_smoothing
+                    )?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
