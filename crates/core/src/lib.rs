@@ -4,9 +4,11 @@
 //! plan on a [`data::Dataset`] and leaves a run directory. What is particular to photos or text comes in through
 //! [`domain::Domain`].
 
+pub mod checkpoint;
 pub mod data;
 pub mod domain;
 mod error;
+pub mod files;
 pub mod net;
 pub mod plan;
 pub mod seed;
