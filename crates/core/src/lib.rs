@@ -14,5 +14,7 @@ pub mod plan;
 pub mod seed;
 pub mod source;
 pub mod strategy;
+#[doc(hidden)]
+pub mod testing;
 
 pub use error::{Error, Result};
