@@ -5,10 +5,13 @@
 //! [`domain::Domain`].
 
 pub mod checkpoint;
+pub mod classifier;
 pub mod data;
+pub mod device;
 pub mod domain;
 mod error;
 pub mod files;
+pub mod model;
 pub mod net;
 pub mod plan;
 pub mod seed;
