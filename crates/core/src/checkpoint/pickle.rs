@@ -68,14 +68,16 @@ impl Global {
             ("torch" | "torch.storage", "CharStorage") => Self::Storage(Element::I8),
             ("torch" | "torch.storage", "ByteStorage") => Self::Storage(Element::U8),
             ("torch" | "torch.storage", "BoolStorage") => Self::Storage(Element::Bool),
-            _ => return Err(Bad::new(format!(
-                "the pickle asks for `{}.{}`, which topwork does not execute: it reads tensors only",
-                module.escape_debug(),
-                name.escape_debug()
-            ))
-            .remedy(
-                "if you trust the file, load it in Python and save `model.state_dict()` alone, best as safetensors",
-            )),
+            _ => {
+                return Err(Bad::new(format!(
+                    "the pickle asks for `{}.{}`, which topwork does not execute: it reads tensors only",
+                    module.escape_debug(),
+                    name.escape_debug()
+                ))
+                .remedy(
+                    "if you trust the file, load it in Python and save `model.state_dict()` alone, best as safetensors",
+                ));
+            }
         })
     }
 }
@@ -430,11 +432,8 @@ impl<'a> Machine<'a> {
                 let Value::Storage(storage) = self.value(storage) else {
                     return Err(damaged("a tensor without a storage"));
                 };
-                let layout = Layout {
-                    offset: self.size(offset)?,
-                    shape: self.sizes(shape)?,
-                    stride: self.sizes(stride)?,
-                };
+                let layout =
+                    Layout { offset: self.size(offset)?, shape: self.sizes(shape)?, stride: self.sizes(stride)? };
                 Value::Tensor(TensorRef { storage: storage.clone(), layout })
             }
             (Value::Global(Global::RebuildParameter), &[tensor, ..]) => match self.value(tensor) {

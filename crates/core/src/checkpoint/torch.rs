@@ -140,9 +140,9 @@ impl<'p, 'a> StateDict<'p, 'a> {
         let mut dict = pickle.root;
         // Bounded, because a dictionary may hold itself.
         for _ in 0..4 {
-            let inner = WRAPPERS.iter().find_map(|key| {
-                entry(pickle, dict, key).filter(|&inner| matches!(pickle.get(inner), Value::Dict(_)))
-            });
+            let inner = WRAPPERS
+                .iter()
+                .find_map(|key| entry(pickle, dict, key).filter(|&inner| matches!(pickle.get(inner), Value::Dict(_))));
             match inner {
                 Some(inner) => dict = inner,
                 None => break,
