@@ -1,1 +1,51 @@
-fn main() {}
+//! Chores of the workspace that are not part of the product: data sets and benchmarks. `cargo xtask --help`.
+//!
+//! Errors go to standard error with exit code 2; nothing here is used by the libraries.
+
+mod bench;
+mod dataset;
+mod debian;
+mod digits;
+mod manifest;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Chores of the topwork workspace.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Known data sets: what they are, and the two bundled ones
+    #[command(subcommand)]
+    Dataset(dataset::Command),
+    /// Compares strategies at several numbers of labels, in both domains
+    Bench(bench::Args),
+}
+
+/// The root of the workspace.
+fn root() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.parent().map_or(here.clone(), PathBuf::from)
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().chore {
+        Chore::Dataset(command) => dataset::run(command),
+        Chore::Bench(args) => bench::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! `cargo xtask dataset …`: lists and shows manifests, checks and builds the bundled sets.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Subcommand;
+
+use crate::manifest::Manifest;
+use crate::{debian, digits, root};
+
+/// What to do with data sets.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// One line for each known data set
+    List,
+    /// Everything that is known of one
+    Show {
+        /// Its name, as `list` gives it
+        name: String,
+    },
+    /// Checks the bundled handwritten digits
+    Digits,
+    /// Builds the bundled package descriptions from the package lists of apt
+    DebianSections(debian::Args),
+}
+
+/// Does it.
+pub fn run(command: Command) -> Result<()> {
+    let folder: PathBuf = root().join("datasets");
+    match command {
+        Command::List => {
+            for m in Manifest::all(&folder)? {
+                let samples: Vec<String> = m.splits.iter().map(|s| format!("{} {}", s.name, s.count)).collect();
+                println!(
+                    "{:<16} {:<21} {:>3} classes  {}",
+                    m.name,
+                    m.task.to_string(),
+                    m.class_count,
+                    samples.join(", ")
+                );
+            }
+        }
+        Command::Show { name } => {
+            let all = Manifest::all(&folder)?;
+            let Some(found) = all.iter().find(|m| m.name == name) else {
+                let names: Vec<&str> = all.iter().map(|m| m.name.as_str()).collect();
+                bail!("{name}: no data set of this name\n  choose one of {}", names.join(", "));
+            };
+            print!("{found}");
+        }
+        Command::Digits => println!("digits: {} images, as published", digits::read(&folder)?.len()),
+        Command::DebianSections(args) => debian::run(&args, &folder)?,
+    }
+    Ok(())
+}
