@@ -182,9 +182,13 @@ fn gather<const SIZE: usize, T>(
 pub(super) fn bytes_of(tensor: &Tensor) -> candle_core::Result<Vec<u8>> {
     let flat = tensor.flatten_all()?.to_device(&Device::Cpu)?;
     macro_rules! bytes {
-        ($type:ty) => {
-            flat.to_vec1::<$type>()?.iter().flat_map(|x| x.to_le_bytes()).collect()
-        };
+        ($type:ty) => {{
+            let values = flat.to_vec1::<$type>()?;
+            let mut bytes = vec![0; size_of_val(values.as_slice())];
+            let (chunks, _) = bytes.as_chunks_mut();
+            chunks.iter_mut().zip(values).for_each(|(chunk, x)| *chunk = x.to_le_bytes());
+            bytes
+        }};
     }
     Ok(match flat.dtype() {
         DType::U8 => flat.to_vec1::<u8>()?,
