@@ -169,6 +169,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn bundled_files_are_those_of_their_manifests() {
+        let folder = crate::root().join("datasets");
+        let mut checked = 0;
+        for manifest in Manifest::all(&folder).unwrap() {
+            for file in manifest.files.iter().filter(|f| f.url.is_none()) {
+                let bytes = std::fs::read(folder.join(&manifest.name).join(&file.name)).unwrap();
+                assert_eq!(Some(crate::digits::sha256(&bytes)), file.sha256, "{}/{}", manifest.name, file.name);
+                checked += 1;
+            }
+        }
+        assert_eq!(checked, 4);
+    }
+
     const TEXT: &str = "name = 'a'\ntitle = 'A'\ntask = 'text-classification'\nsource = 's'\nlicence = 'l'\ncitation = 'c'\n\
         class_count = 2\nclasses = ['x', 'y']\nlayout = 'l'\n[[splits]]\nname = 'train'\ncount = 3\n";
 

@@ -95,10 +95,13 @@ fn targets(listing: &str) -> Vec<Target> {
     listing.lines().filter_map(target).collect()
 }
 
+/// Makes apt name English descriptions even where its own settings leave them out.
+const LANGUAGE: [&str; 2] = ["-o", "Acquire::Languages=en"];
+
 /// The texts of the `Packages` and `Translation-en` lists, and the release's code name.
 pub fn from_apt() -> Result<(String, String, String)> {
     let format = "$(CREATED_BY)|$(ORIGIN)|$(CODENAME)|$(COMPONENT)|$(FILENAME)";
-    let listing = output(Command::new("apt-get").args(["indextargets", "--format", format]))
+    let listing = output(Command::new("apt-get").args(["indextargets", LANGUAGE[0], LANGUAGE[1], "--format", format]))
         .context("apt-get: this needs a Debian system; elsewhere, give --packages and --translations")?;
     let targets = targets(&listing);
     let Some(first) = targets.iter().find(|t| t.kind == "Packages") else {
