@@ -276,9 +276,9 @@ fn within(data: Arc<dyn Dataset>, classes: &[String], budget: Budget, seed: Seed
 /// When the name is unknown or no source has it.
 pub fn fetch<D: Domain>(name: &str, offline: bool, observer: &dyn Observer) -> Result<PathBuf> {
     let reference = source::parse(name, D::cards())?;
-    let mut fetcher = Fetcher::from_env();
-    fetcher.offline |= offline;
-    Ok(fetcher.fetch(&reference, D::HUB_FILES, &mut |text| observer.message(text))?.folder)
+    let fetcher = Fetcher::from_env();
+    let offline = offline || fetcher.is_offline();
+    Ok(fetcher.with_offline(offline).fetch(&reference, D::HUB_FILES, &mut |text| observer.message(text))?.folder)
 }
 
 /// Fetches and understands the model called `name`.
