@@ -182,3 +182,72 @@ fn metrics_are_written_as_lines_of_steps_and_epochs() {
     assert_eq!((count("epoch"), outcome.history.len()), (4, 4));
     assert!(count("step") >= 3);
 }
+
+/// A convolution with batch normalization, over the points as images of 2 × 2 pixels.
+fn convolutional(fixture: &mut Fixture) {
+    use crate::net::{BatchNorm, Conv, Layer, Window};
+    struct Images(Arc<dyn Dataset>);
+    impl Dataset for Images {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+        fn target(&self, i: usize) -> u32 {
+            self.0.target(i)
+        }
+        fn name(&self, i: usize) -> String {
+            self.0.name(i)
+        }
+        fn digest(&self, i: usize) -> Result<[u8; 32]> {
+            self.0.digest(i)
+        }
+        fn load(&self, i: usize, view: crate::data::View) -> Result<crate::data::Sample> {
+            Ok(crate::data::Sample { shape: vec![2, 2, 1], ..self.0.load(i, view)? })
+        }
+    }
+    let window = Window { padding: crate::net::Padding::Even([1, 1]), ..Window::square(3, 1) };
+    let conv = Conv { name: "conv".into(), inputs: 1, outputs: 4, window, groups: 1, bias: false };
+    let norm = BatchNorm { name: "bn".into(), width: 4, eps: 1e-5, momentum: 0.1 };
+    let flat = Conv {
+        name: "two".into(),
+        inputs: 4,
+        outputs: 8,
+        window: Window { padding: crate::net::Padding::Even([0, 0]), ..Window::square(2, 1) },
+        groups: 1,
+        bias: true,
+    };
+    fixture.network.stages[0].layers =
+        vec![Layer::Conv(conv), Layer::BatchNorm(norm), Layer::Act(crate::net::Act::Relu)];
+    fixture.network.stages[1].layers = vec![Layer::Conv(flat), Layer::GlobalAvgPool, Layer::Dropout(0.1)];
+    fixture.network.input = vec![2, 2, 1];
+    fixture.train = Arc::new(Images(fixture.train.clone()));
+    fixture.validation = Arc::new(Images(fixture.validation.clone()));
+}
+
+#[test]
+fn a_convolutional_run_resumes_with_its_running_statistics() {
+    let phases = vec![Phase::Train(Train { epochs: 3, ..train(0) })];
+    let mut fixture = Fixture::new();
+    convolutional(&mut fixture);
+    let start = bits(&params(&fixture.network));
+    let whole = finish(&fixture, "run", phases.clone());
+    assert_ne!(bits(&whole.params)["bn.running_mean"], start["bn.running_mean"]);
+
+    let plan = plan(phases);
+    let run = fixture.run_dir("stopped");
+    assert!(execute(fixture.job(&plan, &run, &Stopper::after(11))).is_err());
+    drop(run);
+    let run = RunDir::resume(&fixture.path("stopped")).unwrap();
+    let resumed = execute(Job { resume: true, ..fixture.job(&plan, &run, &Silent) }).unwrap();
+    assert_eq!(bits(&resumed.params), bits(&whole.params));
+}
+
+#[test]
+fn frozen_batch_norm_leaves_its_running_statistics() {
+    let mut fixture = Fixture::new();
+    convolutional(&mut fixture);
+    let start = bits(&params(&fixture.network));
+    let phase = Train { batch_norm: BatchNormMode::Frozen, ..train(0) };
+    let outcome = finish(&fixture, "run", vec![Phase::Train(phase)]);
+    assert_eq!(bits(&outcome.params)["bn.running_mean"], start["bn.running_mean"]);
+    assert_ne!(bits(&outcome.params)["bn.weight"], start["bn.weight"]);
+}
