@@ -4,6 +4,7 @@
 //! plan on a [`data::Dataset`] and leaves a run directory. What is particular to photos or text comes in through
 //! [`domain::Domain`].
 
+pub mod cache;
 pub mod checkpoint;
 pub mod classifier;
 pub mod data;
@@ -11,13 +12,20 @@ pub mod device;
 pub mod domain;
 mod error;
 pub mod files;
+pub mod loader;
+pub mod metrics;
 pub mod model;
 pub mod net;
+pub mod observe;
 pub mod plan;
+pub mod report;
+pub mod run;
 pub mod seed;
 pub mod source;
 pub mod strategy;
+pub mod summary;
 #[doc(hidden)]
 pub mod testing;
+pub mod train;
 
 pub use error::{Error, Result};

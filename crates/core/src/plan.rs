@@ -110,7 +110,7 @@ impl RoleName {
 }
 
 /// What batch normalization does in stages that learn. In frozen stages it always uses the running statistics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum BatchNormMode {
     /// Normalizes with the batch's statistics and updates the running ones.
@@ -156,7 +156,7 @@ pub struct Schedule {
 }
 
 /// How the rate falls after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Decay {
     /// Not at all.
@@ -178,7 +178,7 @@ pub struct Objective {
 }
 
 /// Weights of classes in the loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClassWeights {
     /// All 1.

@@ -1,4 +1,4 @@
-//! `report.html`: one self-contained page about a run. Every name that comes from data is escaped.
+//! `report.html`: one page about a run that needs nothing beside it. Every name is escaped.
 
 use std::fmt::Write;
 
@@ -7,59 +7,15 @@ use crate::plan::Plan;
 use crate::summary::Summary;
 use crate::train::{EpochRecord, Outcome};
 
-/// The page of a run: `binary` made it, `title` says model, strategy and seed.
-pub fn page(binary: &str, title: &str, plan: &Plan, outcome: &Outcome, summary: &Summary) -> String {
-    let mut body = String::new();
-    let m = &summary.metrics;
-    let _ = write!(
-        body,
-        "<p class=big>{:.2} % <small>accuracy of {} validation samples; macro-F1 {:.4}, loss {:.4}</small></p>",
-        100.0 * m.accuracy,
-        m.samples,
-        m.macro_f1,
-        m.loss
-    );
-    let _ = write!(body, "<h2>Plan</h2><pre>{}</pre>", escape(&plan.to_string()));
-    body.push_str(&curves(&outcome.history));
-    body.push_str(&per_class(m));
-    body.push_str(&confusion(m));
-    body.push_str(&costs(summary));
-    if !summary.skipped.is_empty() {
-        body.push_str("<h2>Left out</h2><ul>");
-        for (name, reason) in &summary.skipped {
-            let _ = write!(body, "<li><code>{}</code>: {}</li>", escape(name), escape(reason));
-        }
-        body.push_str("</ul>");
-    }
-    let command = std::env::args().map(|a| quote(&a)).collect::<Vec<_>>().join(" ");
-    let _ = write!(
-        body,
-        "<h2>Made by</h2><p>{} {} on {} {}, kernels for {}</p><pre>{}</pre>",
-        escape(binary),
-        summary.version,
-        std::env::consts::OS,
-        std::env::consts::ARCH,
-        topwork_kernels::instruction_set(),
-        escape(&command)
-    );
-    let title = escape(title);
-    format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>\
-         <title>{title}</title><style>{STYLE}</style><main><h1>{title}</h1>{body}</main></html>\n"
-    )
-}
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;\
+    color:#222}table{border-collapse:collapse}td,th{padding:.2rem .6rem;text-align:right;border:1px solid #ddd}\
+    th:first-child{text-align:left}pre{background:#f6f6f6;padding:1rem;overflow-x:auto}svg{background:#fafafa}\
+    h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}";
+/// Larger confusion matrices are left to `summary.json`.
+const MOST_CLASSES: usize = 40;
 
-const STYLE: &str = ":root{color-scheme:light dark;--ink:#1d2a22;--paper:#fbfaf6;--line:#8885;--leaf:#3b7d4f}\
-@media(prefers-color-scheme:dark){:root{--ink:#e6ebe6;--paper:#161b18;--leaf:#7fc796}}\
-body{background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif;margin:0}\
-main{max-width:52rem;margin:auto;padding:1rem}h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}\
-.big{font-size:2.4rem;margin:0}.big small{font-size:1rem;opacity:.8}\
-pre,.wide{overflow-x:auto}pre{padding:.6rem;border:1px solid var(--line);border-radius:.3rem;font-size:.85rem}\
-table{border-collapse:collapse}td,th{padding:.2rem .6rem;border-bottom:1px solid var(--line);text-align:right}\
-td:first-child,th:first-child{text-align:left}svg{max-width:100%;height:auto}";
-
-/// Text that is safe between tags and in quoted attributes.
-fn escape(text: &str) -> String {
+/// `text` with what HTML reads as markup spelled out.
+pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -74,110 +30,173 @@ fn escape(text: &str) -> String {
     out
 }
 
-/// An argument as a shell takes it.
-fn quote(argument: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
-    if !argument.is_empty() && argument.chars().all(plain) {
-        argument.to_string()
-    } else {
-        format!("'{}'", argument.replace('\'', r"'\''"))
+/// The page of a run of `program` called `title`.
+pub fn page(program: &str, title: &str, plan: &Plan, outcome: &Outcome, summary: &Summary) -> String {
+    let title = escape(&format!("{program}: {title}"));
+    let metrics = &outcome.metrics;
+    let sections = [
+        ("Plan", format!("<pre>{}</pre>", escape(&plan.to_string()))),
+        ("Course", curves(&outcome.history)),
+        ("Classes", classes(metrics)),
+        ("Confusion", confusion(metrics)),
+        ("Time", time(summary)),
+        ("Left out", skipped(&outcome.skipped)),
+        ("Environment", environment()),
+    ];
+    let mut body = format!(
+        "<h1>{title}</h1><p>accuracy <b>{:.4}</b>, macro-F1 {:.4}, loss {:.4} on {} validation samples; {} of {} \
+         parameters trained</p>",
+        metrics.accuracy, metrics.macro_f1, metrics.loss, metrics.samples, outcome.trained, outcome.parameters
+    );
+    for (heading, content) in sections.iter().filter(|(_, content)| !content.is_empty()) {
+        body += &format!("<h2>{heading}</h2>{content}");
     }
-}
-
-/// Loss and accuracy over the judged epochs, as an inline drawing.
-fn curves(history: &[EpochRecord]) -> String {
-    let losses: Vec<f64> = history.iter().filter_map(|e| e.train_loss).collect();
-    let validation: Vec<f64> = history.iter().filter_map(|e| e.validation.as_ref().map(|m| m.loss)).collect();
-    let accuracy: Vec<f64> = history.iter().filter_map(|e| e.validation.as_ref().map(|m| m.accuracy)).collect();
-    if accuracy.len() < 2 {
-        return String::new();
-    }
-    let top = losses.iter().chain(&validation).copied().fold(1e-9, f64::max);
-    let line = |values: &[f64], top: f64, style: &str| {
-        let step = 560.0 / (values.len().max(2) - 1) as f64;
-        let point = |(i, v): (usize, &f64)| format!("{:.1},{:.1}", 30.0 + i as f64 * step, 190.0 - 170.0 * v / top);
-        let points: Vec<String> = values.iter().enumerate().map(point).collect();
-        format!("<polyline fill=none stroke-width=2 {style} points='{}'/>", points.join(" "))
-    };
     format!(
-        "<h2>Course</h2><svg viewBox='0 0 600 220' role=img aria-label='loss and accuracy by epoch'>\
-         <path d='M30 190H590M30 190V20' stroke='currentColor' fill='none' opacity='.4'/>{}{}{}\
-         <text x=30 y=212 fill=currentColor font-size=13>accuracy: solid green, to 1; loss in training: grey, in \
-         validation: dashed, to {top:.3}; {} epochs</text></svg>",
-        line(&losses, top, "stroke='#888'"),
-        line(&validation, top, "stroke='#888' stroke-dasharray='5 4'"),
-        line(&accuracy, 1.0, "stroke='var(--leaf)'"),
-        accuracy.len()
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
+         <style>{STYLE}</style></head>\n<body>{body}</body></html>\n"
     )
 }
 
-fn per_class(m: &Metrics) -> String {
-    let mut out = String::from(
-        "<h2>By class</h2><div class=wide><table><tr><th>class<th>precision<th>recall<th>F1<th>samples</tr>",
+/// Training and validation loss, and accuracy, over the epochs.
+fn curves(history: &[EpochRecord]) -> String {
+    let points = |value: &dyn Fn(&EpochRecord) -> Option<f64>| -> Vec<(f64, f64)> {
+        let numbered = history.iter().enumerate().filter_map(|(i, record)| Some((i as f64, value(record)?)));
+        numbered.filter(|(_, y)| y.is_finite()).collect()
+    };
+    let train = points(&|record| record.train_loss);
+    if train.len() < 2 {
+        return String::new();
+    }
+    let validation = points(&|record| record.validation.as_ref().map(|m| m.loss));
+    let accuracy = points(&|record| record.validation.as_ref().map(|m| m.accuracy));
+    let last = (history.len() - 1) as f64;
+    let top = train.iter().chain(&validation).map(|(_, y)| *y).fold(f64::MIN_POSITIVE, f64::max);
+    let losses = chart("loss", last, top, &[("training", "#1f77b4", &train), ("validation", "#d62728", &validation)]);
+    losses + &chart("accuracy", last, 1.0, &[("validation", "#2ca02c", &accuracy)])
+}
+
+fn chart(name: &str, last: f64, top: f64, lines: &[(&str, &str, &[(f64, f64)])]) -> String {
+    const WIDTH: f64 = 440.0;
+    const HEIGHT: f64 = 220.0;
+    let mut svg = format!(
+        "<svg width=\"460\" height=\"260\" role=\"img\"><title>{name}</title><text x=\"10\" y=\"16\">{name}, up to \
+         {top:.3}</text>"
     );
-    for c in &m.classes {
+    for (i, (label, colour, points)) in lines.iter().enumerate() {
+        let place = |(x, y): &(f64, f64)| {
+            format!("{:.1},{:.1}", 10.0 + WIDTH * x / last.max(1.0), 25.0 + HEIGHT * (1.0 - y / top))
+        };
+        let path: Vec<String> = points.iter().map(place).collect();
+        let at = 250 + 100 * i;
+        // Writing to a string cannot fail.
         let _ = write!(
-            out,
-            "<tr><td>{}<td>{:.4}<td>{:.4}<td>{:.4}<td>{}</tr>",
-            escape(&c.name),
-            c.precision,
-            c.recall,
-            c.f1,
-            c.samples
+            svg,
+            "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" points=\"{}\"/><text x=\"{at}\" y=\"16\" \
+             fill=\"{colour}\">{label}</text>",
+            path.join(" ")
         );
     }
-    out + "</table></div>"
+    svg + "</svg>"
 }
 
-/// More classes than this make a table that nobody reads.
-const SHOWN: usize = 30;
-
-fn confusion(m: &Metrics) -> String {
-    if m.classes.len() > SHOWN {
-        return format!("<h2>Confusion</h2><p>{} classes: the matrix is in <code>summary.json</code>.</p>", m.classes.len());
-    }
-    let mut out = String::from("<h2>Confusion</h2><p>Rows: what it is. Columns: what was said.</p><div class=wide><table><tr><th>");
-    for c in &m.classes {
-        let _ = write!(out, "<th>{}", escape(&c.name));
-    }
-    for (row, c) in m.confusion.iter().zip(&m.classes) {
-        let all: u64 = row.iter().sum();
-        let _ = write!(out, "</tr><tr><th>{}", escape(&c.name));
-        for &n in row {
-            let share = if all == 0 { 0.0 } else { n as f64 / all as f64 };
-            let _ = write!(out, "<td style='background:color-mix(in srgb,var(--leaf) {:.0}%,transparent)'>{n}", 70.0 * share);
-        }
-    }
-    out + "</tr></table></div>"
+fn table(header: &[String], rows: &[Vec<String>]) -> String {
+    let line = |cells: &[String], tag: &str| {
+        let cell = |(i, cell): (usize, &String)| {
+            let tag = if i == 0 { "th" } else { tag };
+            format!("<{tag}>{}</{tag}>", escape(cell))
+        };
+        format!("<tr>{}</tr>", cells.iter().enumerate().map(cell).collect::<String>())
+    };
+    let rows: String = rows.iter().map(|row| line(row, "td")).collect();
+    format!("<table>{}{rows}</table>", line(header, "th"))
 }
 
-fn costs(summary: &Summary) -> String {
-    let mut out = String::from("<h2>Time and memory</h2><div class=wide><table><tr><th>part<th>seconds<th>samples / s</tr>");
-    for (part, seconds) in &summary.seconds {
-        let rate = summary.items_per_second.get(part).map_or(String::new(), |r| format!("{r:.1}"));
-        let _ = write!(out, "<tr><td>{}<td>{seconds:.2}<td>{rate}</tr>", escape(part));
+fn classes(metrics: &Metrics) -> String {
+    let header = ["class", "precision", "recall", "F1", "samples"].map(String::from);
+    let row = |c: &crate::metrics::ClassScores| {
+        let share = |x: f64| format!("{x:.4}");
+        vec![c.name.clone(), share(c.precision), share(c.recall), share(c.f1), c.samples.to_string()]
+    };
+    table(&header, &metrics.classes.iter().map(row).collect::<Vec<_>>())
+}
+
+fn confusion(metrics: &Metrics) -> String {
+    if metrics.classes.len() > MOST_CLASSES {
+        return format!("<p>{} classes: see summary.json</p>", metrics.classes.len());
     }
-    out.push_str("</table></div>");
-    let memory = summary.peak_memory.map_or(String::new(), |b| format!("; peak memory {:.0} MB", b as f64 / 1e6));
-    let _ = write!(out, "<p>{} of {} parameters trained{memory}</p>", summary.parameters_trained, summary.parameters);
-    out
+    let names = metrics.classes.iter().map(|c| c.name.clone());
+    let header: Vec<String> = ["true \\ predicted".to_string()].into_iter().chain(names.clone()).collect();
+    let row =
+        |(name, counts): (String, &Vec<u64>)| [name].into_iter().chain(counts.iter().map(u64::to_string)).collect();
+    table(&header, &names.zip(&metrics.confusion).map(row).collect::<Vec<Vec<String>>>())
+}
+
+fn time(summary: &Summary) -> String {
+    let row = |(part, seconds): (&String, &f64)| {
+        let rate = summary.items_per_second.get(part).map_or(String::new(), |rate| format!("{rate:.1}"));
+        vec![part.clone(), format!("{seconds:.2}"), rate]
+    };
+    let header = ["part", "seconds", "samples a second"].map(String::from);
+    let peak = summary.peak_memory.map_or(String::new(), |b| format!("<p>peak memory {:.0} MB</p>", b as f64 / 1e6));
+    table(&header, &summary.seconds.iter().map(row).collect::<Vec<_>>()) + &peak
+}
+
+fn skipped(skipped: &[(String, String)]) -> String {
+    if skipped.is_empty() {
+        return String::new();
+    }
+    let items = skipped.iter().map(|(name, reason)| format!("<li>{}: {}</li>", escape(name), escape(reason)));
+    format!("<ul>{}</ul>", items.collect::<String>())
+}
+
+fn environment() -> String {
+    let command: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
+    let rows = [
+        ("topwork", env!("CARGO_PKG_VERSION").to_string()),
+        ("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
+        ("instructions", topwork_kernels::instruction_set().to_string()),
+        ("threads", rayon::current_num_threads().to_string()),
+        ("command", command.join(" ")),
+    ];
+    let rows = rows.map(|(name, value)| format!("<tr><th>{name}</th><td>{}</td></tr>", escape(&value)));
+    format!("<table>{}</table>", rows.concat())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Params;
+    use crate::observe::Timings;
+    use crate::plan::Start;
 
-    #[test]
-    fn names_from_data_cannot_become_markup() {
-        let classes = ["<script>alert(1)</script>".to_string(), "b'\"&".to_string()];
-        let metrics = Metrics::of(&classes, &[0, 1], &[0, 0], 0.5);
-        let page = per_class(&metrics) + &confusion(&metrics);
-        assert!(!page.contains("<script") && page.contains("&lt;script&gt;") && page.contains("b&#39;&quot;&amp;"));
+    fn outcome() -> Outcome {
+        let metrics = Metrics::of(&["<b>".into(), "a & b".into()], &[0, 1], &[0, 0], 0.5);
+        let record = |epoch| EpochRecord {
+            kind: "epoch".into(),
+            phase: 1,
+            epoch,
+            train_loss: Some(1.0 / epoch as f64),
+            validation: Some(metrics.clone()),
+        };
+        Outcome {
+            params: Params::default(),
+            history: vec![record(1), record(2)],
+            metrics: metrics.clone(),
+            skipped: vec![("<script>".into(), "\"broken\"".into())],
+            timings: Timings::default(),
+            parameters: 10,
+            trained: 4,
+        }
     }
 
     #[test]
-    fn arguments_are_quoted_for_a_shell() {
-        assert_eq!(quote("it's here"), r"'it'\''s here'");
-        assert_eq!(quote("runs/bees"), "runs/bees");
+    fn names_cannot_break_out_of_the_page() {
+        let outcome = outcome();
+        let plan = Plan { strategy: "<i>".into(), start: Start::Random, phases: vec![] };
+        let page = page("test", "<title>", &plan, &outcome, &Summary::new(&outcome, 0.0, 1.0));
+        for (raw, escaped) in [("<script>", "&lt;script&gt;"), ("<b></th>", "&lt;b&gt;"), ("<i>", "&lt;i&gt;")] {
+            assert!(!page.contains(raw) && page.contains(escaped), "{raw}");
+        }
+        assert!(page.contains("<polyline"));
     }
 }

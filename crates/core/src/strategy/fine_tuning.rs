@@ -1,20 +1,34 @@
-//! stub
-use super::{Settings, Strategy, Task};
+//! The pre-trained weights are where training starts: everything learns, at rates that may fall towards the input.
+
+use super::{Settings, Strategy, Task, rule};
 use crate::net::Network;
-use crate::plan::{Plan, Start};
-/// stub
+use crate::plan::{Decay, Phase, Plan, Start};
+
+/// Everything learns from the pre-trained weights.
 pub struct FineTuning;
+
 impl Strategy for FineTuning {
     fn name(&self) -> &'static str {
         "fine-tuning"
     }
+
     fn summary(&self) -> &'static str {
-        ""
+        "every parameter learns, from the pre-trained weights"
     }
+
     fn source(&self) -> &'static str {
-        ""
+        "Girshick et al., Rich feature hierarchies, 2014; Howard & Ruder, ULMFiT, 2018 (rates by stage)"
     }
-    fn plan(&self, _: &Network, _: &Task, _: &Settings) -> Plan {
-        Plan { strategy: self.name().into(), start: Start::Pretrained, phases: vec![] }
+
+    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+        let options = &settings.options;
+        let decay = options.stage_decay.unwrap_or(1.0);
+        let depth = network.stages.len();
+        let below = |(i, stage): (usize, &crate::net::Stage)| rule(&stage.name, decay.powi((depth - i) as i32));
+        let mut learn: Vec<_> = network.stages.iter().enumerate().map(below).collect();
+        learn.push(rule("head", options.head_rate.unwrap_or(1.0)));
+        let recipe = &settings.defaults.fine_tuning;
+        let train = settings.train("train everything", recipe, Decay::Linear, learn, task);
+        Plan { strategy: self.name().into(), start: Start::Pretrained, phases: vec![Phase::Train(train)] }
     }
 }

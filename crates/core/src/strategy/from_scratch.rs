@@ -1,20 +1,30 @@
-//! stub
-use super::{Settings, Strategy, Task};
+//! No transfer: random weights, everything learns. The yardstick for the others.
+
+use super::{Settings, Strategy, Task, rule};
 use crate::net::Network;
-use crate::plan::{Plan, Start};
-/// stub
+use crate::plan::{Decay, Phase, Plan, Start};
+
+/// Everything learns from random weights.
 pub struct FromScratch;
+
 impl Strategy for FromScratch {
     fn name(&self) -> &'static str {
         "from-scratch"
     }
+
     fn summary(&self) -> &'static str {
-        ""
+        "no transfer: every parameter learns from random weights"
     }
+
     fn source(&self) -> &'static str {
-        ""
+        "He et al., Delving Deep into Rectifiers, 2015 (the initialization)"
     }
-    fn plan(&self, _: &Network, _: &Task, _: &Settings) -> Plan {
-        Plan { strategy: self.name().into(), start: Start::Pretrained, phases: vec![] }
+
+    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+        let names = network.stages.iter().map(|stage| stage.name.as_str()).chain(["head"]);
+        let learn = names.map(|name| rule(name, 1.0)).collect();
+        let recipe = &settings.defaults.from_scratch;
+        let train = settings.train("train everything", recipe, Decay::Cosine, learn, task);
+        Plan { strategy: self.name().into(), start: Start::Random, phases: vec![Phase::Train(train)] }
     }
 }

@@ -6,15 +6,15 @@
 mod feature_extraction;
 mod fine_tuning;
 mod from_scratch;
+mod options;
 
 pub use feature_extraction::FeatureExtraction;
 pub use fine_tuning::FineTuning;
 pub use from_scratch::FromScratch;
-
-use serde::{Deserialize, Serialize};
+pub use options::{OptimizerName, Options, Probe};
 
 use crate::net::Network;
-use crate::plan::{Optimizer, Plan};
+use crate::plan::{BatchNormMode, Decay, Objective, Optimizer, Plan, Rule, Schedule, Train};
 
 /// How knowledge is carried over.
 pub trait Strategy: Send + Sync {
@@ -40,21 +40,6 @@ pub struct Task {
     pub classes: usize,
     /// Number of training samples.
     pub samples: usize,
-}
-
-/// What a user may set for any strategy; `None` leaves it to the strategy and the domain.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Options {
-    /// Passes over the training samples
-    #[arg(long, value_name = "N")]
-    pub epochs: Option<usize>,
-    /// Samples a step
-    #[arg(long, value_name = "N")]
-    pub batch_size: Option<usize>,
-    /// Peak learning rate
-    #[arg(long, value_name = "RATE")]
-    pub learning_rate: Option<f64>,
 }
 
 /// What suits a domain: the numbers that strategies start from.
@@ -93,3 +78,48 @@ pub struct Settings {
     /// The domain's.
     pub defaults: Defaults,
 }
+
+impl Settings {
+    /// A phase of gradient descent: `recipe` where the user says nothing, and what most phases have in common.
+    fn train(&self, name: &str, recipe: &Recipe, decay: Decay, learn: Vec<Rule>, task: &Task) -> Train {
+        let options = &self.options;
+        let batch_size = options.batch_size.unwrap_or(self.defaults.batch_size).max(1);
+        let optimizer = options.optimizer(recipe.optimizer);
+        let steps = task.samples.div_ceil(batch_size).max(1);
+        let clips = matches!(optimizer, Optimizer::AdamW { .. });
+        Train {
+            name: name.into(),
+            boundary: 0,
+            learn,
+            batch_norm: options.batch_norm.unwrap_or(BatchNormMode::Update),
+            epochs: options.epochs.unwrap_or_else(|| recipe.epochs.max(recipe.least_steps.div_ceil(steps))),
+            batch_size,
+            optimizer,
+            learning_rate: options.learning_rate.unwrap_or(recipe.learning_rate),
+            schedule: Schedule {
+                warmup: options.warmup.unwrap_or(recipe.warmup),
+                decay: options.schedule.unwrap_or(decay),
+            },
+            clip_norm: options.clip_norm.or(clips.then_some(1.0)).filter(|&norm| norm > 0.0),
+            objective: self.objective(),
+            augment: options.augmented().unwrap_or(recipe.augment),
+            views: options.views.unwrap_or(4),
+            patience: options.patience,
+        }
+    }
+
+    fn objective(&self) -> Objective {
+        Objective {
+            label_smoothing: self.options.label_smoothing.unwrap_or(0.0),
+            class_weights: self.options.class_weights.unwrap_or(crate::plan::ClassWeights::None),
+        }
+    }
+}
+
+/// A rule for all of a stage.
+fn rule(stage: &str, rate: f64) -> Rule {
+    Rule { stage: stage.into(), roles: Vec::new(), rate }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,375 @@
+//! Samples in the order asked for, rendered ahead of time by threads of their own.
+//!
+//! The threads are not rayon's, so that decoding never waits for a matrix product nor starves one. What is delivered
+//! depends on the requests alone, never on the number of threads; how far ahead is bounded, so memory does not grow
+//! with the data set. Samples that cannot be read are reported to [`Faults`], which decides when that is too many.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use candle_core::Device;
+
+use crate::data::{Activation, Dataset, Sample, View};
+use crate::seed::Seed;
+use crate::{Error, Result};
+
+/// One sample in one rendering.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// Its index in the data set.
+    pub index: usize,
+    /// How to render it.
+    pub view: View,
+}
+
+/// A batch as it came: in the order of its requests, the unreadable ones left out.
+pub struct Loaded {
+    /// What was read, each with its index.
+    pub samples: Vec<(usize, Sample)>,
+    /// What was not, and why.
+    pub failed: Vec<(usize, Error)>,
+}
+
+impl Loaded {
+    /// Indices of the samples that were read.
+    pub fn indices(&self) -> Vec<usize> {
+        self.samples.iter().map(|(index, _)| *index).collect()
+    }
+
+    /// The samples behind each other.
+    ///
+    /// # Errors
+    /// When there is none, or they do not fit together.
+    pub fn collate(self, device: &Device) -> Result<Activation> {
+        let samples: Vec<Sample> = self.samples.into_iter().map(|(_, sample)| sample).collect();
+        Activation::collate(&samples, device)
+    }
+}
+
+struct Window {
+    next: usize,
+    delivered: usize,
+    ready: BTreeMap<usize, Result<Sample>>,
+    stopped: bool,
+}
+
+struct Shared {
+    dataset: Arc<dyn Dataset>,
+    requests: Vec<Request>,
+    ahead: usize,
+    window: Mutex<Window>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'g>(&self, guard: MutexGuard<'g, Window>) -> MutexGuard<'g, Window> {
+        self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) {
+        loop {
+            let mut window = self.lock();
+            while !window.stopped && window.next < self.requests.len() && window.next >= window.delivered + self.ahead {
+                window = self.wait(window);
+            }
+            if window.stopped || window.next >= self.requests.len() {
+                return;
+            }
+            let position = window.next;
+            window.next += 1;
+            drop(window);
+            let outcome = self.render(self.requests[position]);
+            self.lock().ready.insert(position, outcome);
+            self.changed.notify_all();
+        }
+    }
+
+    /// A decoder that panics on a broken file must not take the run with it.
+    fn render(&self, request: Request) -> Result<Sample> {
+        catch_unwind(AssertUnwindSafe(|| self.dataset.load(request.index, request.view))).unwrap_or_else(|_| {
+            Err(Error::input(
+                self.dataset.name(request.index),
+                "the decoder gave up on it",
+                "remove it or convert it with another program",
+            ))
+        })
+    }
+}
+
+/// Batches of samples, one after the other.
+pub struct Loader {
+    shared: Arc<Shared>,
+    sizes: VecDeque<usize>,
+    position: usize,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Loader {
+    /// Starts rendering `batches` with `threads` threads, at most two batches ahead.
+    pub fn new(dataset: Arc<dyn Dataset>, batches: Vec<Vec<Request>>, threads: usize) -> Self {
+        let sizes: VecDeque<usize> = batches.iter().map(Vec::len).collect();
+        let threads = threads.max(1);
+        let ahead = (2 * sizes.iter().copied().max().unwrap_or(1)).max(2 * threads);
+        let window = Window { next: 0, delivered: 0, ready: BTreeMap::new(), stopped: false };
+        let requests: Vec<Request> = batches.into_iter().flatten().collect();
+        let workers = threads.min(requests.len());
+        let shared = Arc::new(Shared { dataset, requests, ahead, window: Mutex::new(window), changed: Condvar::new() });
+        let spawn = |i: usize| {
+            let shared = shared.clone();
+            std::thread::Builder::new().name(format!("loader {i}")).spawn(move || shared.work()).ok()
+        };
+        let threads = (0..workers).filter_map(spawn).collect();
+        Self { shared, sizes, position: 0, threads }
+    }
+}
+
+impl Iterator for Loader {
+    type Item = Loaded;
+
+    fn next(&mut self) -> Option<Loaded> {
+        let size = self.sizes.pop_front()?;
+        let mut loaded = Loaded { samples: Vec::with_capacity(size), failed: Vec::new() };
+        for _ in 0..size {
+            let request = self.shared.requests[self.position];
+            let outcome = if self.threads.is_empty() {
+                // No thread could be started: the work is done here.
+                self.shared.render(request)
+            } else {
+                let mut window = self.shared.lock();
+                loop {
+                    if let Some(outcome) = window.ready.remove(&self.position) {
+                        window.delivered = self.position + 1;
+                        break outcome;
+                    }
+                    window = self.shared.wait(window);
+                }
+            };
+            self.shared.changed.notify_all();
+            self.position += 1;
+            match outcome {
+                Ok(sample) => loaded.samples.push((request.index, sample)),
+                Err(error) => loaded.failed.push((request.index, error)),
+            }
+        }
+        Some(loaded)
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.shared.lock().stopped = true;
+        self.shared.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            // A worker catches the panics of decoders; nothing else is left to report.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// How many unreadable samples a run bears.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Strictness {
+    /// The first one is an error.
+    pub strict: bool,
+    /// More than this share of a split is an error.
+    pub most: f64,
+}
+
+impl Default for Strictness {
+    fn default() -> Self {
+        Self { strict: false, most: 0.1 }
+    }
+}
+
+/// The samples that could not be read so far, by split.
+#[derive(Debug, Default)]
+pub struct Faults {
+    strictness: Strictness,
+    seen: BTreeMap<String, BTreeMap<usize, (String, String)>>,
+}
+
+impl Faults {
+    /// None yet.
+    pub fn new(strictness: Strictness) -> Self {
+        Self { strictness, seen: BTreeMap::new() }
+    }
+
+    /// Takes note of a failure in `split`; the same sample failing again counts once.
+    ///
+    /// # Errors
+    /// When the strictness does not bear it.
+    pub fn note(&mut self, split: &str, dataset: &dyn Dataset, index: usize, error: Error) -> Result<()> {
+        if self.strictness.strict {
+            return Err(error);
+        }
+        let reason = match &error {
+            Error::Input { reason, .. } => reason.clone(),
+            other => other.to_string(),
+        };
+        let faults = self.seen.entry(split.to_string()).or_default();
+        faults.entry(index).or_insert_with(|| (dataset.name(index), reason));
+        let (count, all) = (faults.len(), dataset.len());
+        if count as f64 > self.strictness.most * all as f64 {
+            let listed: Vec<String> = faults.values().take(5).map(|(name, why)| format!("{name} ({why})")).collect();
+            return Err(Error::input(
+                format!("the {split} samples"),
+                format!("at least {count} of {all} cannot be read, among them {}", listed.join("; ")),
+                format!("mend or remove them; up to {:.0} % are skipped", 100.0 * self.strictness.most),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether sample `index` of `split` is known to be unreadable.
+    pub fn contains(&self, split: &str, index: usize) -> bool {
+        self.seen.get(split).is_some_and(|faults| faults.contains_key(&index))
+    }
+
+    /// (name, reason) of every unreadable sample.
+    pub fn list(&self) -> Vec<(String, String)> {
+        self.seen.values().flat_map(|faults| faults.values().cloned()).collect()
+    }
+}
+
+/// Batches sorted by length are drawn from stretches of this many.
+const STRETCH: usize = 50;
+
+/// The batches of one epoch over `indices`: shuffled by `seed`, and, where samples differ in length, grouped so that
+/// those of a batch are alike. A last batch of a single sample joins the one before it.
+pub fn epoch_batches(dataset: &dyn Dataset, indices: &[usize], size: usize, seed: Seed) -> Vec<Vec<usize>> {
+    let size = size.max(1);
+    let mut order = indices.to_vec();
+    seed.named("order").stream().shuffle(&mut order);
+    let rows: BTreeMap<usize, usize> = order.iter().map(|&i| (i, dataset.rows(i))).collect();
+    let alike = order.windows(2).all(|w| rows[&w[0]] == rows[&w[1]]);
+    if !alike {
+        for stretch in order.chunks_mut(STRETCH * size) {
+            stretch.sort_by_key(|i| std::cmp::Reverse(rows[i]));
+        }
+    }
+    let mut batches: Vec<Vec<usize>> = order.chunks(size).map(<[usize]>::to_vec).collect();
+    if size > 1 && batches.len() > 1 && batches.last().is_some_and(|last| last.len() == 1) {
+        let last = batches.pop().unwrap_or_default();
+        if let Some(before) = batches.last_mut() {
+            before.extend(last);
+        }
+    }
+    if !alike {
+        seed.named("batches").stream().shuffle(&mut batches);
+    }
+    batches
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::data::Values;
+
+    /// Samples of `i % 5 + 1` rows; the multiples of `broken` cannot be read.
+    struct Ragged {
+        len: usize,
+        broken: usize,
+    }
+
+    impl Dataset for Ragged {
+        fn len(&self) -> usize {
+            self.len
+        }
+        fn target(&self, i: usize) -> u32 {
+            (i % 2) as u32
+        }
+        fn name(&self, i: usize) -> String {
+            format!("row {i}")
+        }
+        fn digest(&self, i: usize) -> Result<[u8; 32]> {
+            Ok([i as u8; 32])
+        }
+        fn rows(&self, i: usize) -> usize {
+            i % 5 + 1
+        }
+        fn load(&self, i: usize, _: View) -> Result<Sample> {
+            if i % self.broken == self.broken - 1 {
+                assert!(i % 2 == 0, "a decoder that panics");
+                return Err(Error::input(self.name(i), "is broken", "mend it"));
+            }
+            std::thread::sleep(std::time::Duration::from_micros((i as u64 * 37) % 300));
+            let rows = self.rows(i);
+            Ok(Sample { rows, shape: vec![1], values: Values::U32(vec![i as u32; rows]) })
+        }
+    }
+
+    fn deliver(threads: usize) -> Vec<(Vec<usize>, Vec<usize>)> {
+        let data = Arc::new(Ragged { len: 60, broken: 9 });
+        let batches = epoch_batches(&*data, &(0..60).collect::<Vec<_>>(), 8, Seed(1));
+        let requests =
+            |batch: Vec<usize>| batch.into_iter().map(|index| Request { index, view: View::Plain }).collect();
+        let loader = Loader::new(data, batches.into_iter().map(requests).collect(), threads);
+        loader.map(|l| (l.indices(), l.failed.iter().map(|(i, _)| *i).collect())).collect()
+    }
+
+    #[test]
+    fn delivery_does_not_depend_on_the_number_of_threads() {
+        let one = deliver(1);
+        assert_eq!(one.iter().map(|(read, failed)| read.len() + failed.len()).sum::<usize>(), 60);
+        assert_eq!(one, deliver(7));
+    }
+
+    #[test]
+    fn unreadable_samples_are_left_out_of_their_batch_even_when_the_decoder_panics() {
+        let failed: usize = deliver(2).iter().map(|(_, failed)| failed.len()).sum();
+        assert_eq!(failed, 6);
+    }
+
+    #[test]
+    fn a_loader_that_is_dropped_early_ends_its_threads() {
+        let data: Arc<dyn Dataset> = Arc::new(Ragged { len: 60, broken: 100 });
+        let requests = (0..60).map(|index| vec![Request { index, view: View::Plain }]).collect();
+        let mut loader = Loader::new(data.clone(), requests, 3);
+        assert!(loader.next().is_some());
+        drop(loader);
+        assert_eq!(Arc::strong_count(&data), 1);
+    }
+
+    #[test]
+    fn batches_of_ragged_samples_hold_samples_of_like_length() {
+        let data = Ragged { len: 1000, broken: 2000 };
+        let batches = epoch_batches(&data, &(0..1000).collect::<Vec<_>>(), 10, Seed(2));
+        let mixed = batches.iter().filter(|b| b.iter().any(|&i| data.rows(i) != data.rows(b[0]))).count();
+        assert!(mixed <= 10, "{mixed} of {} batches are mixed", batches.len());
+        let mut all: Vec<usize> = batches.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..1000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_last_batch_of_one_joins_the_one_before() {
+        let data = Ragged { len: 9, broken: 100 };
+        let sizes: Vec<usize> =
+            epoch_batches(&data, &[0, 5, 10, 15, 20, 25, 30, 35, 40], 4, Seed(3)).iter().map(Vec::len).collect();
+        assert_eq!(sizes, [4, 5]);
+    }
+
+    #[test]
+    fn more_than_a_tenth_unreadable_is_an_error_that_names_some() {
+        let data = Ragged { len: 10, broken: 100 };
+        let mut faults = Faults::new(Strictness::default());
+        let broken = || Error::input("x", "is broken", "mend it");
+        assert!(faults.note("training", &data, 3, broken()).is_ok());
+        assert!(faults.note("training", &data, 3, broken()).is_ok());
+        let message = faults.note("training", &data, 4, broken()).unwrap_err().to_string();
+        assert!(message.contains("2 of 10") && message.contains("row 4 (is broken)"), "{message}");
+    }
+
+    #[test]
+    fn strictness_makes_the_first_unreadable_sample_an_error() {
+        let data = Ragged { len: 100, broken: 100 };
+        let mut faults = Faults::new(Strictness { strict: true, most: 0.1 });
+        assert!(faults.note("training", &data, 3, Error::input("x", "is broken", "mend it")).is_err());
+    }
+}

@@ -1,0 +1,174 @@
+//! What a user may set for any strategy: the same names as flags and in `run.toml`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{BatchNormMode, ClassWeights, Decay, Optimizer};
+use crate::{Error, Result};
+
+/// Update rules by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
+pub enum OptimizerName {
+    /// Adam with decoupled weight decay
+    AdamW,
+    /// Stochastic gradient descent with momentum
+    Sgd,
+}
+
+/// How feature extraction fits the head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Probe {
+    /// Logistic regression, to convergence
+    Logistic,
+    /// Gradient descent
+    Gradient,
+}
+
+/// What a user may set for any strategy; `None` leaves it to the strategy and the domain.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Options {
+    /// Passes over the training samples
+    #[arg(long, value_name = "N")]
+    pub epochs: Option<usize>,
+    /// Samples a step
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// Peak learning rate
+    #[arg(long, value_name = "RATE")]
+    pub learning_rate: Option<f64>,
+    /// Update rule
+    #[arg(long, value_name = "NAME")]
+    pub optimizer: Option<OptimizerName>,
+    /// Decay of weights (biases and normalizations are exempt)
+    #[arg(long, value_name = "X")]
+    pub weight_decay: Option<f64>,
+    /// Momentum of sgd
+    #[arg(long, value_name = "X")]
+    pub momentum: Option<f64>,
+    /// Course of the learning rate after the warm-up
+    #[arg(long, value_name = "NAME")]
+    pub schedule: Option<Decay>,
+    /// Share of the steps spent warming up
+    #[arg(long, value_name = "SHARE")]
+    pub warmup: Option<f64>,
+    /// Largest norm of the gradient; 0 for no bound
+    #[arg(long, value_name = "NORM")]
+    pub clip_norm: Option<f64>,
+    /// Share of the target spread evenly over all classes
+    #[arg(long, value_name = "SHARE")]
+    pub label_smoothing: Option<f64>,
+    /// Weights of classes in the loss
+    #[arg(long, value_name = "NAME")]
+    pub class_weights: Option<ClassWeights>,
+    /// Stop after this many epochs without a better validation score, and keep the best
+    #[arg(long, value_name = "EPOCHS")]
+    pub patience: Option<usize>,
+    /// What batch normalization does in stages that learn
+    #[arg(long, value_name = "MODE")]
+    pub batch_norm: Option<BatchNormMode>,
+    /// Train on random views of the samples
+    #[arg(long, num_args = 0, default_missing_value = "true", overrides_with = "no_augment")]
+    pub augment: Option<bool>,
+    /// Train on plain views of the samples
+    #[arg(long, overrides_with = "augment")]
+    #[serde(skip)]
+    pub no_augment: bool,
+    /// Random views computed and kept of a sample, where activations are kept
+    #[arg(long, value_name = "N")]
+    pub views: Option<usize>,
+    /// fine-tuning: factor on the learning rate from each stage to the one before it, counted from the head
+    #[arg(long, value_name = "FACTOR")]
+    pub stage_decay: Option<f64>,
+    /// fine-tuning: factor on the head's learning rate
+    #[arg(long, value_name = "FACTOR")]
+    pub head_rate: Option<f64>,
+    /// feature-extraction: how the head is fitted
+    #[arg(long, value_name = "NAME")]
+    pub probe: Option<Probe>,
+    /// feature-extraction: penalty of logistic regression (1 / C of scikit-learn)
+    #[arg(long, value_name = "X")]
+    pub l2: Option<f64>,
+}
+
+impl Options {
+    /// Whether random views are wanted, if the user said so.
+    pub fn augmented(&self) -> Option<bool> {
+        if self.no_augment { Some(false) } else { self.augment }
+    }
+
+    /// These options, completed by those of `below` (a `run.toml`) where they say nothing.
+    pub fn over(mut self, below: &Self) -> Self {
+        self.augment = self.augmented().or(below.augmented());
+        self.no_augment = false;
+        macro_rules! complete {
+            ($($field:ident),*) => { $(self.$field = self.$field.or(below.$field);)* };
+        }
+        complete!(epochs, batch_size, learning_rate, optimizer, weight_decay, momentum, schedule, warmup, clip_norm);
+        complete!(label_smoothing, class_weights, patience, batch_norm, views, stage_decay, head_rate, probe, l2);
+        self
+    }
+
+    /// Looks for numbers that make no sense.
+    ///
+    /// # Errors
+    /// Naming the first such flag.
+    pub fn check(&self) -> Result<()> {
+        let at_least_one = [
+            ("epochs", self.epochs),
+            ("batch-size", self.batch_size),
+            ("patience", self.patience),
+            ("views", self.views),
+        ];
+        for (flag, value) in at_least_one {
+            if value == Some(0) {
+                return Err(Error::input(format!("--{flag} 0"), "it must be at least 1", "choose a larger number"));
+            }
+        }
+        let positive = f64::MIN_POSITIVE;
+        let ranges = [
+            ("learning-rate", self.learning_rate, positive, f64::MAX),
+            ("weight-decay", self.weight_decay, 0.0, f64::MAX),
+            ("momentum", self.momentum, 0.0, 1.0),
+            ("warmup", self.warmup, 0.0, 1.0),
+            ("clip-norm", self.clip_norm, 0.0, f64::MAX),
+            ("label-smoothing", self.label_smoothing, 0.0, 1.0),
+            ("stage-decay", self.stage_decay, positive, 1.0),
+            ("head-rate", self.head_rate, 0.0, f64::MAX),
+            ("l2", self.l2, positive, f64::MAX),
+        ];
+        for (flag, value, low, high) in ranges {
+            if let Some(value) = value.filter(|value| !(low..=high).contains(value)) {
+                let from = if low == 0.0 { "at least 0" } else { "above 0" };
+                let to = if high == f64::MAX { String::new() } else { format!(" and at most {high}") };
+                return Err(Error::input(
+                    format!("--{flag} {value}"),
+                    format!("it must be {from}{to}"),
+                    "choose another",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// `recipe`'s update rule with what the user changed.
+    pub(super) fn optimizer(&self, recipe: Optimizer) -> Optimizer {
+        let adamw = Optimizer::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
+        let sgd = Optimizer::Sgd { momentum: 0.9, nesterov: false, weight_decay: 1e-4 };
+        let mut chosen = match (self.optimizer, recipe) {
+            (Some(OptimizerName::AdamW), Optimizer::Sgd { .. }) => adamw,
+            (Some(OptimizerName::Sgd), Optimizer::AdamW { .. }) => sgd,
+            _ => recipe,
+        };
+        match &mut chosen {
+            Optimizer::AdamW { weight_decay, .. } => *weight_decay = self.weight_decay.unwrap_or(*weight_decay),
+            Optimizer::Sgd { momentum, weight_decay, .. } => {
+                *weight_decay = self.weight_decay.unwrap_or(*weight_decay);
+                *momentum = self.momentum.unwrap_or(*momentum);
+            }
+        }
+        chosen
+    }
+}

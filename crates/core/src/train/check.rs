@@ -1,0 +1,97 @@
+//! What can be said about a job before anything is computed.
+
+use std::collections::BTreeSet;
+
+use super::Job;
+use crate::net::{Layer, Network, Window};
+use crate::plan::{BatchNormMode, Phase, Train};
+use crate::{Error, Result};
+
+/// Looks whether a job's parts fit together.
+pub(super) fn job(job: &Job<'_>) -> Result<()> {
+    for (name, dataset) in [("training", &job.train), ("validation", &job.validation)] {
+        if dataset.is_empty() {
+            return Err(Error::input(format!("the {name} samples"), "there are none", "give at least one per class"));
+        }
+        if let Some(i) = (0..dataset.len()).find(|&i| dataset.target(i) as usize >= job.classes.len()) {
+            let reason = format!("class {} of {}", dataset.target(i), job.classes.len());
+            return Err(Error::input(dataset.name(i), reason, "use the classes of the training samples"));
+        }
+    }
+    let seen: BTreeSet<u32> = (0..job.train.len()).map(|i| job.train.target(i)).collect();
+    if seen.len() < 2 {
+        let reason = "all are of one class, so there is nothing to tell apart";
+        return Err(Error::input("the training samples", reason, "add samples of another class"));
+    }
+    if job.network.classes() != job.classes.len() {
+        let reason = format!("has {} outputs for {} classes", job.network.classes(), job.classes.len());
+        return Err(Error::input("the head", reason, "give the network a head of as many outputs as classes"));
+    }
+    for phase in &job.plan.phases {
+        if let Phase::Train(train) = phase {
+            batch_norm(job, train)?;
+        }
+    }
+    Ok(())
+}
+
+/// Batch statistics of one number do not exist: refuses steps that would need them.
+fn batch_norm(job: &Job<'_>, train: &Train) -> Result<()> {
+    let smallest = if train.batch_size == 1 || job.train.len() == 1 { 1 } else { 2 };
+    if smallest > 1 || !needs_two(job.network, train) {
+        return Ok(());
+    }
+    Err(Error::input(
+        format!("--batch-size {}", train.batch_size),
+        "batch normalization cannot take statistics over a single number",
+        "use at least 2 samples a step, or --batch-norm frozen",
+    ))
+}
+
+/// Whether some batch normalization that learns sees a single position of a sample.
+pub(super) fn needs_two(network: &Network, train: &Train) -> bool {
+    if train.batch_norm == BatchNormMode::Frozen {
+        return false;
+    }
+    let learning = train.learning_stages(network);
+    let mut size = match network.input[..] {
+        [height, width, _] => [height, width],
+        _ => [1, 1],
+    };
+    let stages = network.stages.iter().map(|s| (s.name.as_str(), s)).chain([("head", &network.head)]);
+    let mut found = false;
+    for (name, stage) in stages {
+        found |= single(&stage.layers, &mut size) && learning.contains(name);
+    }
+    found
+}
+
+/// Follows height and width through `layers`; whether a batch normalization among them sees 1 × 1.
+fn single(layers: &[Layer], size: &mut [usize; 2]) -> bool {
+    let mut found = false;
+    for layer in layers {
+        match layer {
+            Layer::Conv(conv) => *size = after(&conv.window, *size),
+            Layer::MaxPool(window) => *size = after(window, *size),
+            Layer::GlobalAvgPool | Layer::PoolRows(_) => *size = [1, 1],
+            Layer::BatchNorm(_) => found |= *size == [1, 1],
+            Layer::Residual(residual) => {
+                let mut other = *size;
+                found |= single(&residual.shortcut, &mut other);
+                found |= single(&residual.body, size);
+                found |= single(&residual.then, size);
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn after(window: &Window, [height, width]: [usize; 2]) -> [usize; 2] {
+    let [top, bottom, left, right] = window.pads(height, width);
+    let outputs = |size: usize, axis: usize| {
+        let reach = (window.kernel[axis] - 1) * window.dilation[axis] + 1;
+        size.saturating_sub(reach) / window.stride[axis] + 1
+    };
+    [outputs(height + top + bottom, 0), outputs(width + left + right, 1)]
+}

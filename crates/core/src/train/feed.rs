@@ -1,0 +1,173 @@
+//! Batches of what comes out of the boundary: kept activations, or samples run through the frozen stages as needed.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Run;
+use crate::Result;
+use crate::cache::{Extractor, Features, ViewSeed};
+use crate::data::{Activation, Dataset};
+use crate::loader::{Loader, Request};
+use crate::metrics::Metrics;
+use crate::net::Stage;
+use crate::net::frozen::Frozen;
+
+/// Samples in a batch of validation.
+const BATCH: usize = 32;
+
+/// A data set as a phase sees it.
+pub(super) struct Split {
+    pub name: &'static str,
+    pub dataset: Arc<dyn Dataset>,
+    pub views: Vec<ViewSeed>,
+    source: Source,
+}
+
+enum Source {
+    Kept(Features),
+    Computed(Option<Frozen>),
+}
+
+/// A batch at the boundary.
+pub(super) struct Input {
+    pub activation: Activation,
+    pub targets: Vec<u32>,
+    pub indices: Vec<usize>,
+}
+
+/// Batches in the order asked for.
+pub(super) struct Batches<'s> {
+    split: &'s Split,
+    from: From,
+}
+
+enum From {
+    Kept { view: usize, batches: std::vec::IntoIter<Vec<usize>> },
+    Computed(Loader),
+}
+
+impl Split {
+    /// Prepares `dataset` for a phase whose first `boundary` stages are frozen: computes or finds the activations of
+    /// `views`, if they may be kept.
+    pub fn open(
+        run: &mut Run<'_>,
+        name: &'static str,
+        boundary: usize,
+        views: Vec<ViewSeed>,
+        must_keep: bool,
+    ) -> Result<Self> {
+        let job = run.job;
+        let dataset = if name == "validation" { job.validation.clone() } else { job.train.clone() };
+        let stages: Vec<&Stage> = job.network.stages.iter().take(boundary).collect();
+        if boundary == 0 && !must_keep {
+            return Ok(Self { name, dataset, views, source: Source::Computed(None) });
+        }
+        let extractor = Extractor {
+            cache: job.cache,
+            stages: &stages,
+            params: &run.params,
+            fingerprint: job.fingerprint,
+            device: job.device,
+            threads: job.threads,
+            observer: job.observer,
+        };
+        let kept = extractor.features(name, &dataset, &views, must_keep, &mut run.faults, &mut run.timings)?;
+        let source = match kept {
+            Some(features) => Source::Kept(features),
+            None => Source::Computed(Some(Frozen::compile(&stages, &run.params, job.device)?)),
+        };
+        Ok(Self { name, dataset, views, source })
+    }
+
+    /// The samples that are not already known to be unreadable.
+    pub fn readable(&self) -> Vec<usize> {
+        match &self.source {
+            Source::Kept(features) => (0..self.dataset.len()).filter(|&i| features.has(i)).collect(),
+            Source::Computed(_) => (0..self.dataset.len()).collect(),
+        }
+    }
+
+    /// Whether activations are read from where they are kept.
+    pub fn kept(&self) -> Option<&Features> {
+        match &self.source {
+            Source::Kept(features) => Some(features),
+            Source::Computed(_) => None,
+        }
+    }
+
+    /// Delivers `batches` in a view: number `view` of those kept, or, without a boundary, `fresh`.
+    pub fn batches(&self, batches: Vec<Vec<usize>>, view: usize, fresh: ViewSeed, threads: usize) -> Batches<'_> {
+        let from = match &self.source {
+            Source::Kept(_) => From::Kept { view: view % self.views.len(), batches: batches.into_iter() },
+            Source::Computed(frozen) => {
+                let seed = if frozen.is_some() { self.views[view % self.views.len()] } else { fresh };
+                let request = |index: usize| Request { index, view: seed.of(index) };
+                let requests = batches.into_iter().map(|batch| batch.into_iter().map(request).collect()).collect();
+                From::Computed(Loader::new(self.dataset.clone(), requests, threads))
+            }
+        };
+        Batches { split: self, from }
+    }
+}
+
+impl Batches<'_> {
+    /// The next batch; `Some(None)` when none of its samples could be read, `None` at the end.
+    pub fn next(&mut self, run: &mut Run<'_>) -> Result<Option<Option<Input>>> {
+        let start = Instant::now();
+        let dataset = &self.split.dataset;
+        let targets = |indices: &[usize]| indices.iter().map(|&i| dataset.target(i)).collect();
+        let (activation, indices) = match &mut self.from {
+            From::Kept { view, batches } => {
+                let (Some(indices), Some(features)) = (batches.next(), self.split.kept()) else { return Ok(None) };
+                (features.batch(*view, &indices, run.job.device)?, indices)
+            }
+            From::Computed(loader) => {
+                let Some(mut loaded) = loader.next() else { return Ok(None) };
+                for (index, error) in loaded.failed.drain(..) {
+                    run.faults.note(self.split.name, &**dataset, index, error)?;
+                }
+                let indices = loaded.indices();
+                if indices.is_empty() {
+                    return Ok(Some(None));
+                }
+                let mut activation = loaded.collate(run.job.device)?;
+                run.timings.add("load", start, indices.len());
+                if let Source::Computed(Some(frozen)) = &self.split.source {
+                    let start = Instant::now();
+                    activation = frozen.run(&activation)?;
+                    run.timings.add("extract", start, indices.len());
+                }
+                return Ok(Some(Some(Input { activation, targets: targets(&indices), indices })));
+            }
+        };
+        run.timings.add("load", start, indices.len());
+        Ok(Some(Some(Input { activation, targets: targets(&indices), indices })))
+    }
+}
+
+impl Run<'_> {
+    /// Scores of the present parameters on `split`, whose first `boundary` stages lie behind it.
+    pub(super) fn validate(&mut self, split: &Split, boundary: usize) -> Result<Metrics> {
+        let job = self.job;
+        let start = Instant::now();
+        let loaded = self.timings.seconds("load") + self.timings.seconds("extract");
+        let frozen = Frozen::compile(&self.stages_from(boundary), &self.params, job.device)?;
+        let readable = split.readable();
+        let chunks = readable.chunks(BATCH).map(<[usize]>::to_vec).collect();
+        let mut batches = split.batches(chunks, 0, ViewSeed::Plain, job.threads);
+        let (mut targets, mut logits, mut done) = (Vec::new(), Vec::new(), 0);
+        while let Some(input) = batches.next(self)? {
+            if let Some(input) = input {
+                let output = frozen.run(&input.activation)?;
+                logits.extend(crate::cache::host_values(&output.data)?);
+                targets.extend(input.targets);
+            }
+            done += BATCH;
+            job.observer.progress("validate", done.min(readable.len()), readable.len());
+        }
+        let waited = self.timings.seconds("load") + self.timings.seconds("extract") - loaded;
+        self.timings.add("validate", start, targets.len());
+        self.timings.deduct("validate", waited);
+        Ok(Metrics::of_logits(job.classes, &targets, &logits))
+    }
+}

@@ -1,0 +1,239 @@
+//! Executes plans. The trainer knows phases, not strategies.
+//!
+//! [`execute`] takes a [`Job`] through the phases of its plan and leaves checkpoints and metrics in the run directory;
+//! what the run is made of and what becomes of the model is the caller's.
+
+mod check;
+mod descent;
+mod feed;
+pub mod logistic;
+mod optim;
+mod position;
+mod schedule;
+mod solve;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::cache::Cache;
+use crate::data::Dataset;
+use crate::loader::{Faults, Strictness};
+use crate::metrics::Metrics;
+use crate::net::{Network, Params, Role, Stage};
+use crate::observe::{Observer, Timings};
+use crate::plan::{ClassWeights, Phase, Plan, Start};
+use crate::run::RunDir;
+use crate::seed::Seed;
+use crate::{Error, Result};
+
+pub use optim::Optimizer;
+use position::Position;
+
+/// Everything a run needs.
+pub struct Job<'a> {
+    /// The backbone, with a head of as many outputs as there are classes.
+    pub network: &'a Network,
+    /// What to do.
+    pub plan: &'a Plan,
+    /// Where the parameters start, on `device`; what is missing (a new head) starts fresh. A plan that starts from random
+    /// weights ignores them.
+    pub params: Params,
+    /// Class names.
+    pub classes: &'a [String],
+    /// What is learned from.
+    pub train: Arc<dyn Dataset>,
+    /// What is judged by.
+    pub validation: Arc<dyn Dataset>,
+    /// Key of the preprocessing ([`crate::domain::Domain::fingerprint`]).
+    pub fingerprint: &'a str,
+    /// Decides order, views, dropout and fresh parameters.
+    pub seed: Seed,
+    /// Where to compute.
+    pub device: &'a Device,
+    /// Where checkpoints and metrics go.
+    pub run: &'a RunDir,
+    /// Where activations of frozen stages are kept.
+    pub cache: &'a Cache,
+    /// Besides at the end of every epoch, a checkpoint is written after this many steps.
+    pub checkpoint_every: Option<usize>,
+    /// How many unreadable samples to bear.
+    pub strictness: Strictness,
+    /// Threads that load samples.
+    pub threads: usize,
+    /// Continue from the last checkpoint in `run`.
+    pub resume: bool,
+    /// Told about the progress.
+    pub observer: &'a dyn Observer,
+}
+
+/// What a run gives.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The final values of all parameters; none learns.
+    pub params: Params,
+    /// Scores of the final parameters on the validation samples.
+    pub metrics: Metrics,
+    /// One record for each judged epoch or solution.
+    pub history: Vec<EpochRecord>,
+    /// (name, reason) of the samples that could not be read.
+    pub skipped: Vec<(String, String)>,
+    /// Where the time went, in this process.
+    pub timings: Timings,
+    /// Parameters (single numbers) in all.
+    pub parameters: usize,
+    /// Parameters that some phase trained.
+    pub trained: usize,
+}
+
+/// One epoch of a phase, as it stands in `metrics.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// Always `epoch`.
+    pub kind: String,
+    /// Counted from 1.
+    pub phase: usize,
+    /// Epochs complete.
+    pub epoch: usize,
+    /// Mean loss of the epoch's steps; `None` for a solution.
+    pub train_loss: Option<f64>,
+    /// Scores on the validation samples, in epochs that are judged.
+    pub validation: Option<Metrics>,
+}
+
+/// A step, as it stands in `metrics.jsonl`.
+#[derive(Serialize)]
+struct StepRecord {
+    kind: &'static str,
+    phase: usize,
+    epoch: usize,
+    step: usize,
+    loss: f64,
+    learning_rate: f64,
+}
+
+/// A run in progress: the job and all that changes.
+struct Run<'a> {
+    job: &'a Job<'a>,
+    params: Params,
+    faults: Faults,
+    timings: Timings,
+    position: Position,
+    /// What differs from the start and has to be in checkpoints.
+    touched: BTreeSet<String>,
+    /// The best parameters of the current phase, where it keeps them.
+    best: BTreeMap<String, Tensor>,
+    /// Of the optimizer, from the checkpoint that was continued from.
+    restored: BTreeMap<String, Tensor>,
+}
+
+/// Executes a job's plan.
+///
+/// # Errors
+/// When the job does not fit together, too many samples are unreadable, training diverges, or the run directory
+/// cannot be written.
+pub fn execute(mut job: Job<'_>) -> Result<Outcome> {
+    check::job(&job)?;
+    let params = start(&mut job)?;
+    let job = &job;
+    let mut run = Run {
+        job,
+        params,
+        faults: Faults::new(job.strictness),
+        timings: Timings::default(),
+        position: Position::default(),
+        touched: BTreeSet::new(),
+        best: BTreeMap::new(),
+        restored: BTreeMap::new(),
+    };
+    run.position.identity = position::identity(job, &run.params)?;
+    if job.resume {
+        run.resume()?;
+    }
+    while let Some(phase) = job.plan.phases.get(run.position.phase) {
+        match phase {
+            Phase::Train(train) => run.descend(train)?,
+            Phase::Solve(solve) => run.solve(solve)?,
+        }
+        run.params.set_learning(&BTreeSet::new())?;
+        run.position.next_phase();
+        run.best.clear();
+        run.save(&BTreeMap::new(), 0)?;
+    }
+    run.outcome()
+}
+
+/// The parameters that the plan starts from; all of the network's, and no others.
+fn start(job: &mut Job<'_>) -> Result<Params> {
+    let specs = job.network.params();
+    let given = std::mem::take(&mut job.params);
+    let seed = job.seed.named("initial");
+    if job.plan.start == Start::Random {
+        return Params::initial(&specs, seed, job.device);
+    }
+    let mut values = BTreeMap::new();
+    for spec in &specs {
+        let value = match given.get(&spec.name) {
+            Ok(value) => value.detach(),
+            Err(_) => spec.initial(seed, job.device)?,
+        };
+        if value.dims() != spec.shape {
+            let reason = format!("has shape {:?} where the network needs {:?}", value.dims(), spec.shape);
+            let remedy = "use a checkpoint of this architecture";
+            return Err(Error::input(format!("parameter {}", spec.name), reason, remedy));
+        }
+        values.insert(spec.name.clone(), value);
+    }
+    Ok(Params::new(values))
+}
+
+/// The error of a run that its observer ended.
+pub(crate) fn stopped() -> Error {
+    Error::input("the run", "it was stopped", "continue it with --resume")
+}
+
+impl Run<'_> {
+    /// The stages from `boundary` on and the head, with whether something learns in them.
+    fn stages_from(&self, boundary: usize) -> Vec<&Stage> {
+        let network = self.job.network;
+        network.stages[boundary.min(network.stages.len())..].iter().chain([&network.head]).collect()
+    }
+
+    /// Weights of the classes in the loss.
+    fn class_weights(&self, kind: ClassWeights) -> Option<Vec<f32>> {
+        if kind == ClassWeights::None {
+            return None;
+        }
+        let mut counts = vec![0usize; self.job.classes.len()];
+        for i in 0..self.job.train.len() {
+            counts[self.job.train.target(i) as usize] += 1;
+        }
+        let all = self.job.train.len() as f32;
+        let weight = |&n: &usize| if n == 0 { 0.0 } else { all / (counts.len() as f32 * n as f32) };
+        Some(counts.iter().map(weight).collect())
+    }
+
+    fn outcome(self) -> Result<Outcome> {
+        let specs = self.job.network.params();
+        let learned = specs.iter().filter(|s| s.role != Role::Buffer);
+        let count = |keep: &dyn Fn(&str) -> bool| learned.clone().filter(|s| keep(&s.name)).map(|s| s.len()).sum();
+        let metrics = self.position.metrics.clone();
+        let metrics = metrics.ok_or_else(|| Error::input("the plan", "it has no phases", "choose another strategy"))?;
+        Ok(Outcome {
+            metrics,
+            parameters: count(&|_| true),
+            trained: count(&|name| self.touched.contains(name)),
+            history: self.position.history,
+            skipped: self.faults.list(),
+            timings: self.timings,
+            params: self.params,
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! One step of an update rule over all learning parameters, and its state: keyed by the parameters' names, so that it
+//! survives a new phase or process.
+
+use std::collections::BTreeMap;
+
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor};
+use topwork_kernels::{AdamWHyper, AdamWState, SgdHyper, SgdState, adamw_step, sgd_step, sum_of_squares};
+
+use crate::net::{Params, Role};
+use crate::plan::Optimizer as Rule;
+use crate::{Error, Result};
+
+enum State {
+    AdamW(AdamWState),
+    Sgd(SgdState),
+}
+
+/// A parameter's share in the update.
+struct Member {
+    rate: f64,
+    decays: bool,
+}
+
+/// An update rule with its state.
+pub struct Optimizer {
+    rule: Rule,
+    members: BTreeMap<String, Member>,
+    states: BTreeMap<String, State>,
+    steps: u64,
+}
+
+impl Optimizer {
+    /// For the parameters (name, role, factor on the learning rate) of a phase; no step taken yet.
+    pub fn new(rule: Rule, members: impl IntoIterator<Item = (String, Role, f64)>) -> Self {
+        let member = |(name, role, rate)| (name, Member { rate, decays: matches!(role, Role::Weight | Role::Table) });
+        Self { rule, members: members.into_iter().map(member).collect(), states: BTreeMap::new(), steps: 0 }
+    }
+
+    /// Euclidean norm of the gradients of all members together.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    pub fn norm(&self, params: &Params, grads: &GradStore) -> Result<f64> {
+        let mut sum = 0.0;
+        for (name, var) in params.learning() {
+            if let Some(grad) = grads.get(var).filter(|_| self.members.contains_key(name)) {
+                sum += sum_of_squares(grad)?;
+            }
+        }
+        Ok(sum.sqrt())
+    }
+
+    /// Moves every member that has a gradient: at `rate` times its own factor, the gradient multiplied by `scale`.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    pub fn step(&mut self, params: &Params, grads: &GradStore, rate: f64, scale: f64) -> Result<()> {
+        self.steps += 1;
+        let scale = scale as f32;
+        for (name, var) in params.learning() {
+            let (Some(member), Some(grad)) = (self.members.get(name), grads.get(var)) else { continue };
+            let decay = |weight_decay: f64| if member.decays { weight_decay } else { 0.0 };
+            let lr = rate * member.rate;
+            if !self.states.contains_key(name) {
+                let fresh = match self.rule {
+                    Rule::AdamW { .. } => State::AdamW(AdamWState::new(var)?),
+                    Rule::Sgd { .. } => State::Sgd(SgdState::new(var)?),
+                };
+                self.states.insert(name.clone(), fresh);
+            }
+            match (self.rule, self.states.get_mut(name)) {
+                (Rule::AdamW { beta1, beta2, eps, weight_decay }, Some(State::AdamW(state))) => {
+                    let weight_decay = decay(weight_decay);
+                    let hyper = AdamWHyper { lr, beta1, beta2, eps, weight_decay, step: self.steps, scale };
+                    adamw_step(var, grad, state, &hyper)?;
+                }
+                (Rule::Sgd { momentum, nesterov, weight_decay }, Some(State::Sgd(state))) => {
+                    let hyper = SgdHyper { lr, momentum, nesterov, weight_decay: decay(weight_decay), scale };
+                    sgd_step(var, grad, state, &hyper)?;
+                }
+                _ => return Err(Error::Tensor(candle_core::Error::Msg(format!("optimizer state of {name:?}")))),
+            }
+        }
+        Ok(())
+    }
+
+    /// The state, as `parameter name/part`, and the number of steps taken.
+    pub fn state(&self) -> (BTreeMap<String, Tensor>, u64) {
+        let mut tensors = BTreeMap::new();
+        for (name, state) in &self.states {
+            let parts = match state {
+                State::AdamW(state) => state.tensors(),
+                State::Sgd(state) => state.tensors(),
+            };
+            tensors.extend(parts.into_iter().map(|(part, tensor)| (format!("{name}/{part}"), tensor)));
+        }
+        (tensors, self.steps)
+    }
+
+    /// Continues from what [`Optimizer::state`] gave.
+    ///
+    /// # Errors
+    /// When the tensors are not of this rule.
+    pub fn restore(&mut self, tensors: &BTreeMap<String, Tensor>, steps: u64, device: &Device) -> Result<()> {
+        let mut parts: BTreeMap<&str, Vec<(&str, Tensor)>> = BTreeMap::new();
+        for (key, tensor) in tensors {
+            if let Some((name, part)) = key.rsplit_once('/') {
+                parts.entry(name).or_default().push((part, tensor.to_device(device)?));
+            }
+        }
+        for (name, parts) in parts {
+            let find = |part: &str| {
+                let missing = || candle_core::Error::Msg(format!("the checkpoint has no {part} of {name:?}"));
+                parts.iter().find(|(found, _)| *found == part).map(|(_, tensor)| tensor).ok_or_else(missing)
+            };
+            let state = match self.rule {
+                Rule::AdamW { .. } => State::AdamW(AdamWState::from_tensors(find("exp_avg")?, find("exp_avg_sq")?)?),
+                Rule::Sgd { .. } => State::Sgd(SgdState::from_tensors(find("momentum_buffer")?)?),
+            };
+            self.states.insert(name.to_string(), state);
+        }
+        self.steps = steps;
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! Checkpoints: where a run stands, written so that a run that continues from one ends in the same bytes.
+//!
+//! `checkpoints/000007.safetensors` holds the tensors (`params/…`, `best/…`, `optimizer/…`) and `000007.json` the
+//! position with the tensors' digest. The JSON file is written last: without it a checkpoint does not exist. The last
+//! two are kept.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::{EpochRecord, Job, Run};
+use crate::cache::boundary_key;
+use crate::checkpoint::write_safetensors;
+use crate::files::write_atomic_bytes;
+use crate::metrics::Metrics;
+use crate::net::{Params, Stage};
+use crate::{Error, Result};
+
+const KEEP: usize = 2;
+
+/// Where a run stands: everything that is not a tensor.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Position {
+    /// Digest of what the run is: plan, network, start, data, seed.
+    pub identity: String,
+    /// Number of the checkpoint.
+    pub number: usize,
+    /// Phases complete.
+    pub phase: usize,
+    /// Epochs complete in the phase.
+    pub epoch: usize,
+    /// Steps complete in the epoch.
+    pub step: usize,
+    /// Sum of the losses of these steps, and of how many.
+    pub loss: (f64, usize),
+    /// Steps of the optimizer.
+    pub optimizer_steps: u64,
+    /// Judged epochs since the best one.
+    pub stale: usize,
+    /// The best scores of the phase, where it keeps the best.
+    pub best: Option<Metrics>,
+    /// The latest scores; at a phase's end those of the parameters kept.
+    pub metrics: Option<Metrics>,
+    /// All epochs so far.
+    pub history: Vec<EpochRecord>,
+    /// Length of `metrics.jsonl`.
+    pub recorded: u64,
+    /// BLAKE3 of the tensors' file.
+    pub digest: String,
+}
+
+impl Position {
+    pub fn next_phase(&mut self) {
+        self.phase += 1;
+        (self.epoch, self.step, self.loss, self.stale, self.best) = (0, 0, (0.0, 0), 0, None);
+    }
+}
+
+/// A digest of everything that decides what a run becomes.
+pub(super) fn identity(job: &Job<'_>, start: &Params) -> Result<String> {
+    let stages: Vec<&Stage> = job.network.stages.iter().chain([&job.network.head]).collect();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(boundary_key(&stages, start, job.fingerprint)?.as_bytes());
+    hasher.update(format!("{:?} {:?} {:?}", job.plan, job.seed, job.classes).as_bytes());
+    for dataset in [&job.train, &job.validation] {
+        hasher.update(&(dataset.len() as u64).to_le_bytes());
+        for i in 0..dataset.len() {
+            hasher.update(&dataset.target(i).to_le_bytes());
+        }
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn tensors_file(folder: &Path, number: usize) -> PathBuf {
+    folder.join(format!("{number:06}.safetensors"))
+}
+
+/// Numbers of the checkpoints in `folder`, ascending.
+fn numbers(folder: &Path) -> Vec<usize> {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let number = |path: PathBuf| {
+        path.extension().is_some_and(|e| e == "json").then(|| path.file_stem()?.to_str()?.parse().ok())?
+    };
+    let mut all: Vec<usize> = files.filter_map(|entry| number(entry.path())).collect();
+    all.sort_unstable();
+    all
+}
+
+/// The latest whole checkpoint.
+fn latest(folder: &Path) -> Option<(Position, BTreeMap<String, Tensor>)> {
+    numbers(folder).into_iter().rev().find_map(|number| {
+        let text = std::fs::read(folder.join(format!("{number:06}.json"))).ok()?;
+        let position: Position = serde_json::from_slice(&text).ok()?;
+        let bytes = std::fs::read(tensors_file(folder, number)).ok()?;
+        if blake3::hash(&bytes).to_hex().as_str() != position.digest {
+            return None;
+        }
+        Some((position, crate::checkpoint::parse(&bytes, &tensors_file(folder, number)).ok()?))
+    })
+}
+
+impl Run<'_> {
+    /// Writes a checkpoint of the present state.
+    pub(super) fn save(&mut self, optimizer: &BTreeMap<String, Tensor>, optimizer_steps: u64) -> Result<()> {
+        let start = Instant::now();
+        let folder = self.job.run.checkpoints();
+        std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        let mut tensors = BTreeMap::new();
+        for name in &self.touched {
+            tensors.insert(format!("params/{name}"), self.params.get(name)?.detach());
+        }
+        tensors.extend(self.best.iter().map(|(name, value)| (format!("best/{name}"), value.clone())));
+        tensors.extend(optimizer.iter().map(|(name, value)| (format!("optimizer/{name}"), value.clone())));
+        self.position.number += 1;
+        self.position.optimizer_steps = optimizer_steps;
+        let number = self.position.number;
+        let file = tensors_file(&folder, number);
+        write_safetensors(&file, &tensors, &BTreeMap::new())?;
+        let bytes = std::fs::read(&file).map_err(Error::io(&file))?;
+        self.position.digest = blake3::hash(&bytes).to_hex().to_string();
+        let json = folder.join(format!("{number:06}.json"));
+        let text = serde_json::to_vec_pretty(&self.position).map_err(|e| Error::io(&json)(e.into()))?;
+        write_atomic_bytes(&json, &text)?;
+        self.job.run.keep();
+        let all = numbers(&folder);
+        for &old in &all[..all.len().saturating_sub(KEEP)] {
+            // A leftover costs space, not correctness.
+            let _ = std::fs::remove_file(folder.join(format!("{old:06}.json")));
+            let _ = std::fs::remove_file(tensors_file(&folder, old));
+        }
+        self.timings.add("checkpoint", start, 0);
+        Ok(())
+    }
+
+    /// Continues from the latest checkpoint, or from the start when the run did not get as far as one.
+    pub(super) fn resume(&mut self) -> Result<()> {
+        let run = self.job.run;
+        let Some((position, tensors)) = latest(&run.checkpoints()) else {
+            self.job.observer.message("there is no checkpoint yet; the run starts anew");
+            return run.rewind(0);
+        };
+        if position.identity != self.position.identity {
+            return Err(Error::input(
+                run.path().display(),
+                "its checkpoints belong to another plan, model, seed or data",
+                "resume with the flags and data of the run, or choose another --out",
+            ));
+        }
+        let device = self.job.device;
+        for (key, value) in tensors {
+            let value = value.to_device(device)?;
+            if let Some(name) = key.strip_prefix("params/") {
+                self.params.set(name, value)?;
+                self.touched.insert(name.to_string());
+            } else if let Some(name) = key.strip_prefix("best/") {
+                self.best.insert(name.to_string(), value);
+            } else if let Some(name) = key.strip_prefix("optimizer/") {
+                self.restored.insert(name.to_string(), value);
+            }
+        }
+        run.rewind(position.recorded)?;
+        let (phase, epoch, step) = (position.phase + 1, position.epoch + 1, position.step);
+        self.job.observer.message(&format!("continuing in phase {phase}, epoch {epoch}, after step {step}"));
+        self.position = position;
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+//! The phase that has a best answer: logistic regression of the head on the features of the whole backbone.
+
+use std::time::Instant;
+
+use candle_core::Tensor;
+
+use super::feed::Split;
+use super::logistic::Problem;
+use super::{EpochRecord, Run};
+use crate::cache::{ViewSeed, host_values};
+use crate::net::{Layer, Linear};
+use crate::plan::Solve;
+use crate::{Error, Result};
+
+/// Samples copied at once.
+const BATCH: usize = 256;
+
+impl Run<'_> {
+    /// Executes a phase of kind `solve`.
+    pub(super) fn solve(&mut self, phase: &Solve) -> Result<()> {
+        let job = self.job;
+        let boundary = job.network.stages.len();
+        let head = self.linear_head()?.clone();
+        let seed = job.seed.named("view");
+        let random = (0..phase.views).map(|view| ViewSeed::Random(seed.child(view as u64)));
+        let views: Vec<ViewSeed> = [ViewSeed::Plain].into_iter().chain(random).collect();
+        let count = views.len();
+        let train = Split::open(self, "training", boundary, views, true)?;
+        let validation = Split::open(self, "validation", boundary, vec![ViewSeed::Plain], true)?;
+
+        let start = Instant::now();
+        let readable = train.readable();
+        let (mut rows, mut targets) = (Vec::new(), Vec::new());
+        for view in 0..count {
+            for chunk in readable.chunks(BATCH) {
+                if let Some(features) = train.kept() {
+                    rows.extend(host_values(&features.batch(view, chunk, job.device)?.data)?);
+                }
+                targets.extend(chunk.iter().map(|&i| train.dataset.target(i)));
+            }
+        }
+        if let Some(at) = rows.iter().position(|value| !value.is_finite()) {
+            let name = train.dataset.name(readable[at / head.inputs % readable.len()]);
+            return Err(Error::input(name, "its features are not finite numbers", "check the model's weights"));
+        }
+        let by_class = self.class_weights(phase.objective.class_weights);
+        // All views of a sample together weigh as much as the sample would, so that the penalty keeps its meaning.
+        let weight = |&t: &u32| by_class.as_ref().map_or(1.0, |w| f64::from(w[t as usize])) / count as f64;
+        let weights: Vec<f64> = targets.iter().map(weight).collect();
+        let problem = Problem {
+            rows: &rows,
+            width: head.inputs,
+            targets: &targets,
+            classes: head.outputs,
+            weights: &weights,
+            l2: phase.l2,
+            smoothing: phase.objective.label_smoothing,
+        };
+        let fit = problem.fit(|iteration| job.observer.progress("solve", iteration, 0));
+        if !fit.converged {
+            job.observer.message("warning: the logistic regression did not converge; a larger --l2 helps");
+        }
+        self.set_head(&head, &fit.weight, &fit.bias)?;
+        self.timings.add("solve", start, targets.len());
+
+        let metrics = self.validate(&validation, boundary)?;
+        let record = EpochRecord {
+            kind: "epoch".into(),
+            phase: self.position.phase + 1,
+            epoch: 1,
+            train_loss: None,
+            validation: Some(metrics.clone()),
+        };
+        self.position.recorded = job.run.record(&record)?;
+        self.position.history.push(record);
+        self.position.metrics = Some(metrics);
+        Ok(())
+    }
+
+    fn linear_head(&self) -> Result<&Linear> {
+        let mut linear = None;
+        for layer in &self.job.network.head.layers {
+            match layer {
+                Layer::Linear(l) if linear.is_none() => linear = Some(l),
+                Layer::Dropout(_) => {}
+                _ => linear = None,
+            }
+        }
+        linear.ok_or_else(|| {
+            let reason = "logistic regression needs a head of a single linear layer";
+            Error::input(format!("the head of {}", self.job.network.name), reason, "use --probe gradient")
+        })
+    }
+
+    fn set_head(&mut self, head: &Linear, weight: &[f64], bias: &[f64]) -> Result<()> {
+        let single = |values: &[f64]| values.iter().map(|&v| v as f32).collect::<Vec<f32>>();
+        let device = self.job.device;
+        let name = format!("{}.weight", head.name);
+        self.params.set(&name, Tensor::from_vec(single(weight), (head.outputs, head.inputs), device)?)?;
+        self.touched.insert(name);
+        if head.bias {
+            let name = format!("{}.bias", head.name);
+            self.params.set(&name, Tensor::from_vec(single(bias), head.outputs, device)?)?;
+            self.touched.insert(name);
+        }
+        Ok(())
+    }
+}
