@@ -1,1 +1,76 @@
-//! placeholder
+//! Transfer learning for text: encoders of the BERT family, the text pipeline, and what `topwork-core` asks of a domain.
+//!
+//! [`Sentences`] is the domain. A sentence is a sample of n rows `[word, segment]`, n its number of tokens; models are
+//! folders as Hugging Face has them.
+
+pub mod dataset;
+mod folder;
+pub mod input;
+pub mod models;
+pub mod pipeline;
+pub mod table;
+pub mod tokenizer;
+
+use std::path::Path;
+
+use topwork_core::Result;
+use topwork_core::data::Splits;
+use topwork_core::domain::{Domain, Inputs, Opened};
+use topwork_core::plan::Optimizer;
+use topwork_core::seed::Seed;
+use topwork_core::source::Card;
+use topwork_core::strategy::{Defaults, Recipe};
+
+pub use dataset::DataArgs;
+pub use input::InputArgs;
+pub use pipeline::Pipeline;
+
+/// Sentences and pairs of them.
+pub struct Sentences;
+
+impl Domain for Sentences {
+    const BINARY: &'static str = "topwork-nlp";
+    const ITEM: (&'static str, &'static str) = ("sentence", "sentences");
+
+    type Pipeline = Pipeline;
+    type DataArgs = DataArgs;
+    type InputArgs = InputArgs;
+
+    fn cards() -> &'static [Card] {
+        models::CARDS
+    }
+
+    /// Fine-tuning as Devlin et al. 2019, with the longer training of small sets that Mosbach et al. 2021 advise.
+    fn defaults() -> Defaults {
+        let optimizer = Optimizer::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 };
+        let fine_tuning =
+            Recipe { epochs: 3, least_steps: 60, optimizer, learning_rate: 5e-5, warmup: 0.1, augment: false };
+        let from_scratch =
+            Recipe { epochs: 10, least_steps: 200, optimizer, learning_rate: 1e-4, warmup: 0.1, augment: false };
+        Defaults { batch_size: 16, fine_tuning, from_scratch }
+    }
+
+    fn open(folder: &Path, _card: Option<&Card>) -> Result<Opened<Pipeline>> {
+        folder::open(folder)
+    }
+
+    fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
+        folder::save(folder, model)
+    }
+
+    fn configure(pipeline: Pipeline, args: &DataArgs) -> Result<Pipeline> {
+        pipeline.for_training(args.max_tokens)
+    }
+
+    fn splits(args: &DataArgs, pipeline: &Pipeline, classes: Option<&[String]>, seed: Seed) -> Result<Splits> {
+        dataset::splits(args, pipeline, classes, seed)
+    }
+
+    fn inputs(args: &InputArgs, pipeline: &Pipeline) -> Result<Inputs> {
+        input::inputs(args, pipeline)
+    }
+
+    fn fingerprint(pipeline: &Pipeline) -> String {
+        pipeline.fingerprint()
+    }
+}

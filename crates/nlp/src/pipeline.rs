@@ -1,0 +1,87 @@
+//! The text pipeline of one model: its tokenizer, the longest sequence, and what its folder needs to be written again.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use topwork_core::{Error, Result};
+
+use crate::models::bert::{BertConfig, Pooling};
+use crate::tokenizer::TextTokenizer;
+
+/// Longest sequence in training when nothing else is asked for: long enough for nearly all sentences.
+const USUAL_TOKENS: usize = 128;
+
+/// How a sentence becomes a sample for one model.
+#[derive(Clone)]
+pub struct Pipeline {
+    /// Sentences to tokens.
+    pub tokenizer: TextTokenizer,
+    /// The description of the encoder.
+    pub config: BertConfig,
+    /// How rows become one.
+    pub pooling: Pooling,
+    /// Whether the upstream library scales embeddings to length 1 (sentence-transformers' `Normalize`). The head sees
+    /// them unscaled.
+    pub normalize: bool,
+    /// Whether the longest sequence was chosen, in training or by a flag, rather than the model's own.
+    pub(crate) chosen: bool,
+    /// The upstream `config.json`, with keys that mean nothing here.
+    pub(crate) raw: Arc<Map<String, Value>>,
+    /// Files of the folder that are kept as they are, by their path in it.
+    pub(crate) files: Arc<BTreeMap<String, Vec<u8>>>,
+}
+
+impl Pipeline {
+    /// The longest sequence, in tokens.
+    pub fn max_tokens(&self) -> usize {
+        self.tokenizer.max_tokens()
+    }
+
+    /// The same with the longest sequence that a flag asks for; without one, what the model was trained with.
+    ///
+    /// # Errors
+    /// When the model has not so many positions, or text would have no room.
+    pub fn limited(mut self, max_tokens: Option<usize>) -> Result<Self> {
+        let Some(max_tokens) = max_tokens else { return Ok(self) };
+        let most = self.config.max_position_embeddings;
+        if max_tokens > most {
+            return Err(Error::input(
+                format!("--max-tokens {max_tokens}"),
+                format!("the model has positions for only {most} tokens"),
+                format!("use {most} or less"),
+            ));
+        }
+        self.tokenizer = self.tokenizer.with_max_tokens(max_tokens)?;
+        self.chosen = true;
+        Ok(self)
+    }
+
+    /// The same for training: a model that is not yet fitted to a task gets at most 128 tokens unless a flag says more.
+    ///
+    /// # Errors
+    /// As [`Pipeline::limited`].
+    pub fn for_training(self, max_tokens: Option<usize>) -> Result<Self> {
+        let usual = if self.chosen { self.max_tokens() } else { self.max_tokens().min(USUAL_TOKENS) };
+        self.limited(Some(max_tokens.unwrap_or(usual)))
+    }
+
+    /// Key of everything that the tokens of a text depend on.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"topwork-nlp tokens 1");
+        hasher.update(self.tokenizer.digest());
+        hasher.update(&(self.max_tokens() as u64).to_le_bytes());
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
+impl fmt::Debug for Pipeline {
+    /// Without the files' contents.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Pipeline");
+        shown.field("max_tokens", &self.max_tokens()).field("pooling", &self.pooling);
+        shown.field("normalize", &self.normalize).field("config", &self.config).finish_non_exhaustive()
+    }
+}
