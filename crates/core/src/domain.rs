@@ -12,18 +12,25 @@ use crate::Result;
 use crate::data::{Sample, Splits};
 use crate::net::Network;
 use crate::seed::Seed;
-use crate::source::Card;
+use crate::source::{Card, RemoteFile};
 use crate::strategy::Defaults;
 
 /// A kind of data with its networks and its pipeline. `topwork-core` knows a domain only through this.
-pub trait Domain: Sized + Send + Sync + 'static {
+pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
     /// The binary's name: `topwork-cv`.
     const BINARY: &'static str;
     /// What one sample is called, singular and plural: `("photo", "photos")`.
     const ITEM: (&'static str, &'static str);
 
+    /// The model to start from when none is named.
+    const DEFAULT_MODEL: &'static str;
+    /// What to fetch of a hub repository that has no card.
+    const HUB_FILES: &'static [RemoteFile];
+
     /// How a file becomes a [`Sample`] for one model: sizes, normalization, tokenizer. It is kept in `model/`.
     type Pipeline: Send + Sync + Clone + 'static;
+    /// One thing to predict on, as a program holds it: a path, a text.
+    type Input: ?Sized;
     /// Flags that say where labelled data is and how to read it; flattened into `train` and `evaluate`.
     type DataArgs: clap::Args + Clone + Debug + Default + Serialize + DeserializeOwned + Send + Sync;
     /// Flags that say what to predict on; flattened into `predict` and `embed`.
@@ -65,6 +72,12 @@ pub trait Domain: Sized + Send + Sync + 'static {
     /// # Errors
     /// When the flags do not fit together or a path does not exist.
     fn inputs(args: &Self::InputArgs, pipeline: &Self::Pipeline) -> Result<Inputs>;
+
+    /// Prepares one thing to predict on.
+    ///
+    /// # Errors
+    /// When it cannot be read, naming it.
+    fn sample(input: &Self::Input, pipeline: &Self::Pipeline) -> Result<Sample>;
 
     /// Key of everything in `pipeline` that plain samples depend on, for the feature cache.
     fn fingerprint(pipeline: &Self::Pipeline) -> String;

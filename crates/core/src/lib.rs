@@ -4,9 +4,14 @@
 //! plan on a [`data::Dataset`] and leaves a run directory. What is particular to photos or text comes in through
 //! [`domain::Domain`].
 
+pub mod checkpoint;
+pub mod classifier;
 pub mod data;
+pub mod device;
 pub mod domain;
 mod error;
+pub mod files;
+pub mod model;
 pub mod net;
 pub mod plan;
 pub mod seed;

@@ -1,17 +1,38 @@
 //! CPU operations with gradients, as candle custom operations. Knows tensors; knows nothing of learning.
-#![allow(missing_docs)]
+//!
+//! Everything is `f32` with the channels last: images `[b, h, w, c]`, sequences packed as `[rows, width]` with the rows of
+//! each sample behind each other and a list of lengths, so that no padding is ever computed. Weights have the shapes that
+//! checkpoints have. On devices other than the CPU every operation is a composition of candle's own.
+//!
+//! Results have the same bits for every number of threads: work is split by shapes alone. They may differ between
+//! instruction sets ([`instruction_set`]).
 
-/// Elementwise non-linearities.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Act {
-    /// max(x, 0).
-    Relu,
-    /// min(max(x, 0), 6).
-    Relu6,
-    /// x Φ(x) (Hendrycks & Gimpel 2016).
-    Gelu,
-    /// Its tanh approximation.
-    GeluTanh,
-    /// tanh x.
-    Tanh,
-}
+mod act;
+mod attention;
+mod conv;
+mod cpu;
+mod dropout;
+mod embed;
+mod linear;
+mod loss;
+mod matmul;
+mod norm;
+mod optim;
+mod pool;
+mod rows;
+mod simd;
+#[cfg(test)]
+mod testing;
+
+pub use act::{Act, act};
+pub use attention::{attention, softmax};
+pub use conv::{ConvSpec, conv2d};
+pub use dropout::dropout;
+pub use embed::embed;
+pub use linear::linear;
+pub use loss::cross_entropy;
+pub use norm::{BatchStats, batch_norm_eval, batch_norm_train, layer_norm};
+pub use optim::{AdamWHyper, AdamWState, SgdHyper, SgdState, adamw_step, sgd_step, sum_of_squares};
+pub use pool::{global_avg_pool, max_pool2d};
+pub use rows::{pool_rows_first, pool_rows_mean};
+pub use simd::instruction_set;

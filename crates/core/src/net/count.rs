@@ -1,1 +1,108 @@
-//! Counts of operations and values.
+//! What a network takes, counted from its description: parameters, multiply-adds and values kept, stage by stage.
+
+use super::{Layer, Network, Role, Stage};
+
+/// The cost of one stage for one sample.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Cost {
+    /// The stage's name; `head` for the head.
+    pub stage: String,
+    /// Shape of what comes out for one sample (for a sequence: of `rows` rows).
+    pub output: Vec<usize>,
+    /// Learned values.
+    pub parameters: usize,
+    /// Multiply-adds for one sample.
+    pub multiply_adds: u64,
+}
+
+/// Runs through a description with shapes in place of values.
+struct Shape {
+    /// Rows of the sample; 1 for an image.
+    rows: usize,
+    /// Shape of one row.
+    row: Vec<usize>,
+}
+
+impl Network {
+    /// The costs of all stages and the head, for one sample of `rows` rows (1 for an image).
+    pub fn costs(&self, rows: usize) -> Vec<Cost> {
+        let mut shape = Shape { rows, row: self.input.clone() };
+        self.stages.iter().chain([&self.head]).map(|stage| stage.cost(&mut shape)).collect()
+    }
+
+    /// Learned values in all.
+    pub fn parameters(&self) -> usize {
+        self.params().iter().filter(|p| p.role != Role::Buffer).map(super::ParamSpec::len).sum()
+    }
+}
+
+impl Stage {
+    fn cost(&self, shape: &mut Shape) -> Cost {
+        let multiply_adds = self.layers.iter().map(|layer| layer.multiply_adds(shape)).sum();
+        let parameters = self.params().iter().filter(|p| p.role != Role::Buffer).map(super::ParamSpec::len).sum();
+        let rows = (shape.rows > 1).then_some(shape.rows);
+        let output = rows.into_iter().chain(shape.row.iter().copied()).collect();
+        Cost { stage: self.name.clone(), output, parameters, multiply_adds }
+    }
+}
+
+impl Layer {
+    /// Multiply-adds of matrix products and convolutions; `shape` becomes that of the output.
+    fn multiply_adds(&self, shape: &mut Shape) -> u64 {
+        let linear = |l: &super::Linear, rows: usize| (rows * l.inputs * l.outputs) as u64;
+        match self {
+            Layer::Conv(c) => {
+                let [height, width] = slide(&c.window, &shape.row);
+                shape.row = vec![height, width, c.outputs];
+                let taps = c.window.kernel[0] * c.window.kernel[1] * (c.inputs / c.groups);
+                (shape.rows * height * width * c.outputs * taps) as u64
+            }
+            Layer::Linear(l) => {
+                if let Some(last) = shape.row.last_mut() {
+                    *last = l.outputs;
+                }
+                linear(l, shape.rows)
+            }
+            Layer::MaxPool(window) => {
+                let [height, width] = slide(window, &shape.row);
+                shape.row = vec![height, width, shape.row[2]];
+                0
+            }
+            Layer::GlobalAvgPool => {
+                shape.row = shape.row[2..].to_vec();
+                0
+            }
+            Layer::Embed(e) => {
+                shape.row = vec![e.width];
+                0
+            }
+            Layer::Attention(a) => {
+                let projections: u64 =
+                    [&a.query, &a.key, &a.value, &a.output].map(|l| linear(l, shape.rows)).iter().sum();
+                shape.row = vec![a.output.outputs];
+                projections + 2 * (shape.rows * shape.rows * a.query.outputs) as u64
+            }
+            Layer::PoolRows(_) => {
+                shape.rows = 1;
+                0
+            }
+            Layer::Residual(r) => {
+                let mut other = Shape { rows: shape.rows, row: shape.row.clone() };
+                let shortcut: u64 = r.shortcut.iter().map(|layer| layer.multiply_adds(&mut other)).sum();
+                let body: u64 = r.body.iter().map(|layer| layer.multiply_adds(shape)).sum();
+                shortcut + body + r.then.iter().map(|layer| layer.multiply_adds(shape)).sum::<u64>()
+            }
+            Layer::BatchNorm(_) | Layer::LayerNorm(_) | Layer::Act(_) | Layer::Dropout(_) => 0,
+        }
+    }
+}
+
+/// Height and width of what a window makes of `[height, width, channels]`.
+fn slide(window: &super::Window, row: &[usize]) -> [usize; 2] {
+    let [top, bottom, left, right] = window.pads(row[0], row[1]);
+    let out = |size: usize, axis: usize| {
+        let reach = (window.kernel[axis] - 1) * window.dilation[axis] + 1;
+        (size.saturating_sub(reach)) / window.stride[axis] + 1
+    };
+    [out(row[0] + top + bottom, 0), out(row[1] + left + right, 1)]
+}

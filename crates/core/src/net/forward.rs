@@ -1,1 +1,186 @@
-//! The trainable forward pass.
+//! The trainable forward pass: the description, run layer by layer on tensors that autograd can follow.
+
+use std::cell::{Cell, RefCell};
+
+use candle_core::Tensor;
+use topwork_kernels as k;
+
+use super::{Attention, BatchNorm, Index, Layer, Linear, Params, PoolRows, Stage};
+use crate::Result;
+use crate::data::{Activation, Rows};
+use crate::plan::BatchNormMode;
+use crate::seed::Seed;
+
+/// What the layers of a pass do where training and use differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Running statistics, no dropout.
+    Eval,
+    /// Dropout drawn from `seed`, batch normalization as told.
+    Train {
+        /// In the stages that learn.
+        batch_norm: BatchNormMode,
+        /// Of this step.
+        seed: Seed,
+    },
+}
+
+/// One pass over one batch.
+pub struct Pass<'a> {
+    params: &'a Params,
+    mode: Mode,
+    draws: Cell<u64>,
+    statistics: RefCell<Vec<(String, Tensor)>>,
+}
+
+impl<'a> Pass<'a> {
+    /// A pass with these parameters.
+    pub fn new(params: &'a Params, mode: Mode) -> Self {
+        Self { params, mode, draws: Cell::new(0), statistics: RefCell::default() }
+    }
+
+    /// Runs one stage. Where nothing `learns` it behaves as in use: running statistics, no dropout.
+    ///
+    /// # Errors
+    /// When a parameter is missing or of another shape, or the device is out of memory.
+    pub fn stage(&self, stage: &Stage, input: Activation, learns: bool) -> Result<Activation> {
+        let mode = if learns { self.mode } else { Mode::Eval };
+        self.layers(&stage.layers, input, mode)
+    }
+
+    /// The running statistics that the pass moved, to be stored under their names once the step is taken.
+    pub fn finish(self) -> Vec<(String, Tensor)> {
+        self.statistics.into_inner()
+    }
+
+    fn layers(&self, layers: &[Layer], input: Activation, mode: Mode) -> Result<Activation> {
+        layers.iter().try_fold(input, |x, layer| self.layer(layer, x, mode))
+    }
+
+    fn layer(&self, layer: &Layer, x: Activation, mode: Mode) -> Result<Activation> {
+        let Activation { data, rows } = x;
+        let data = match layer {
+            Layer::Conv(c) => {
+                let (_, height, width, _) = data.dims4()?;
+                let spec = k::ConvSpec {
+                    stride: c.window.stride,
+                    pads: c.window.pads(height, width),
+                    dilation: c.window.dilation,
+                    groups: c.groups,
+                };
+                let bias = self.optional(&c.name, "bias", c.bias)?;
+                k::conv2d(&data, &self.param(&c.name, "weight")?, bias.as_ref(), &spec)?
+            }
+            Layer::Linear(l) => self.linear(l, &data)?,
+            Layer::BatchNorm(n) => self.batch_norm(n, &data, mode)?,
+            Layer::LayerNorm(n) => {
+                k::layer_norm(&data, &self.param(&n.name, "weight")?, &self.param(&n.name, "bias")?, n.eps)?
+            }
+            Layer::Act(act) => k::act(&data, *act)?,
+            Layer::MaxPool(w) => {
+                let (_, height, width, _) = data.dims4()?;
+                k::max_pool2d(&data, w.kernel, w.stride, w.pads(height, width))?
+            }
+            Layer::GlobalAvgPool => k::global_avg_pool(&data)?,
+            Layer::Embed(e) => {
+                let mut sum: Option<Tensor> = None;
+                for table in &e.tables {
+                    let index = match table.index {
+                        Index::Column(column) => data.narrow(1, column, 1)?.squeeze(1)?.contiguous()?,
+                        Index::Position(offset) => {
+                            Tensor::from_vec(positions(&rows, data.dims()[0], offset), data.dims()[0], data.device())?
+                        }
+                    };
+                    let found = k::embed(&self.param(&table.name, "weight")?, &index)?;
+                    sum = Some(match sum {
+                        Some(sum) => (sum + found)?,
+                        None => found,
+                    });
+                }
+                sum.ok_or_else(|| candle_core::Error::Msg("an embedding without tables".into()))?
+            }
+            Layer::Attention(a) => self.attention(a, &data, &rows, mode)?,
+            Layer::PoolRows(pool) => {
+                let lengths = lengths(&rows, data.dims()[0]);
+                let data = match pool {
+                    PoolRows::Mean => k::pool_rows_mean(&data, &lengths)?,
+                    PoolRows::First => k::pool_rows_first(&data, &lengths)?,
+                };
+                return Ok(Activation { data, rows: Rows::One });
+            }
+            Layer::Dropout(p) => match mode {
+                Mode::Train { seed, .. } if *p > 0.0 => k::dropout(&data, *p, self.draw(seed))?,
+                _ => data,
+            },
+            Layer::Residual(r) => {
+                let input = Activation { data, rows };
+                let shortcut = self.layers(&r.shortcut, input.clone(), mode)?;
+                let body = self.layers(&r.body, input, mode)?;
+                let sum = Activation { data: (body.data + shortcut.data)?, rows: body.rows };
+                return self.layers(&r.then, sum, mode);
+            }
+        };
+        Ok(Activation { data, rows })
+    }
+
+    fn param(&self, prefix: &str, name: &str) -> Result<Tensor> {
+        self.params.get(&format!("{prefix}.{name}"))
+    }
+
+    fn optional(&self, prefix: &str, name: &str, present: bool) -> Result<Option<Tensor>> {
+        present.then(|| self.param(prefix, name)).transpose()
+    }
+
+    /// A number for the next random layer of this step.
+    fn draw(&self, seed: Seed) -> u64 {
+        self.draws.set(self.draws.get() + 1);
+        seed.child(self.draws.get()).0
+    }
+
+    fn linear(&self, l: &Linear, x: &Tensor) -> Result<Tensor> {
+        let bias = self.optional(&l.name, "bias", l.bias)?;
+        Ok(k::linear(x, &self.param(&l.name, "weight")?, bias.as_ref())?)
+    }
+
+    fn batch_norm(&self, n: &BatchNorm, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let (scale, shift) = (self.param(&n.name, "weight")?, self.param(&n.name, "bias")?);
+        let (mean, variance) = (self.param(&n.name, "running_mean")?, self.param(&n.name, "running_var")?);
+        if !matches!(mode, Mode::Train { batch_norm: BatchNormMode::Update, .. }) {
+            return Ok(k::batch_norm_eval(x, &scale, &shift, &mean, &variance, n.eps)?);
+        }
+        let (y, batch) = k::batch_norm_train(x, &scale, &shift, n.eps)?;
+        // The running variance is of the population: unbiased, as PyTorch keeps it.
+        let unbiased = batch.count as f64 / (batch.count as f64 - 1.0);
+        let mut statistics = self.statistics.borrow_mut();
+        for (name, old, new) in [("running_mean", mean, batch.mean), ("running_var", variance, (batch.var * unbiased)?)]
+        {
+            let moved = ((old * (1.0 - n.momentum))? + (new * n.momentum)?)?;
+            statistics.push((format!("{}.{name}", n.name), moved));
+        }
+        Ok(y)
+    }
+
+    fn attention(&self, a: &Attention, x: &Tensor, rows: &Rows, mode: Mode) -> Result<Tensor> {
+        let (query, key, value) = (self.linear(&a.query, x)?, self.linear(&a.key, x)?, self.linear(&a.value, x)?);
+        let dropout = match mode {
+            Mode::Train { seed, .. } if a.dropout > 0.0 => Some((a.dropout, self.draw(seed))),
+            _ => None,
+        };
+        let joined = k::attention(&query, &key, &value, &lengths(rows, x.dims()[0]), a.heads, dropout)?;
+        self.linear(&a.output, &joined)
+    }
+}
+
+/// How many rows each sample owns.
+pub(super) fn lengths(rows: &Rows, total: usize) -> Vec<usize> {
+    match rows {
+        Rows::One => vec![1; total],
+        Rows::Each(lengths) => lengths.to_vec(),
+    }
+}
+
+/// Each row's position within its sample, plus `offset`.
+pub(super) fn positions(rows: &Rows, total: usize, offset: usize) -> Vec<u32> {
+    let lengths = lengths(rows, total);
+    lengths.into_iter().flat_map(|n| (0..n).map(move |i| (i + offset) as u32)).collect()
+}

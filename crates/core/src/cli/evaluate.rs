@@ -1,0 +1,73 @@
+//! `evaluate`: every metric of a trained model on labelled data.
+
+use std::path::PathBuf;
+
+use super::{Common, Console, json, print_line};
+use crate::classifier::{BATCH, Classifier};
+use crate::data::View;
+use crate::domain::Domain;
+use crate::loader::{Faults, Loader, Request, Strictness};
+use crate::metrics::Metrics;
+use crate::observe::Observer;
+use crate::seed::Seed;
+use crate::{Error, Result, device};
+
+#[derive(clap::Args)]
+pub(super) struct EvaluateArgs<D: Domain> {
+    /// A run directory, or the model folder inside it
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+    #[command(flatten)]
+    data: D::DataArgs,
+    /// Decides the validation part where the data come without one; give the seed of the run
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Make the first unreadable sample an error instead of leaving it out
+    #[arg(long)]
+    strict: bool,
+}
+
+pub(super) fn run<D: Domain>(args: EvaluateArgs<D>, common: &Common) -> Result<()> {
+    let console = Console::new(common.quiet);
+    let classifier = Classifier::<D>::load_on(&args.run, device::parse(&common.device)?)?;
+    let splits = D::splits(&args.data, classifier.pipeline(), Some(classifier.classes()), Seed(args.seed))?;
+    let data = splits.validation;
+    let batches: Vec<Vec<Request>> = (0..data.len())
+        .collect::<Vec<_>>()
+        .chunks(BATCH)
+        .map(|chunk| chunk.iter().map(|&index| Request { index, view: View::Plain }).collect())
+        .collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut faults = Faults::new(Strictness { strict: args.strict, ..Strictness::default() });
+    let (mut logits, mut targets, mut done) = (Vec::new(), Vec::new(), 0);
+    for mut loaded in Loader::new(data.clone(), batches, threads) {
+        for (index, error) in loaded.failed.drain(..) {
+            faults.note("validation", &*data, index, error)?;
+        }
+        targets.extend(loaded.indices().into_iter().map(|i| data.target(i)));
+        let samples: Vec<_> = loaded.samples.into_iter().map(|(_, sample)| sample).collect();
+        done += samples.len();
+        logits.extend(classifier.logits(&samples)?);
+        console.progress("evaluate", done, data.len());
+    }
+    if targets.is_empty() {
+        return Err(Error::input("the validation data", "none of it could be read", "check the files"));
+    }
+    let metrics = Metrics::of_logits(classifier.classes(), &targets, &logits);
+    if common.json {
+        return print_line(&json(&metrics)?);
+    }
+    print_line(&format!(
+        "accuracy {:.4}, macro-F1 {:.4}, loss {:.4} on {} {}",
+        metrics.accuracy, metrics.macro_f1, metrics.loss, metrics.samples, D::ITEM.1
+    ))?;
+    let wide = metrics.classes.iter().map(|c| c.name.chars().count()).max().unwrap_or(0).max(5);
+    print_line(&format!("{:<wide$} {:>9} {:>9} {:>9} {:>9}", "class", "precision", "recall", "F1", "samples"))?;
+    for c in &metrics.classes {
+        print_line(&format!("{:<wide$} {:>9.4} {:>9.4} {:>9.4} {:>9}", c.name, c.precision, c.recall, c.f1, c.samples))?;
+    }
+    for (name, reason) in faults.list() {
+        console.message(&format!("left out: {name}: {reason}"));
+    }
+    Ok(())
+}

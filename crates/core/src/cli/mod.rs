@@ -1,0 +1,103 @@
+//! The command line that all domains share: the same verbs, the same words, the same errors.
+//!
+//! A domain's binary is `topwork_core::cli::main::<Domain>()`.
+
+mod console;
+mod embed;
+mod evaluate;
+mod models;
+mod predict;
+mod train;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::domain::Domain;
+use crate::{Error, Result, device};
+
+pub use console::Console;
+
+/// Flags that every verb understands.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Common {
+    /// Where to compute: cpu, cuda, cuda:N or metal
+    #[arg(long, global = true, default_value = "cpu", value_name = "DEVICE")]
+    pub device: String,
+    /// Number of threads [default: one per core]
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Print results as JSON on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Never touch the network: use only what is on this machine
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// Say only results and errors
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, disable_help_subcommand = true)]
+struct Cli<D: Domain> {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    verb: Verb<D>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb<D: Domain> {
+    /// Fit a pre-trained model to your labelled data
+    Train(Box<train::TrainArgs<D>>),
+    /// Measure a trained model on labelled data
+    Evaluate(evaluate::EvaluateArgs<D>),
+    /// Classify
+    Predict(predict::PredictArgs<D>),
+    /// Print the features a model computes, as vectors
+    Embed(embed::EmbedArgs<D>),
+    /// List, show or fetch pre-trained models
+    Models(models::ModelsArgs),
+}
+
+/// Runs the command line of domain `D` and ends the process: exit code 0, 2 for what the user can mend, 1 for a defect.
+pub fn main<D: Domain>() -> ! {
+    let command = Cli::<D>::command().name(D::BINARY).bin_name(D::BINARY);
+    let matches = command.get_matches();
+    let code = match Cli::<D>::from_arg_matches(&matches) {
+        Ok(cli) => match run(cli) {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("{}: {error}", D::BINARY);
+                error.exit_code()
+            }
+        },
+        Err(error) => error.exit(),
+    };
+    std::process::exit(code)
+}
+
+fn run<D: Domain>(cli: Cli<D>) -> Result<()> {
+    device::set_threads(cli.common.threads)?;
+    let common = cli.common;
+    match cli.verb {
+        Verb::Train(args) => train::run(*args, &common),
+        Verb::Evaluate(args) => evaluate::run(args, &common),
+        Verb::Predict(args) => predict::run(args, &common),
+        Verb::Embed(args) => embed::run(args, &common),
+        Verb::Models(args) => models::run::<D>(args, &common),
+    }
+}
+
+/// Writes one line to standard output; a reader that went away (`| head`) ends the program quietly.
+fn print_line(line: &str) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => other.map_err(Error::io("standard output")),
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::Tensor(candle_core::Error::Msg(e.to_string())))
+}

@@ -1,0 +1,92 @@
+//! `predict`: streams an answer for each photo or sentence.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::{Common, print_line};
+use crate::classifier::{BATCH, Classifier, Prediction};
+use crate::data::Sample;
+use crate::domain::Domain;
+use crate::{Error, Result, device};
+
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct PredictArgs<D: Domain> {
+    /// A run directory, or the model folder inside it
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+    #[command(flatten)]
+    inputs: D::InputArgs,
+    /// How many classes to show, most probable first
+    #[arg(long, default_value_t = 1, value_name = "K")]
+    top_k: usize,
+}
+
+pub(super) fn run<D: Domain>(args: PredictArgs<D>, common: &Common) -> Result<()> {
+    let classifier = Classifier::<D>::load_on(&args.run, device::parse(&common.device)?)?;
+    let top = args.top_k.clamp(1, classifier.classes().len());
+    let inputs = D::inputs(&args.inputs, classifier.pipeline())?;
+    stream(
+        inputs,
+        |samples| classifier.predict_samples(samples),
+        |name, prediction: &Prediction| {
+            let shown = &prediction.guesses[..top];
+            print_line(&if common.json {
+                json!({ "input": name, "predictions": shown }).to_string()
+            } else {
+                let guesses: Vec<String> = shown.iter().map(|g| format!("{}\t{:.4}", g.label, g.probability)).collect();
+                format!("{name}\t{}", guesses.join("\t"))
+            })
+        },
+        |name, error| {
+            if common.json { print_line(&json!({ "input": name, "error": error.to_string() }).to_string()) } else { Ok(()) }
+        },
+    )
+}
+
+/// Runs `inputs` through `compute` in batches and hands each result on, in order. Unreadable inputs are told on
+/// standard error and to `on_error`, and make the whole fail at the end; the others still get their answers.
+pub(super) fn stream<T>(
+    inputs: crate::domain::Inputs,
+    compute: impl Fn(&[Sample]) -> Result<Vec<T>>,
+    on_result: impl Fn(&str, &T) -> Result<()>,
+    on_error: impl Fn(&str, &Error) -> Result<()>,
+) -> Result<()> {
+    let (mut names, mut samples) = (Vec::new(), Vec::new());
+    let (mut read, mut unreadable) = (0usize, 0usize);
+    let flush = |names: &mut Vec<String>, samples: &mut Vec<Sample>| -> Result<()> {
+        let results = compute(samples)?;
+        names.iter().zip(&results).try_for_each(|(name, result)| on_result(name, result))?;
+        names.clear();
+        samples.clear();
+        Ok(())
+    };
+    for (name, sample) in inputs {
+        read += 1;
+        match sample {
+            Ok(sample) => {
+                names.push(name);
+                samples.push(sample);
+                // The first answer comes at once; then the batches grow to their full size.
+                if samples.len() >= BATCH.min(read) {
+                    flush(&mut names, &mut samples)?;
+                }
+            }
+            Err(error) => {
+                flush(&mut names, &mut samples)?;
+                unreadable += 1;
+                eprintln!("{error}");
+                on_error(&name, &error)?;
+            }
+        }
+    }
+    flush(&mut names, &mut samples)?;
+    if read == 0 {
+        return Err(Error::input("predict", "there is nothing to predict on", "name files, a folder or `-`"));
+    }
+    if unreadable > 0 {
+        let reason = format!("{unreadable} of {read} could not be read; the others are answered");
+        return Err(Error::input("predict", reason, "see the messages above"));
+    }
+    Ok(())
+}

@@ -1,0 +1,45 @@
+//! `--device` and `--threads`: where tensors live and how many cores may work.
+
+use candle_core::Device;
+
+use crate::{Error, Result};
+
+/// Understands `cpu`, `cuda`, `cuda:1`, `metal`.
+///
+/// # Errors
+/// When the name is unknown, this build lacks the device's support, or the machine lacks the device.
+pub fn parse(name: &str) -> Result<Device> {
+    let subject = format!("--device {name}");
+    let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
+    let number: usize = number.parse().map_err(|_| {
+        Error::input(&subject, format!("{number:?} is not a device number"), "write for example cuda:0")
+    })?;
+    let opened = match kind {
+        "cpu" => return Ok(Device::Cpu),
+        "cuda" if cfg!(feature = "cuda") => Device::new_cuda(number),
+        "metal" if cfg!(feature = "metal") => Device::new_metal(number),
+        "cuda" | "metal" => {
+            return Err(Error::input(
+                &subject,
+                format!("this binary was built without {kind}"),
+                format!("build it with `cargo build --release --features {kind}`, or use --device cpu"),
+            ));
+        }
+        _ => return Err(Error::input(&subject, "no such device", "use cpu, cuda, cuda:N or metal")),
+    };
+    opened.map_err(|e| Error::input(&subject, e, "check the driver, or use --device cpu"))
+}
+
+/// Bounds the threads of all parallel work. Call it once, first thing in a process.
+///
+/// # Errors
+/// When `threads` is 0.
+pub fn set_threads(threads: Option<usize>) -> Result<()> {
+    let Some(threads) = threads else { return Ok(()) };
+    if threads == 0 {
+        return Err(Error::input("--threads 0", "at least one thread is needed", "use --threads 1 or more"));
+    }
+    // A second call finds the pool built: the first one decided.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    Ok(())
+}

@@ -1,0 +1,294 @@
+//! The main job: labelled data and a pre-trained model in, a run directory with a working classifier out.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::{Budget, Dataset, Splits, Subset, choose};
+use crate::domain::{Domain, Opened};
+use crate::model::{self, Head, LoadReport};
+use crate::net::{Network, Params};
+use crate::plan::{Plan, Start};
+use crate::report;
+use crate::run::RunDir;
+use crate::seed::Seed;
+use crate::source::{self, Fetcher, Reference};
+use crate::strategy::{self, Options, Settings, Strategy, Task};
+use crate::cache::Cache;
+use crate::loader::Strictness;
+use crate::observe::Observer;
+use crate::summary::Summary;
+use crate::train::{self, Job, Outcome};
+use crate::{Error, Result, device};
+
+/// Disk space for kept features unless `--cache-limit` says otherwise.
+const CACHE_GB: f64 = 10.0;
+
+/// Everything that decides a run: the flags of `train`, the tables of `run.toml`, or built in code. What is `None` is
+/// left to the domain and the strategy.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, clap::Args)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case", bound = "")]
+pub struct Fit<D: Domain> {
+    /// Pre-trained model: a name from `models list`, hf-hub:owner/name, or a path
+    #[arg(long, short, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// How knowledge is carried over: feature-extraction, fine-tuning or from-scratch
+    #[arg(long, short, value_name = "STRATEGY")]
+    pub strategy: Option<String>,
+    /// The run directory to make
+    #[arg(long, short, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Decides everything random: same seed, same bits
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Train on this many samples, stratified by class
+    #[arg(long, value_name = "N", conflicts_with = "per_class")]
+    pub limit: Option<usize>,
+    /// Train on this many samples of each class
+    #[arg(long, value_name = "N")]
+    pub per_class: Option<usize>,
+    /// Replace an earlier run at --out
+    #[arg(long)]
+    pub force: bool,
+    /// Make the first unreadable sample an error instead of leaving it out
+    #[arg(long)]
+    pub strict: bool,
+    /// Also write a checkpoint every N steps [default: at the end of each epoch]
+    #[arg(long, value_name = "N")]
+    pub checkpoint_every: Option<usize>,
+    /// Most disk space that kept features may take, in GB; 0 keeps none
+    #[arg(long, value_name = "GB")]
+    pub cache_limit: Option<f64>,
+    /// Where to compute (set by --device)
+    #[arg(skip)]
+    pub device: Option<String>,
+    /// Never touch the network (set by --offline)
+    #[arg(skip)]
+    pub offline: bool,
+    /// How to train.
+    #[command(flatten, next_help_heading = "Training")]
+    pub options: Options,
+    /// Where the labelled data is.
+    #[command(flatten, next_help_heading = "Data")]
+    pub data: D::DataArgs,
+    /// A plan to follow instead of the strategy's own; in `run.toml`, the plan that was followed.
+    #[arg(skip)]
+    pub plan: Option<Plan>,
+}
+
+/// All that a run starts from, before anything is written: what `--dry-run` shows.
+pub struct Prepared<D: Domain> {
+    /// The description with a head for the task.
+    pub network: Network,
+    /// Parameters at the start.
+    pub params: Params,
+    /// What the checkpoint gave.
+    pub report: LoadReport,
+    /// What will be done.
+    pub plan: Plan,
+    /// Preprocessing.
+    pub pipeline: D::Pipeline,
+    /// The data, budget applied.
+    pub splits: Splits,
+    device: candle_core::Device,
+}
+
+impl<D: Domain> Fit<D> {
+    /// A job on this data, everything else left to the defaults.
+    pub fn new(data: D::DataArgs) -> Self {
+        Self { data, ..Self::default() }
+    }
+
+    /// The pre-trained model.
+    pub fn model(mut self, name: &str) -> Self {
+        self.model = Some(name.into());
+        self
+    }
+
+    /// The strategy.
+    pub fn strategy(mut self, name: &str) -> Self {
+        self.strategy = Some(name.into());
+        self
+    }
+
+    /// The run directory to make.
+    pub fn out(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.out = Some(folder.into());
+        self
+    }
+
+    /// The seed of everything random.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// How to train.
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Reads data and model and makes the plan; writes nothing but the caches.
+    ///
+    /// # Errors
+    /// When data, model or settings are unusable.
+    pub fn prepare(&self, observer: &dyn Observer) -> Result<Prepared<D>> {
+        self.options.check()?;
+        let device = device::parse(self.device.as_deref().unwrap_or("cpu"))?;
+        let strategy = find_strategy(self.strategy.as_deref().unwrap_or("feature-extraction"))?;
+        let seed = Seed(self.seed.unwrap_or(0));
+        let budget = match (self.limit, self.per_class) {
+            (Some(0), _) | (_, Some(0)) => {
+                return Err(Error::input("--limit / --per-class", "nothing to learn from", "use 1 or more"));
+            }
+            (Some(n), _) => Budget::Total(n),
+            (_, Some(n)) => Budget::PerClass(n),
+            _ => Budget::All,
+        };
+        let name = self.model.as_deref().unwrap_or(D::DEFAULT_MODEL);
+        let opened = open_model::<D>(name, self.offline, observer)?;
+        let mut splits = D::splits(&self.data, &opened.pipeline, None, seed)?;
+        splits.train = within(splits.train, &splits.classes, budget, seed)?;
+        let network = opened.network.with_classes(splits.classes.len());
+        let task = Task { classes: splits.classes.len(), samples: splits.train.len() };
+        let settings = Settings { options: self.options.clone(), defaults: D::defaults() };
+        let plan = match &self.plan {
+            Some(plan) => plan.clone(),
+            None => strategy.plan(&network, &task, &settings),
+        };
+        let (params, report) = match plan.start {
+            Start::Pretrained => model::fit(&network, &opened.weights, Head::Fresh(seed), &device, name)?,
+            Start::Random => (model::random(&network, seed, &device)?, LoadReport::default()),
+        };
+        Ok(Prepared { network, params, report, plan, pipeline: opened.pipeline, splits, device })
+    }
+
+    /// Does the job: trains, and leaves a complete run directory at `out`.
+    ///
+    /// # Errors
+    /// When data, model, settings or the output folder are unusable; nothing half-written is left then.
+    pub fn run(&self, observer: &dyn Observer) -> Result<Finished> {
+        self.execute(observer, false)
+    }
+
+    /// Goes on with the interrupted run at `folder`, to the bytes it would have ended in.
+    ///
+    /// # Errors
+    /// When there is no run, it is finished, or its data or model are gone.
+    pub fn resume(folder: &Path, observer: &dyn Observer) -> Result<Finished> {
+        let path = folder.join("run.toml");
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let fit: Self = toml::from_str(&text)
+            .map_err(|e| Error::input(path.display(), e, "restore the file as the run wrote it"))?;
+        Self { out: Some(folder.into()), ..fit }.execute(observer, true)
+    }
+
+    fn execute(&self, observer: &dyn Observer, resume: bool) -> Result<Finished> {
+        let started = Instant::now();
+        let out = self.out.as_deref().ok_or_else(|| {
+            Error::input("--out", "no run directory is named", "add for example --out runs/first")
+        })?;
+        // Taken before the long work: two runs must not want one folder.
+        let run = if resume { RunDir::resume(out)? } else { RunDir::create(out, self.force)? };
+        let prepared = self.prepare(observer)?;
+        observer.message(&format!("model {}: {}", prepared.network.name, prepared.report));
+        let resolved = Self { plan: Some(prepared.plan.clone()), force: false, ..self.clone() };
+        let text = toml::to_string(&resolved).map_err(|e| Error::input("run.toml", e, "report this as a defect"))?;
+        run.write("run.toml", &text)?;
+        let cache = match self.cache_limit {
+            Some(0.0) => Cache::none(),
+            limit => Cache::at(source::cache_dir().join("features"), (limit.unwrap_or(CACHE_GB) * 1e9) as u64),
+        };
+        let preparation = started.elapsed().as_secs_f64();
+        let classes = prepared.splits.classes;
+        let outcome = train::execute(Job {
+            network: &prepared.network,
+            plan: &prepared.plan,
+            params: prepared.params,
+            classes: &classes,
+            train: prepared.splits.train,
+            validation: prepared.splits.validation,
+            fingerprint: &D::fingerprint(&prepared.pipeline),
+            seed: Seed(self.seed.unwrap_or(0)),
+            device: &prepared.device,
+            run: &run,
+            cache: &cache,
+            checkpoint_every: self.checkpoint_every,
+            strictness: Strictness { strict: self.strict, ..Strictness::default() },
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            resume,
+            observer,
+        })?;
+        for (name, reason) in &outcome.skipped {
+            observer.message(&format!("left out: {name}: {reason}"));
+        }
+        let model = Opened {
+            network: prepared.network,
+            weights: outcome.params.snapshot(),
+            pipeline: prepared.pipeline,
+            classes: Some(classes),
+        };
+        D::save(&run.model(), &model)?;
+        let summary = Summary::new(&outcome, preparation, started.elapsed().as_secs_f64());
+        run.write_json("summary.json", &summary)?;
+        run.write("report.html", &report::page(D::BINARY, &resolved_title(&resolved), &prepared.plan, &outcome, &summary))?;
+        run.keep();
+        Ok(Finished { outcome, summary })
+    }
+}
+
+/// What `report.html` is headed with: model, strategy and seed.
+fn resolved_title<D: Domain>(fit: &Fit<D>) -> String {
+    let strategy = fit.plan.as_ref().map_or("", |plan| plan.strategy.as_str());
+    format!("{}, {strategy}, seed {}", fit.model.as_deref().unwrap_or(D::DEFAULT_MODEL), fit.seed.unwrap_or(0))
+}
+
+/// A run that came to its end.
+pub struct Finished {
+    /// Parameters, metrics and history.
+    pub outcome: Outcome,
+    /// What `summary.json` holds.
+    pub summary: Summary,
+}
+
+fn find_strategy(name: &str) -> Result<&'static dyn Strategy> {
+    strategy::all().iter().copied().find(|s| s.name() == name).ok_or_else(|| {
+        let known: Vec<&str> = strategy::all().iter().map(|s| s.name()).collect();
+        Error::input(format!("--strategy {name}"), "no such strategy", format!("use one of {}", known.join(", ")))
+    })
+}
+
+fn within(data: Arc<dyn Dataset>, classes: &[String], budget: Budget, seed: Seed) -> Result<Arc<dyn Dataset>> {
+    if budget == Budget::All {
+        return Ok(data);
+    }
+    let targets: Vec<u32> = (0..data.len()).map(|i| data.target(i)).collect();
+    let chosen = choose(&targets, classes, budget, seed)?;
+    Ok(Arc::new(Subset::new(data, chosen)))
+}
+
+/// Brings the files of the model called `name` to this machine; gives their folder.
+///
+/// # Errors
+/// When the name is unknown or no source has it.
+pub fn fetch<D: Domain>(name: &str, offline: bool, observer: &dyn Observer) -> Result<PathBuf> {
+    let reference = source::parse(name, D::cards())?;
+    let mut fetcher = Fetcher::from_env();
+    fetcher.offline |= offline;
+    Ok(fetcher.fetch(&reference, D::HUB_FILES, &mut |text| observer.message(text))?.folder)
+}
+
+/// Fetches and understands the model called `name`.
+///
+/// # Errors
+/// As [`fetch`]; and when the files are not a model of this domain.
+pub fn open_model<D: Domain>(name: &str, offline: bool, observer: &dyn Observer) -> Result<Opened<D::Pipeline>> {
+    let folder = fetch::<D>(name, offline, observer)?;
+    match source::parse(name, D::cards())? {
+        Reference::Card(card) => D::open(&folder, Some(card)),
+        Reference::Hub { .. } | Reference::Path(_) => D::open(&folder, None),
+    }
+}

@@ -1,0 +1,129 @@
+//! Fitting a checkpoint's tensors to a description: what was loaded, what is missing, unexpected or of another shape
+//! is reported, never silently skipped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::net::{Network, Params, Role};
+use crate::seed::Seed;
+use crate::{Error, Result};
+
+/// What became of a checkpoint's tensors.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct LoadReport {
+    /// Parameters taken over.
+    pub loaded: usize,
+    /// Parameters of the head that start fresh, because the checkpoint has none or others.
+    pub fresh: Vec<String>,
+    /// Tensors that the description has no use for.
+    pub unexpected: Vec<String>,
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} tensors loaded", self.loaded)?;
+        if !self.fresh.is_empty() {
+            write!(f, "; new head: {}", self.fresh.join(", "))?;
+        }
+        if !self.unexpected.is_empty() {
+            write!(f, "; not used: {}", some_of(&self.unexpected))?;
+        }
+        Ok(())
+    }
+}
+
+fn some_of(names: &[String]) -> String {
+    let shown = names.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
+    if names.len() > 4 { format!("{shown} and {} more", names.len() - 4) } else { shown }
+}
+
+/// Whether the head of the checkpoint is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// As it is: the model is going to be used.
+    Keep,
+    /// Not at all: a new task.
+    Fresh(Seed),
+}
+
+/// The parameters of `network` out of a checkpoint's `weights`, in f32 on `device`.
+///
+/// # Errors
+/// When a parameter of the backbone (with [`Head::Keep`]: of the head too) is missing, has another shape or holds NaN
+/// or infinity: the checkpoint is of another architecture, or damaged. `subject` names it in the message.
+pub fn fit(
+    network: &Network,
+    weights: &BTreeMap<String, Tensor>,
+    head: Head,
+    device: &Device,
+    subject: &str,
+) -> Result<(Params, LoadReport)> {
+    let mut report = LoadReport::default();
+    let mut values = BTreeMap::new();
+    let (mut missing, mut differing) = (Vec::new(), Vec::new());
+    let of_head: BTreeSet<String> = network.head.params().into_iter().map(|spec| spec.name).collect();
+    for spec in network.params() {
+        let fresh = match head {
+            Head::Fresh(seed) if of_head.contains(&spec.name) => Some(seed),
+            _ => None,
+        };
+        match (weights.get(&spec.name), fresh) {
+            (_, Some(seed)) => {
+                report.fresh.push(format!("{} {:?}", spec.name, spec.shape));
+                values.insert(spec.name.clone(), spec.initial(seed.named("init"), device)?);
+            }
+            (Some(found), None) if found.dims() == spec.shape => {
+                let value = found.to_dtype(DType::F32)?.to_device(device)?.contiguous()?;
+                // A sum is finite only if all its terms are; one pass, no copy. Running counts may be large but finite.
+                let sum = value.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
+                if !sum.is_finite() {
+                    return Err(Error::input(
+                        subject,
+                        format!("{} holds NaN or infinity", spec.name),
+                        "the file is damaged or its training diverged: use another checkpoint",
+                    ));
+                }
+                report.loaded += 1;
+                values.insert(spec.name, value);
+            }
+            (Some(found), None) => {
+                differing.push(format!("{} is {:?}, not {:?}", spec.name, found.dims(), spec.shape));
+            }
+            (None, None) => missing.push(spec.name),
+        }
+    }
+    if !missing.is_empty() || !differing.is_empty() {
+        let mut reasons = Vec::new();
+        if !missing.is_empty() {
+            reasons.push(format!("{} parameters are missing ({})", missing.len(), some_of(&missing)));
+        }
+        if !differing.is_empty() {
+            reasons.push(format!("{} have another shape ({})", differing.len(), some_of(&differing)));
+        }
+        return Err(Error::input(
+            subject,
+            format!("not a checkpoint of {}: {}", network.name, reasons.join("; ")),
+            "name the model that the checkpoint belongs to",
+        ));
+    }
+    let known: BTreeSet<String> = network.params().into_iter().map(|spec| spec.name).collect();
+    let counter = |name: &str| name.ends_with("num_batches_tracked");
+    report.unexpected = weights.keys().filter(|name| !known.contains(*name) && !counter(name)).cloned().collect();
+    Ok((Params::new(values), report))
+}
+
+/// All parameters from random numbers.
+///
+/// # Errors
+/// When the device is out of memory.
+pub fn random(network: &Network, seed: Seed, device: &Device) -> Result<Params> {
+    Params::initial(&network.params(), seed.named("init"), device)
+}
+
+/// Number of learned values among `names`.
+pub fn count(network: &Network, names: &BTreeSet<String>) -> usize {
+    let learned = network.params().into_iter().filter(|spec| spec.role != Role::Buffer && names.contains(&spec.name));
+    learned.map(|spec| spec.len()).sum()
+}

@@ -1,0 +1,72 @@
+//! `summary.json`: what came of a run, every figure by its name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::metrics::Metrics;
+use crate::observe::Part;
+use crate::run::peak_memory;
+use crate::train::Outcome;
+
+/// What came of a run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// Metrics of the validation samples, by their names.
+    #[serde(flatten)]
+    pub metrics: Metrics,
+    /// Seconds of each part; `prepare` is reading the model and finding the data, `total` everything.
+    pub seconds: BTreeMap<String, f64>,
+    /// Samples a second of each part that handles samples.
+    pub items_per_second: BTreeMap<String, f64>,
+    /// Largest resident set of the process, in bytes, where the system tells.
+    pub peak_memory: Option<u64>,
+    /// Learnable numbers of the network.
+    pub parameters: usize,
+    /// Those that some phase trained.
+    pub parameters_trained: usize,
+    /// Samples that could not be read, and why.
+    pub skipped: Vec<(String, String)>,
+    /// Version of topwork.
+    pub version: &'static str,
+}
+
+impl Summary {
+    /// Sums up an outcome; `preparation` and `total` are wall-clock seconds.
+    pub fn new(outcome: &Outcome, preparation: f64, total: f64) -> Self {
+        let parts = &outcome.timings.parts;
+        let mut seconds: BTreeMap<String, f64> = parts.iter().map(|(name, part)| (name.clone(), part.seconds)).collect();
+        seconds.insert("prepare".into(), preparation);
+        seconds.insert("total".into(), total);
+        let rate = |part: &Part| part.items as f64 / part.seconds.max(1e-9);
+        Self {
+            metrics: outcome.metrics.clone(),
+            seconds,
+            items_per_second: parts.iter().filter(|(_, p)| p.items > 0).map(|(n, p)| (n.clone(), rate(p))).collect(),
+            peak_memory: peak_memory(),
+            parameters: outcome.parameters,
+            parameters_trained: outcome.trained,
+            skipped: outcome.skipped.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let m = &self.metrics;
+        writeln!(f, "accuracy {:.4}, macro-F1 {:.4}, loss {:.4} on {} validation samples", m.accuracy, m.macro_f1, m.loss, m.samples)?;
+        let parts: Vec<String> =
+            self.seconds.iter().filter(|(name, _)| *name != "total").map(|(name, s)| format!("{name} {s:.1}")).collect();
+        write!(f, "{:.1} s in all ({})", self.seconds["total"], parts.join(", "))?;
+        write!(f, "; {} of {} parameters trained", self.parameters_trained, self.parameters)?;
+        if let Some(bytes) = self.peak_memory {
+            write!(f, "; peak memory {:.0} MB", bytes as f64 / 1e6)?;
+        }
+        if !self.skipped.is_empty() {
+            write!(f, "\n{} samples could not be read and were left out", self.skipped.len())?;
+        }
+        Ok(())
+    }
+}

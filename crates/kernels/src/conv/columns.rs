@@ -1,0 +1,139 @@
+//! Convolution as a matrix product: the windows of some output pixels side by side (im2col), times the weights.
+
+use super::{Geometry, tap};
+use crate::cpu::for_rows_by;
+use crate::matmul::{Mat, par_product, product};
+
+/// Weights as one matrix `[kh · kw · in / groups, out / groups]` for each group.
+pub(crate) fn pack(g: &Geometry, w: &[f32]) -> Vec<f32> {
+    let mut packed = vec![0f32; w.len()];
+    permute(g, |weight, column| packed[column] = w[weight]);
+    packed
+}
+
+/// Calls `f(index into checkpoint weights, index into packed weights)` for each weight.
+fn permute(g: &Geometry, mut f: impl FnMut(usize, usize)) {
+    let (gi, go, taps) = (g.inputs / g.spec.groups, g.outputs / g.spec.groups, g.taps());
+    for o in 0..g.outputs {
+        for i in 0..gi {
+            for k in 0..taps {
+                f((o * gi + i) * taps + k, ((o / go * taps + k) * gi + i) * go + o % go);
+            }
+        }
+    }
+}
+
+/// Length of a window.
+pub(crate) fn depth(g: &Geometry) -> usize {
+    g.taps() * g.inputs / g.spec.groups
+}
+
+/// Output pixels whose windows are multiplied at once: their matrix should stay in a core's own cache.
+pub(crate) fn block(g: &Geometry) -> usize {
+    (128 * 1024 / depth(g).max(1)).clamp(32, 1024).next_multiple_of(16)
+}
+
+/// Gathers the windows of output pixels from `first` on, in one group, until `columns` is full.
+pub(crate) fn gather(g: &Geometry, x: &[f32], group: usize, first: usize, columns: &mut [f32]) {
+    let gi = g.inputs / g.spec.groups;
+    for (p, window) in columns.chunks_exact_mut(depth(g)).enumerate() {
+        let pixel = first + p;
+        let (n, oy, ox) = (pixel / (g.oh * g.ow), pixel / g.ow % g.oh, pixel % g.ow);
+        let mut taps = window.chunks_exact_mut(gi);
+        for ky in 0..g.kernel[0] {
+            let iy = tap(oy, ky, g.spec.stride[0], g.spec.dilation[0], g.spec.pads[0], g.h);
+            for kx in 0..g.kernel[1] {
+                let ix = tap(ox, kx, g.spec.stride[1], g.spec.dilation[1], g.spec.pads[2], g.w);
+                let Some(to) = taps.next() else { return };
+                match (iy, ix) {
+                    (Some(iy), Some(ix)) => {
+                        let from = ((n * g.h + iy) * g.w + ix) * g.inputs + group * gi;
+                        to.copy_from_slice(&x[from..from + gi]);
+                    }
+                    _ => to.fill(0.0),
+                }
+            }
+        }
+    }
+}
+
+/// y = x ∗ w + bias, with packed weights.
+pub(crate) fn forward(g: &Geometry, x: &[f32], packed: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+    let (k, go) = (depth(g), g.outputs / g.spec.groups);
+    for_rows_by(y, g.outputs, block(g), |first, y| {
+        let rows = y.len() / g.outputs;
+        let mut columns = vec![0f32; rows * k];
+        if let Some(bias) = bias {
+            y.chunks_exact_mut(g.outputs).for_each(|y| y.copy_from_slice(bias));
+        }
+        for group in 0..g.spec.groups {
+            gather(g, x, group, first, &mut columns);
+            let w = Mat::new(&packed[group * k * go..][..k * go], k, go, go);
+            product(Mat::new(&columns, rows, k, k), w, &mut y[group * go..], g.outputs, bias.is_some());
+        }
+    });
+}
+
+/// Gradient of the input: `dx` must be zero on entry.
+pub(crate) fn input_gradient(g: &Geometry, packed: &[f32], dy: &[f32], dx: &mut [f32]) {
+    let (k, gi, go) = (depth(g), g.inputs / g.spec.groups, g.outputs / g.spec.groups);
+    let pixels = g.oh * g.ow;
+    let block = block(g).min(pixels);
+    // One task for each image: windows overlap, so that two tasks in one image would meet.
+    for_rows_by(dx, g.h * g.w * g.inputs, 1, |first, dx| {
+        let mut columns = vec![0f32; block * k];
+        for (n, dx) in dx.chunks_exact_mut(g.h * g.w * g.inputs).enumerate() {
+            let dy = &dy[(first + n) * pixels * g.outputs..][..pixels * g.outputs];
+            for start in (0..pixels).step_by(block) {
+                let rows = block.min(pixels - start);
+                for group in 0..g.spec.groups {
+                    let w = Mat::new(&packed[group * k * go..][..k * go], k, go, go);
+                    let dy = Mat::new(&dy[start * g.outputs + group * go..], rows, go, g.outputs);
+                    product(dy, w.t(), &mut columns, k, false);
+                    scatter(g, &columns[..rows * k], group * gi, start, dx);
+                }
+            }
+        }
+    });
+}
+
+/// Adds windows back to the image that they came from.
+fn scatter(g: &Geometry, columns: &[f32], channel: usize, first: usize, dx: &mut [f32]) {
+    let gi = g.inputs / g.spec.groups;
+    for (p, window) in columns.chunks_exact(depth(g)).enumerate() {
+        let (oy, ox) = ((first + p) / g.ow, (first + p) % g.ow);
+        for (k, from) in window.chunks_exact(gi).enumerate() {
+            let iy = tap(oy, k / g.kernel[1], g.spec.stride[0], g.spec.dilation[0], g.spec.pads[0], g.h);
+            let ix = tap(ox, k % g.kernel[1], g.spec.stride[1], g.spec.dilation[1], g.spec.pads[2], g.w);
+            if let (Some(iy), Some(ix)) = (iy, ix) {
+                let to = (iy * g.w + ix) * g.inputs + channel;
+                dx[to..to + gi].iter_mut().zip(from).for_each(|(dx, from)| *dx += from);
+            }
+        }
+    }
+}
+
+/// Values of windows that are held at once for the weights' gradient: 16 MiB.
+const HELD: usize = 4 << 20;
+
+/// Gradient of the weights, as the checkpoint has them.
+pub(crate) fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32]) -> Vec<f32> {
+    let (k, go) = (depth(g), g.outputs / g.spec.groups);
+    let mut packed = vec![0f32; k * g.outputs];
+    let held = (HELD / k.max(1)).clamp(1, g.pixels().max(1));
+    let mut columns = vec![0f32; held * k];
+    for start in (0..g.pixels()).step_by(held) {
+        let rows = held.min(g.pixels() - start);
+        for group in 0..g.spec.groups {
+            for_rows_by(&mut columns[..rows * k], k, block(g), |first, columns| {
+                gather(g, x, group, start + first, columns)
+            });
+            let dy = Mat::new(&dy[start * g.outputs + group * go..], rows, go, g.outputs);
+            let sums = &mut packed[group * k * go..][..k * go];
+            par_product(Mat::new(&columns, rows, k, k).t(), dy, sums, go, true);
+        }
+    }
+    let mut dw = vec![0f32; packed.len()];
+    permute(g, |weight, column| dw[weight] = packed[column]);
+    dw
+}
