@@ -18,8 +18,12 @@ pub enum Command {
         /// Its name, as `list` gives it
         name: String,
     },
-    /// Checks the bundled handwritten digits
-    Digits,
+    /// Checks the bundled handwritten digits, and writes them as image folders
+    Digits {
+        /// A new folder to write train/<digit>/*.png and test/<digit>/*.png to
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
     /// Builds the bundled package descriptions from the package lists of apt
     DebianSections(debian::Args),
 }
@@ -48,7 +52,17 @@ pub fn run(command: Command) -> Result<()> {
             };
             print!("{found}");
         }
-        Command::Digits => println!("digits: {} images, as published", digits::read(&folder)?.len()),
+        Command::Digits { out } => {
+            let images = digits::read(&folder)?;
+            println!("digits: {} images, as published", images.len());
+            if let Some(out) = out {
+                if out.exists() {
+                    bail!("{}: exists already\n  give a new folder, or remove it", out.display());
+                }
+                let (train, test) = digits::write_folders(&images, &out)?;
+                println!("{}: {train} for training, {test} for test", out.display());
+            }
+        }
         Command::DebianSections(args) => debian::run(&args, &folder)?,
     }
     Ok(())

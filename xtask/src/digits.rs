@@ -1,4 +1,4 @@
-//! The bundled digits: checks that `datasets/digits/digits.csv` is what its manifest says.
+//! The bundled digits: checks that `datasets/digits/digits.csv` is what its manifest says, and lays it out as folders.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -51,6 +51,26 @@ fn parse(text: &str) -> Result<Vec<Image>> {
     Ok(images)
 }
 
+/// How many images, the last ones, are for testing. The file goes from writer to writer, so that most of the test's
+/// writers are unknown in training.
+const TEST: usize = 600;
+
+/// Writes the set as image folders, `train/<digit>/<row>.png` and `test/<digit>/<row>.png`, 8 × 8 grey, ink black.
+/// Returns the number of images in each.
+pub fn write_folders(images: &[Image], folder: &Path) -> Result<(usize, usize)> {
+    let train = images.len().saturating_sub(TEST);
+    for (row, image) in images.iter().enumerate() {
+        let split = if row < train { "train" } else { "test" };
+        let class = folder.join(split).join(image.digit.to_string());
+        std::fs::create_dir_all(&class).with_context(|| class.display().to_string())?;
+        let path = class.join(format!("{row:04}.png"));
+        let grey = image.pixels.map(|ink| 255 - (u16::from(ink) * 255 / 16) as u8);
+        image::save_buffer(&path, &grey, 8, 8, image::ExtendedColorType::L8)
+            .with_context(|| path.display().to_string())?;
+    }
+    Ok((train, images.len() - train))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,6 +81,17 @@ mod tests {
         let count = |digit| images.iter().filter(|i| i.digit == digit).count();
         let counts: Vec<usize> = (0..10).map(count).collect();
         assert_eq!(counts, [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]);
+    }
+
+    #[test]
+    fn folders_hold_every_image_once_and_can_be_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let images: Vec<Image> =
+            (0..TEST + 2).map(|i| Image { pixels: [(i % 17) as u8; 64], digit: (i % 10) as u8 }).collect();
+        assert_eq!(write_folders(&images, folder.path()).unwrap(), (2, TEST));
+        let pixel = |path: &str| image::open(folder.path().join(path)).unwrap().to_luma8()[(3, 3)].0[0];
+        assert_eq!((pixel("train/0/0000.png"), pixel("test/6/0016.png")), (255, 0));
+        assert_eq!(std::fs::read_dir(folder.path().join("test/3")).unwrap().count(), TEST / 10);
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod summary;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use cell::{Cell, Outcome, Store};
@@ -64,7 +64,9 @@ pub fn run(args: &Args) -> Result<()> {
     if args.fresh && folder.join("cells").exists() {
         std::fs::remove_dir_all(folder.join("cells")).with_context(|| folder.display().to_string())?;
     }
-    let report = measure(&mut contests(), args.size, &folder, &mut |line| eprintln!("{line}"))?;
+    let mut contests = contests();
+    ensure!(!contests.is_empty(), "this build has nothing to compare");
+    let report = measure(&mut contests, args.size, &folder, &mut |line| eprintln!("{line}"))?;
     print!("{}", summary::terminal(&report.rows));
     for note in &report.notes {
         println!("note: {note}");
