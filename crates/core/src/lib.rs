@@ -7,11 +7,13 @@
 pub mod cache;
 pub mod checkpoint;
 pub mod classifier;
+pub mod cli;
 pub mod data;
 pub mod device;
 pub mod domain;
 mod error;
 pub mod files;
+pub mod fit;
 pub mod loader;
 pub mod metrics;
 pub mod model;

@@ -1,3 +1,5 @@
-//! The binary `topwork-cv`: everything it does is in `topwork_core::cli` and in this crate's library.
+//! The command line of `topwork-cv`.
 
-fn main() {}
+fn main() {
+    topwork_core::cli::main::<topwork_cv::Photos>()
+}

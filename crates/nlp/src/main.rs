@@ -1,2 +1,5 @@
-//! b
-fn main() {}
+//! The command line of `topwork-nlp`.
+
+fn main() {
+    topwork_core::cli::main::<topwork_nlp::Sentences>()
+}

@@ -36,7 +36,7 @@ pub struct Common {
     pub quiet: bool,
 }
 
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(version, propagate_version = true, disable_help_subcommand = true)]
 struct Cli<D: Domain> {
     #[command(flatten)]
@@ -45,7 +45,7 @@ struct Cli<D: Domain> {
     verb: Verb<D>,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Verb<D: Domain> {
     /// Fit a pre-trained model to your labelled data
     Train(Box<train::TrainArgs<D>>),
