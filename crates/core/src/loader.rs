@@ -295,7 +295,7 @@ pub(crate) mod tests {
         }
         fn load(&self, i: usize, _: View) -> Result<Sample> {
             if i % self.broken == self.broken - 1 {
-                assert!(i % 2 == 0, "a decoder that panics");
+                assert!(i.is_multiple_of(2), "a decoder that panics");
                 return Err(Error::input(self.name(i), "is broken", "mend it"));
             }
             std::thread::sleep(std::time::Duration::from_micros((i as u64 * 37) % 300));

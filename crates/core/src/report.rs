@@ -75,7 +75,10 @@ fn curves(history: &[EpochRecord]) -> String {
     losses + &chart("accuracy", last, 1.0, &[("validation", "#2ca02c", &accuracy)])
 }
 
-fn chart(name: &str, last: f64, top: f64, lines: &[(&str, &str, &[(f64, f64)])]) -> String {
+/// Label, colour and points.
+type Line<'a> = (&'a str, &'a str, &'a [(f64, f64)]);
+
+fn chart(name: &str, last: f64, top: f64, lines: &[Line<'_>]) -> String {
     const WIDTH: f64 = 440.0;
     const HEIGHT: f64 = 220.0;
     let mut svg = format!(

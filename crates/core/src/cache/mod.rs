@@ -240,17 +240,17 @@ impl Extractor<'_> {
         must_keep: bool,
     ) -> Place {
         let mega = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
-        if let Some(folder) = folder {
-            if need <= self.cache.limit() {
-                let text = format!(
-                    "{split}: the activations of {samples} samples take about {} in {}",
-                    mega(need),
-                    folder.path().display()
-                );
-                self.observer.message(&text);
-                self.cache.make_room(need, folder, self.observer);
-                return Place::Disk;
-            }
+        if let Some(folder) = folder
+            && need <= self.cache.limit()
+        {
+            let text = format!(
+                "{split}: the activations of {samples} samples take about {} in {}",
+                mega(need),
+                folder.path().display()
+            );
+            self.observer.message(&text);
+            self.cache.make_room(need, folder, self.observer);
+            return Place::Disk;
         }
         if must_keep || need <= self.cache.memory() {
             return Place::Memory;
