@@ -110,8 +110,8 @@ def bert(dtype):
 
 def main():
     for crate, name, task in [("cv", "training_resnet.json", resnet), ("nlp", "training_bert.json", bert)]:
-        (double, _), (single, contents) = task(torch.float64), task(torch.float32)
-        contents["losses"] = [float(f"{loss:.9g}") for loss in single]
+        (double, contents), (single, _) = task(torch.float64), task(torch.float32)
+        contents["losses"] = [float(f"{loss:.9g}") for loss in double]
         write(crate, name, contents)
         report(name, single, double)
 
