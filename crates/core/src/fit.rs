@@ -149,7 +149,8 @@ impl<D: Domain> Fit<D> {
             _ => Budget::All,
         };
         let name = self.model.as_deref().unwrap_or(D::DEFAULT_MODEL);
-        let opened = open_model::<D>(name, self.offline, observer)?;
+        let mut opened = open_model::<D>(name, self.offline, observer)?;
+        opened.pipeline = D::configure(opened.pipeline, &self.data)?;
         let mut splits = D::splits(&self.data, &opened.pipeline, None, seed)?;
         splits.train = within(splits.train, &splits.classes, budget, seed)?;
         let network = opened.network.with_classes(splits.classes.len());

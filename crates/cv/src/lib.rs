@@ -19,13 +19,18 @@ use topwork_core::seed::Seed;
 use topwork_core::source::{Card, RemoteFile};
 use topwork_core::strategy::{Defaults, Recipe};
 
-use dataset::DataArgs;
-use dataset::inputs::InputArgs;
-use pipeline::Pipeline;
+pub use dataset::DataArgs;
+pub use dataset::inputs::InputArgs;
+pub use pipeline::Pipeline;
 
 /// The domain of photos.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Photos;
+
+/// A trained model of photos, in use.
+pub type Classifier = topwork_core::classifier::Classifier<Photos>;
+/// Fitting a model to photos.
+pub type Fit = topwork_core::fit::Fit<Photos>;
 
 impl Domain for Photos {
     const BINARY: &'static str = "topwork-cv";

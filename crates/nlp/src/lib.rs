@@ -14,25 +14,36 @@ pub mod tokenizer;
 use std::path::Path;
 
 use topwork_core::Result;
-use topwork_core::data::Splits;
+use topwork_core::data::{Sample, Splits};
 use topwork_core::domain::{Domain, Inputs, Opened};
 use topwork_core::plan::Optimizer;
 use topwork_core::seed::Seed;
-use topwork_core::source::Card;
+use topwork_core::source::{Card, RemoteFile};
 use topwork_core::strategy::{Defaults, Recipe};
 
 pub use dataset::DataArgs;
 pub use input::InputArgs;
 pub use pipeline::Pipeline;
+use tokenizer::Tokens;
 
 /// Sentences and pairs of them.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Sentences;
+
+/// A trained model of sentences, in use.
+pub type Classifier = topwork_core::classifier::Classifier<Sentences>;
+/// Fitting a model to sentences.
+pub type Fit = topwork_core::fit::Fit<Sentences>;
 
 impl Domain for Sentences {
     const BINARY: &'static str = "topwork-nlp";
     const ITEM: (&'static str, &'static str) = ("sentence", "sentences");
 
+    const DEFAULT_MODEL: &'static str = "all-minilm-l6-v2";
+    const HUB_FILES: &'static [RemoteFile] = models::HUB_FILES;
+
     type Pipeline = Pipeline;
+    type Input = str;
     type DataArgs = DataArgs;
     type InputArgs = InputArgs;
 
@@ -68,6 +79,11 @@ impl Domain for Sentences {
 
     fn inputs(args: &InputArgs, pipeline: &Pipeline) -> Result<Inputs> {
         input::inputs(args, pipeline)
+    }
+
+    fn sample(text: &str, pipeline: &Pipeline) -> Result<Sample> {
+        let tokens = pipeline.tokenizer.encode(text, None)?;
+        Ok(Tokens::sample(&tokens.ids, tokens.first))
     }
 
     fn fingerprint(pipeline: &Pipeline) -> String {

