@@ -127,6 +127,12 @@ impl<'a> Shared<'a> {
         Self { start: slice.as_mut_ptr(), len: slice.len(), borrow: std::marker::PhantomData }
     }
 
+    /// Pointer to `len` elements from `start` on.
+    pub(crate) fn at(&self, start: usize, len: usize) -> *mut f32 {
+        assert!(start + len <= self.len);
+        self.start.wrapping_add(start)
+    }
+
     /// Part of the slice.
     ///
     /// # Safety
