@@ -99,7 +99,7 @@ pub(crate) const CHUNK: usize = 256;
 
 /// Sum over rows: `[rows, width]` to `[width]`.
 pub(crate) fn column_sums(x: &[f32], width: usize) -> Vec<f32> {
-    let rows = if width == 0 { 0 } else { x.len() / width };
+    let rows = x.len().checked_div(width).unwrap_or(0);
     sum_parts(rows.div_ceil(CHUNK), width, |part, sums| {
         let end = ((part + 1) * CHUNK).min(rows);
         for row in x[part * CHUNK * width..end * width].chunks_exact(width) {

@@ -42,7 +42,7 @@ impl PackedConv {
         spec: &ConvSpec,
     ) -> Self {
         let groups = spec.groups;
-        assert!(groups > 0 && inputs % groups == 0 && outputs % groups == 0, "{groups} groups");
+        assert!(groups > 0 && inputs.is_multiple_of(groups) && outputs.is_multiple_of(groups), "{groups} groups");
         let (gi, go, taps) = (inputs / groups, outputs / groups, kernel[0] * kernel[1]);
         assert_eq!(weight.len(), outputs * gi * taps, "a weight of {outputs} x {gi} x {kernel:?}");
         assert!(bias.is_none_or(|b| b.len() == outputs), "a bias of {outputs}");

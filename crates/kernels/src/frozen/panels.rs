@@ -52,39 +52,57 @@ struct Tile {
     high: f32,
 }
 
+/// Adds the tile's products.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn products<L: Lanes, const R: usize, const V: usize>(mut sums: [[L; V]; R], t: Tile) -> [[L; V]; R] {
+    let (mut x, mut panel) = (t.x, t.panel);
+    for _ in 0..t.depth {
+        // SAFETY: the caller's promise; the pointers end just behind the last row and column.
+        unsafe {
+            let mut w = [L::splat(0.0); V];
+            for v in 0..V {
+                w[v] = L::load(panel.add(v * LANES));
+            }
+            for r in 0..R {
+                let x = L::splat(*x.add(r * t.x_stride));
+                for v in 0..V {
+                    sums[r][v] = sums[r][v].fma(x, w[v]);
+                }
+            }
+            x = x.add(1);
+            panel = panel.add(V * LANES);
+        }
+    }
+    sums
+}
+
 /// # Safety
 /// `t` describes memory that is valid for R rows and V vectors; the processor has the instructions of `L`.
 #[inline(always)]
 unsafe fn tile<L: Lanes, const R: usize, const V: usize>(t: Tile) {
     // SAFETY: by the caller's promise; rows and columns outside of `out` go through `edge`, which has room for all.
     unsafe {
-        let mut sums = [[L::splat(0.0); V]; R];
         let whole = t.columns >= V * LANES;
         let mut edge = [0f32; 64];
-        for (r, sums) in sums.iter_mut().enumerate() {
-            for (v, sum) in sums.iter_mut().enumerate() {
-                *sum = if t.first {
-                    L::load(t.bias.add(v * LANES))
-                } else if whole {
-                    L::load(t.out.add(r * t.out_stride + v * LANES))
-                } else {
-                    std::ptr::copy_nonoverlapping(t.out.add(r * t.out_stride), edge.as_mut_ptr(), t.columns);
-                    L::load(edge.as_ptr().add(v * LANES))
-                };
+        let mut start = [[L::splat(0.0); V]; R];
+        for (r, start) in start.iter_mut().enumerate() {
+            if !t.first && !whole {
+                std::ptr::copy_nonoverlapping(t.out.add(r * t.out_stride), edge.as_mut_ptr(), t.columns);
+            }
+            let from = match (t.first, whole) {
+                (true, _) => t.bias,
+                (false, true) => t.out.add(r * t.out_stride).cast_const(),
+                (false, false) => edge.as_ptr(),
+            };
+            for (v, start) in start.iter_mut().enumerate() {
+                *start = L::load(from.add(v * LANES));
             }
         }
-        for k in 0..t.depth {
-            let mut w = [L::splat(0.0); V];
-            for (v, w) in w.iter_mut().enumerate() {
-                *w = L::load(t.panel.add((k * V + v) * LANES));
-            }
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let x = L::splat(*t.x.add(r * t.x_stride + k));
-                for (sum, &w) in sums.iter_mut().zip(&w) {
-                    *sum = sum.fma(x, w);
-                }
-            }
-        }
+        // A copy of its own, which nothing but the inner loop touches, stays in registers.
+        let sums = products::<L, R, V>(start, t);
         let (low, high) = (L::splat(t.low), L::splat(t.high));
         for (r, sums) in sums.iter().enumerate() {
             let out = t.out.add(r * t.out_stride);
