@@ -6,19 +6,19 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cache::Cache;
 use crate::data::{Budget, Dataset, Splits, Subset, choose};
 use crate::domain::{Domain, Opened};
+use crate::loader::Strictness;
 use crate::model::{self, Head, LoadReport};
 use crate::net::{Network, Params};
+use crate::observe::Observer;
 use crate::plan::{Plan, Start};
 use crate::report;
 use crate::run::RunDir;
 use crate::seed::Seed;
 use crate::source::{self, Fetcher, Reference};
 use crate::strategy::{self, Options, Settings, Strategy, Task};
-use crate::cache::Cache;
-use crate::loader::Strictness;
-use crate::observe::Observer;
 use crate::summary::Summary;
 use crate::train::{self, Job, Outcome};
 use crate::{Error, Result, device};
@@ -189,9 +189,10 @@ impl<D: Domain> Fit<D> {
 
     fn execute(&self, observer: &dyn Observer, resume: bool) -> Result<Finished> {
         let started = Instant::now();
-        let out = self.out.as_deref().ok_or_else(|| {
-            Error::input("--out", "no run directory is named", "add for example --out runs/first")
-        })?;
+        let out = self
+            .out
+            .as_deref()
+            .ok_or_else(|| Error::input("--out", "no run directory is named", "add for example --out runs/first"))?;
         // Taken before the long work: two runs must not want one folder.
         let run = if resume { RunDir::resume(out)? } else { RunDir::create(out, self.force)? };
         let prepared = self.prepare(observer)?;
@@ -235,7 +236,10 @@ impl<D: Domain> Fit<D> {
         D::save(&run.model(), &model)?;
         let summary = Summary::new(&outcome, preparation, started.elapsed().as_secs_f64());
         run.write_json("summary.json", &summary)?;
-        run.write("report.html", &report::page(D::BINARY, &resolved_title(&resolved), &prepared.plan, &outcome, &summary))?;
+        run.write(
+            "report.html",
+            &report::page(D::BINARY, &resolved_title(&resolved), &prepared.plan, &outcome, &summary),
+        )?;
         run.keep();
         Ok(Finished { outcome, summary })
     }

@@ -60,11 +60,20 @@ pub(super) fn run<D: Domain>(args: ModelsArgs, common: &Common) -> Result<()> {
             for cost in &costs {
                 let output = cost.output.iter().map(usize::to_string).collect::<Vec<_>>().join(" × ");
                 let operations = format!("{:.1} M", cost.multiply_adds as f64 / 1e6);
-                print_line(&format!("{:<20} {output:>18} {:>14} {operations:>14}", cost.stage, thousands(cost.parameters)))?;
+                print_line(&format!(
+                    "{:<20} {output:>18} {:>14} {operations:>14}",
+                    cost.stage,
+                    thousands(cost.parameters)
+                ))?;
             }
             let total: u64 = costs.iter().map(|c| c.multiply_adds).sum();
             let operations = format!("{:.1} M", total as f64 / 1e6);
-            print_line(&format!("{:<20} {:>18} {:>14} {operations:>14}", "all", "", thousands(opened.network.parameters())))
+            print_line(&format!(
+                "{:<20} {:>18} {:>14} {operations:>14}",
+                "all",
+                "",
+                thousands(opened.network.parameters())
+            ))
         }
     }
 }
