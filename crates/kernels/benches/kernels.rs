@@ -72,5 +72,73 @@ fn rows(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, convolution, rows);
+/// Expansion, kernel, stride, outputs and repeats of EfficientNet-Lite0's blocks (Tan & Le 2019).
+const BLOCKS: [[usize; 5]; 7] = [
+    [1, 3, 1, 16, 1],
+    [6, 3, 2, 24, 2],
+    [6, 5, 2, 40, 2],
+    [6, 3, 2, 80, 3],
+    [6, 5, 1, 112, 3],
+    [6, 5, 2, 192, 4],
+    [6, 3, 1, 320, 1],
+];
+
+/// A convolution, its activation, and whether the block's input is added.
+struct Step(PackedConv, Option<Act>, bool);
+
+fn lite0() -> Vec<Step> {
+    let conv = |inputs: usize, outputs: usize, kernel: usize, stride: usize, groups: usize| {
+        let weight = filled(outputs * inputs / groups * kernel * kernel);
+        let spec = ConvSpec { stride: [stride; 2], pads: [kernel / 2; 4], dilation: [1; 2], groups };
+        PackedConv::new(&weight, Some(&filled(outputs)), inputs, outputs, [kernel; 2], &spec)
+    };
+    let relu6 = Some(Act::Relu6);
+    let mut steps = vec![Step(conv(3, 32, 3, 2, 1), relu6, false)];
+    let mut inputs = 32;
+    for [expand, kernel, stride, outputs, repeats] in BLOCKS {
+        for i in 0..repeats {
+            let (stride, wide) = (if i == 0 { stride } else { 1 }, inputs * expand);
+            if expand > 1 {
+                steps.push(Step(conv(inputs, wide, 1, 1, 1), relu6, false));
+            }
+            steps.push(Step(conv(wide, wide, kernel, stride, wide), relu6, false));
+            steps.push(Step(conv(wide, outputs, 1, 1, 1), None, i > 0));
+            inputs = outputs;
+        }
+    }
+    steps.push(Step(conv(inputs, 1280, 1, 1, 1), relu6, false));
+    steps
+}
+
+fn network(c: &mut Criterion) {
+    let steps = lite0();
+    let mut group = c.benchmark_group("EfficientNet-Lite0");
+    for batch in [1, 4, 16] {
+        let image = filled(batch * 224 * 224 * 3);
+        let [mut x, mut y, mut block] = [(); 3].map(|()| vec![0.0; batch * 112 * 112 * 96]);
+        let mut scratch = Vec::new();
+        group.throughput(Throughput::Elements(batch as u64));
+        group.bench_function(format!("batch {batch}"), |b| {
+            b.iter(|| {
+                let (mut h, mut w) = (224, 224);
+                x[..image.len()].copy_from_slice(&image);
+                for (i, Step(conv, act, add)) in steps.iter().enumerate() {
+                    let residual = add.then_some(block.as_slice());
+                    conv.run(&x, batch, h, w, *act, residual, &mut y, &mut scratch);
+                    (h, w) = conv.out_size(h, w);
+                    std::mem::swap(&mut x, &mut y);
+                    // The next block starts here; its last step may add this.
+                    if act.is_none() && steps.get(i + 3).is_some_and(|step| step.2) {
+                        let len = batch * h * w * conv.outputs();
+                        block[..len].copy_from_slice(&x[..len]);
+                    }
+                }
+                black_box(&x);
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, convolution, rows, network);
 criterion_main!(benches);

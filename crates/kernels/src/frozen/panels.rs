@@ -6,7 +6,7 @@ use crate::lanes::{Lanes, lanes};
 use crate::simd::{LANES, Level, level};
 
 /// Inner dimension that is worked through before the next panel, so that a panel's piece stays in a core's own cache.
-const DEPTH: usize = 512;
+const DEPTH: usize = 256;
 
 /// A weight matrix `[depth, outputs]` and a bias, packed.
 #[derive(Debug, Clone)]
@@ -57,6 +57,7 @@ struct Tile {
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
+#[allow(clippy::needless_range_loop)]
 unsafe fn products<L: Lanes, const R: usize, const V: usize>(mut sums: [[L; V]; R], t: Tile) -> [[L; V]; R] {
     let (mut x, mut panel) = (t.x, t.panel);
     for _ in 0..t.depth {
