@@ -149,7 +149,8 @@ impl<D: Domain> Fit<D> {
             _ => Budget::All,
         };
         let name = self.model.as_deref().unwrap_or(D::DEFAULT_MODEL);
-        let mut opened = open_model::<D>(name, self.offline, observer)?;
+        // A strategy that starts from random weights needs the description alone.
+        let mut opened = describe::<D>(name, self.offline, observer)?;
         opened.pipeline = D::configure(opened.pipeline, &self.data)?;
         let mut splits = D::splits(&self.data, &opened.pipeline, None, seed)?;
         splits.train = within(splits.train, &splits.classes, budget, seed)?;
@@ -161,7 +162,12 @@ impl<D: Domain> Fit<D> {
             None => strategy.plan(&network, &task, &settings),
         };
         let (params, report) = match plan.start {
-            Start::Pretrained => model::fit(&network, &opened.weights, Head::Fresh(seed), &device, name)?,
+            Start::Pretrained => {
+                if opened.weights.is_empty() {
+                    opened.weights = open_model::<D>(name, self.offline, observer)?.weights;
+                }
+                model::fit(&network, &opened.weights, Head::Fresh(seed), &device, name)?
+            }
             Start::Random => (model::random(&network, seed, &device)?, LoadReport::default()),
         };
         Ok(Prepared { network, params, report, plan, pipeline: opened.pipeline, splits, device })
@@ -291,9 +297,21 @@ pub fn fetch<D: Domain>(name: &str, offline: bool, observer: &dyn Observer) -> R
 /// # Errors
 /// As [`fetch`]; and when the files are not a model of this domain.
 pub fn open_model<D: Domain>(name: &str, offline: bool, observer: &dyn Observer) -> Result<Opened<D::Pipeline>> {
-    let folder = fetch::<D>(name, offline, observer)?;
     match source::parse(name, D::cards())? {
-        Reference::Card(card) => D::open(&folder, Some(card)),
-        Reference::Hub { .. } | Reference::Path(_) => D::open(&folder, None),
+        Reference::Path(path) => D::open(&path, None),
+        Reference::Card(card) => D::open(&fetch::<D>(name, offline, observer)?, Some(card)),
+        Reference::Hub { .. } => D::open(&fetch::<D>(name, offline, observer)?, None),
     }
+}
+
+/// Understands the model called `name` without its weights, where its card says enough; else as [`open_model`].
+///
+/// # Errors
+/// As [`open_model`].
+pub fn describe<D: Domain>(name: &str, offline: bool, observer: &dyn Observer) -> Result<Opened<D::Pipeline>> {
+    let described = match source::parse(name, D::cards())? {
+        Reference::Card(card) => D::describe(card),
+        Reference::Hub { .. } | Reference::Path(_) => None,
+    };
+    described.map_or_else(|| open_model::<D>(name, offline, observer), Ok)
 }

@@ -45,7 +45,7 @@ pub(super) fn run<D: Domain>(args: ModelsArgs, common: &Common) -> Result<()> {
             })
         }
         Action::Show { model, rows } => {
-            let opened = fit::open_model::<D>(&model, common.offline, &console)?;
+            let opened = fit::describe::<D>(&model, common.offline, &console)?;
             let rows = rows.unwrap_or(if opened.network.input.len() > 1 { 1 } else { 128 });
             let costs = opened.network.costs(rows);
             if common.json {
@@ -107,7 +107,7 @@ fn thousands(n: usize) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
