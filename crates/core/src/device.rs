@@ -30,11 +30,16 @@ pub fn parse(name: &str) -> Result<Device> {
     opened.map_err(|e| Error::input(&subject, e, "check the driver, or use --device cpu"))
 }
 
-/// Bounds the threads of all parallel work. Call it once, first thing in a process.
+/// Bounds the threads of all parallel work, and keeps candle from starting a pool of its own, whose threads spin while
+/// they wait and would take the cores from ours. Call it once, first thing in a process.
 ///
 /// # Errors
 /// When `threads` is 0.
 pub fn set_threads(threads: Option<usize>) -> Result<()> {
+    if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
+        // SAFETY: called before any other thread exists.
+        unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
+    }
     let Some(threads) = threads else { return Ok(()) };
     if threads == 0 {
         return Err(Error::input("--threads 0", "at least one thread is needed", "use --threads 1 or more"));

@@ -8,6 +8,7 @@
 //! instruction sets ([`instruction_set`]).
 
 mod act;
+mod add;
 mod attention;
 mod conv;
 mod cpu;
@@ -27,6 +28,7 @@ mod simd;
 mod testing;
 
 pub use act::{Act, act};
+pub use add::add;
 pub use attention::{attention, softmax};
 pub use conv::{ConvSpec, conv2d};
 pub use dropout::dropout;

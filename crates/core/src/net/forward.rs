@@ -93,7 +93,7 @@ impl<'a> Pass<'a> {
                     };
                     let found = k::embed(&self.param(&table.name, "weight")?, &index)?;
                     sum = Some(match sum {
-                        Some(sum) => (sum + found)?,
+                        Some(sum) => k::add(&sum, &found)?,
                         None => found,
                     });
                 }
@@ -116,7 +116,7 @@ impl<'a> Pass<'a> {
                 let input = Activation { data, rows };
                 let shortcut = self.layers(&r.shortcut, input.clone(), mode)?;
                 let body = self.layers(&r.body, input, mode)?;
-                let sum = Activation { data: (body.data + shortcut.data)?, rows: body.rows };
+                let sum = Activation { data: k::add(&body.data, &shortcut.data)?, rows: body.rows };
                 return self.layers(&r.then, sum, mode);
             }
         };
