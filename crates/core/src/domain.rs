@@ -49,6 +49,12 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
     /// When the folder is not a model of this domain.
     fn open(folder: &Path, card: Option<&Card>) -> Result<Opened<Self::Pipeline>>;
 
+    /// What a card says of its model by itself: description and preprocessing, no weights. `None` where that takes files,
+    /// a tokenizer for instance.
+    fn describe(_card: &Card) -> Option<Opened<Self::Pipeline>> {
+        None
+    }
+
     /// Writes a model folder in the upstream layout: what [`Domain::open`] and the Python library both read.
     ///
     /// # Errors

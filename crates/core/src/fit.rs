@@ -6,19 +6,19 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cache::Cache;
 use crate::data::{Budget, Dataset, Splits, Subset, choose};
 use crate::domain::{Domain, Opened};
+use crate::loader::Strictness;
 use crate::model::{self, Head, LoadReport};
 use crate::net::{Network, Params};
+use crate::observe::Observer;
 use crate::plan::{Plan, Start};
 use crate::report;
 use crate::run::RunDir;
 use crate::seed::Seed;
 use crate::source::{self, Fetcher, Reference};
 use crate::strategy::{self, Options, Settings, Strategy, Task};
-use crate::cache::Cache;
-use crate::loader::Strictness;
-use crate::observe::Observer;
 use crate::summary::Summary;
 use crate::train::{self, Job, Outcome};
 use crate::{Error, Result, device};
@@ -149,7 +149,8 @@ impl<D: Domain> Fit<D> {
             _ => Budget::All,
         };
         let name = self.model.as_deref().unwrap_or(D::DEFAULT_MODEL);
-        let mut opened = open_model::<D>(name, self.offline, observer)?;
+        // A strategy that starts from random weights needs the description alone.
+        let mut opened = describe::<D>(name, self.offline, observer)?;
         opened.pipeline = D::configure(opened.pipeline, &self.data)?;
         let mut splits = D::splits(&self.data, &opened.pipeline, None, seed)?;
         splits.train = within(splits.train, &splits.classes, budget, seed)?;
@@ -161,7 +162,12 @@ impl<D: Domain> Fit<D> {
             None => strategy.plan(&network, &task, &settings),
         };
         let (params, report) = match plan.start {
-            Start::Pretrained => model::fit(&network, &opened.weights, Head::Fresh(seed), &device, name)?,
+            Start::Pretrained => {
+                if opened.weights.is_empty() {
+                    opened.weights = open_model::<D>(name, self.offline, observer)?.weights;
+                }
+                model::fit(&network, &opened.weights, Head::Fresh(seed), &device, name)?
+            }
             Start::Random => (model::random(&network, seed, &device)?, LoadReport::default()),
         };
         Ok(Prepared { network, params, report, plan, pipeline: opened.pipeline, splits, device })
@@ -189,9 +195,10 @@ impl<D: Domain> Fit<D> {
 
     fn execute(&self, observer: &dyn Observer, resume: bool) -> Result<Finished> {
         let started = Instant::now();
-        let out = self.out.as_deref().ok_or_else(|| {
-            Error::input("--out", "no run directory is named", "add for example --out runs/first")
-        })?;
+        let out = self
+            .out
+            .as_deref()
+            .ok_or_else(|| Error::input("--out", "no run directory is named", "add for example --out runs/first"))?;
         // Taken before the long work: two runs must not want one folder.
         let run = if resume { RunDir::resume(out)? } else { RunDir::create(out, self.force)? };
         let prepared = self.prepare(observer)?;
@@ -235,7 +242,10 @@ impl<D: Domain> Fit<D> {
         D::save(&run.model(), &model)?;
         let summary = Summary::new(&outcome, preparation, started.elapsed().as_secs_f64());
         run.write_json("summary.json", &summary)?;
-        run.write("report.html", &report::page(D::BINARY, &resolved_title(&resolved), &prepared.plan, &outcome, &summary))?;
+        run.write(
+            "report.html",
+            &report::page(D::BINARY, &resolved_title(&resolved), &prepared.plan, &outcome, &summary),
+        )?;
         run.keep();
         Ok(Finished { outcome, summary })
     }
@@ -287,9 +297,21 @@ pub fn fetch<D: Domain>(name: &str, offline: bool, observer: &dyn Observer) -> R
 /// # Errors
 /// As [`fetch`]; and when the files are not a model of this domain.
 pub fn open_model<D: Domain>(name: &str, offline: bool, observer: &dyn Observer) -> Result<Opened<D::Pipeline>> {
-    let folder = fetch::<D>(name, offline, observer)?;
     match source::parse(name, D::cards())? {
-        Reference::Card(card) => D::open(&folder, Some(card)),
-        Reference::Hub { .. } | Reference::Path(_) => D::open(&folder, None),
+        Reference::Path(path) => D::open(&path, None),
+        Reference::Card(card) => D::open(&fetch::<D>(name, offline, observer)?, Some(card)),
+        Reference::Hub { .. } => D::open(&fetch::<D>(name, offline, observer)?, None),
     }
+}
+
+/// Understands the model called `name` without its weights, where its card says enough; else as [`open_model`].
+///
+/// # Errors
+/// As [`open_model`].
+pub fn describe<D: Domain>(name: &str, offline: bool, observer: &dyn Observer) -> Result<Opened<D::Pipeline>> {
+    let described = match source::parse(name, D::cards())? {
+        Reference::Card(card) => D::describe(card),
+        Reference::Hub { .. } | Reference::Path(_) => None,
+    };
+    described.map_or_else(|| open_model::<D>(name, offline, observer), Ok)
 }

@@ -36,7 +36,8 @@ impl Summary {
     /// Sums up an outcome; `preparation` and `total` are wall-clock seconds.
     pub fn new(outcome: &Outcome, preparation: f64, total: f64) -> Self {
         let parts = &outcome.timings.parts;
-        let mut seconds: BTreeMap<String, f64> = parts.iter().map(|(name, part)| (name.clone(), part.seconds)).collect();
+        let mut seconds: BTreeMap<String, f64> =
+            parts.iter().map(|(name, part)| (name.clone(), part.seconds)).collect();
         seconds.insert("prepare".into(), preparation);
         seconds.insert("total".into(), total);
         let rate = |part: &Part| part.items as f64 / part.seconds.max(1e-9);
@@ -56,9 +57,17 @@ impl Summary {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let m = &self.metrics;
-        writeln!(f, "accuracy {:.4}, macro-F1 {:.4}, loss {:.4} on {} validation samples", m.accuracy, m.macro_f1, m.loss, m.samples)?;
-        let parts: Vec<String> =
-            self.seconds.iter().filter(|(name, _)| *name != "total").map(|(name, s)| format!("{name} {s:.1}")).collect();
+        writeln!(
+            f,
+            "accuracy {:.4}, macro-F1 {:.4}, loss {:.4} on {} validation samples",
+            m.accuracy, m.macro_f1, m.loss, m.samples
+        )?;
+        let parts: Vec<String> = self
+            .seconds
+            .iter()
+            .filter(|(name, _)| *name != "total")
+            .map(|(name, s)| format!("{name} {s:.1}"))
+            .collect();
         write!(f, "{:.1} s in all ({})", self.seconds["total"], parts.join(", "))?;
         write!(f, "; {} of {} parameters trained", self.parameters_trained, self.parameters)?;
         if let Some(bytes) = self.peak_memory {

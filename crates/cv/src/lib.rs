@@ -9,6 +9,7 @@ pub mod model_folder;
 pub mod models;
 pub mod pipeline;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use topwork_core::Result;
@@ -72,6 +73,12 @@ impl Domain for Photos {
 
     fn open(folder: &Path, card: Option<&Card>) -> Result<Opened<Pipeline>> {
         model_folder::open(folder, card)
+    }
+
+    fn describe(card: &Card) -> Option<Opened<Pipeline>> {
+        let pipeline = models::preprocessing(card.architecture);
+        let network = models::network(card.architecture, 1000, pipeline.crop)?;
+        Some(Opened { network, weights: BTreeMap::new(), pipeline, classes: None })
     }
 
     fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {

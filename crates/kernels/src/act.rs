@@ -32,6 +32,12 @@ const GELU_TANH: (f32, f32) = (0.797_884_6, 0.044_715);
 /// 1 / √(2 π).
 const DENSITY: f32 = 0.398_942_3;
 
+#[inline(always)]
+fn relu6(x: f32) -> f32 {
+    let x = if x < 0.0 { 0.0 } else { x };
+    if x > 6.0 { 6.0 } else { x }
+}
+
 impl Act {
     /// The function, on one value.
     #[inline(always)]
@@ -45,10 +51,7 @@ impl Act {
                     x
                 }
             }
-            Act::Relu6 => {
-                let x = if x < 0.0 { 0.0 } else { x };
-                if x > 6.0 { 6.0 } else { x }
-            }
+            Act::Relu6 => relu6(x),
             Act::Gelu => x * normal(x).0,
             Act::GeluTanh => {
                 let (a, b) = GELU_TANH;
@@ -57,8 +60,8 @@ impl Act {
             Act::Tanh => tanh(x),
             Act::Silu => x * sigmoid(x),
             Act::Sigmoid => sigmoid(x),
-            Act::HardSwish => x * Act::HardSigmoid.value(x),
-            Act::HardSigmoid => Act::Relu6.value(x + 3.0) / 6.0,
+            Act::HardSwish => x * relu6(x + 3.0) / 6.0,
+            Act::HardSigmoid => relu6(x + 3.0) / 6.0,
         }
     }
 

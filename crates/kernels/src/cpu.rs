@@ -99,7 +99,7 @@ pub(crate) const CHUNK: usize = 256;
 
 /// Sum over rows: `[rows, width]` to `[width]`.
 pub(crate) fn column_sums(x: &[f32], width: usize) -> Vec<f32> {
-    let rows = if width == 0 { 0 } else { x.len() / width };
+    let rows = x.len().checked_div(width).unwrap_or(0);
     sum_parts(rows.div_ceil(CHUNK), width, |part, sums| {
         let end = ((part + 1) * CHUNK).min(rows);
         for row in x[part * CHUNK * width..end * width].chunks_exact(width) {
@@ -125,6 +125,12 @@ unsafe impl Sync for Shared<'_> {}
 impl<'a> Shared<'a> {
     pub(crate) fn new(slice: &'a mut [f32]) -> Self {
         Self { start: slice.as_mut_ptr(), len: slice.len(), borrow: std::marker::PhantomData }
+    }
+
+    /// Pointer to `len` elements from `start` on.
+    pub(crate) fn at(&self, start: usize, len: usize) -> *mut f32 {
+        assert!(start + len <= self.len);
+        self.start.wrapping_add(start)
     }
 
     /// Part of the slice.

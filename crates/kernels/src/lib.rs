@@ -13,6 +13,8 @@ mod conv;
 mod cpu;
 mod dropout;
 mod embed;
+pub mod frozen;
+mod lanes;
 mod linear;
 mod loss;
 mod matmul;

@@ -60,6 +60,16 @@ pub(crate) fn product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add: boo
     unsafe { tile(a, b, target, (0, m), (0, n), (0, a.columns), add) }
 }
 
+/// [`product`] to memory that no slice can describe.
+///
+/// # Safety
+/// `c` is valid for the product's rows, `row_stride` apart, and nobody else uses them meanwhile.
+pub(crate) unsafe fn product_to(a: Mat, b: Mat, c: *mut f32, row_stride: usize) {
+    let target = Target { data: c, row_stride };
+    // SAFETY: the caller's promise.
+    unsafe { tile(a, b, target, (0, a.rows), (0, b.columns), (0, a.columns), false) }
+}
+
 /// Computes one tile of the product, over part of the inner dimension.
 ///
 /// # Safety

@@ -230,7 +230,10 @@ mod tests {
     use super::*;
     use crate::testing::{check_gradients, close, close_values, flat, random};
 
-    const CASES: [([usize; 4], [usize; 2], [usize; 2], [usize; 4]); 4] = [
+    /// Shape, kernel, stride, paddings.
+    type Case = ([usize; 4], [usize; 2], [usize; 2], [usize; 4]);
+
+    const CASES: [Case; 4] = [
         ([2, 8, 8, 3], [2, 2], [2, 2], [0; 4]),
         ([1, 7, 9, 5], [3, 3], [2, 2], [1; 4]),
         ([2, 5, 6, 17], [3, 2], [1, 2], [1, 2, 0, 1]),

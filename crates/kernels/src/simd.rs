@@ -108,10 +108,10 @@ pub(crate) fn tanh(x: f32) -> f32 {
     let magnitude = x.abs();
     let square = x * x;
     let mut p = -5.704_989e-3f32;
-    p = p.mul_add(square, 2.063_908_9e-2);
+    p = p.mul_add(square, 2.063_909e-2);
     p = p.mul_add(square, -5.373_971_6e-2);
     p = p.mul_add(square, 0.133_314_42);
-    p = p.mul_add(square, -0.333_332_82);
+    p = p.mul_add(square, -0.333_332_8);
     let near = (p * square).mul_add(x, x);
     let far = (1.0 - 2.0 / (exp(2.0 * magnitude) + 1.0)).copysign(x);
     if magnitude < 0.625 { near } else { far }
@@ -144,11 +144,15 @@ pub(crate) fn normal(x: f32) -> (f32, f32) {
     let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
     let t = 1.0 / z.mul_add(0.45, 1.0);
     let mut p = P[9];
-    let mut i = 9;
-    while i > 0 {
-        i -= 1;
-        p = p.mul_add(t, P[i]);
-    }
+    p = p.mul_add(t, P[8]);
+    p = p.mul_add(t, P[7]);
+    p = p.mul_add(t, P[6]);
+    p = p.mul_add(t, P[5]);
+    p = p.mul_add(t, P[4]);
+    p = p.mul_add(t, P[3]);
+    p = p.mul_add(t, P[2]);
+    p = p.mul_add(t, P[1]);
+    p = p.mul_add(t, P[0]);
     let tail = 0.5 * density * t * p;
     (if x < 0.0 { tail } else { 1.0 - tail }, density)
 }

@@ -45,7 +45,7 @@ pub(super) fn run<D: Domain>(args: ModelsArgs, common: &Common) -> Result<()> {
             })
         }
         Action::Show { model, rows } => {
-            let opened = fit::open_model::<D>(&model, common.offline, &console)?;
+            let opened = fit::describe::<D>(&model, common.offline, &console)?;
             let rows = rows.unwrap_or(if opened.network.input.len() > 1 { 1 } else { 128 });
             let costs = opened.network.costs(rows);
             if common.json {
@@ -60,11 +60,20 @@ pub(super) fn run<D: Domain>(args: ModelsArgs, common: &Common) -> Result<()> {
             for cost in &costs {
                 let output = cost.output.iter().map(usize::to_string).collect::<Vec<_>>().join(" × ");
                 let operations = format!("{:.1} M", cost.multiply_adds as f64 / 1e6);
-                print_line(&format!("{:<20} {output:>18} {:>14} {operations:>14}", cost.stage, thousands(cost.parameters)))?;
+                print_line(&format!(
+                    "{:<20} {output:>18} {:>14} {operations:>14}",
+                    cost.stage,
+                    thousands(cost.parameters)
+                ))?;
             }
             let total: u64 = costs.iter().map(|c| c.multiply_adds).sum();
             let operations = format!("{:.1} M", total as f64 / 1e6);
-            print_line(&format!("{:<20} {:>18} {:>14} {operations:>14}", "all", "", thousands(opened.network.parameters())))
+            print_line(&format!(
+                "{:<20} {:>18} {:>14} {operations:>14}",
+                "all",
+                "",
+                thousands(opened.network.parameters())
+            ))
         }
     }
 }
@@ -98,7 +107,7 @@ fn thousands(n: usize) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);

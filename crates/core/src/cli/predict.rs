@@ -39,7 +39,11 @@ pub(super) fn run<D: Domain>(args: PredictArgs<D>, common: &Common) -> Result<()
             })
         },
         |name, error| {
-            if common.json { print_line(&json!({ "input": name, "error": error.to_string() }).to_string()) } else { Ok(()) }
+            if common.json {
+                print_line(&json!({ "input": name, "error": error.to_string() }).to_string())
+            } else {
+                Ok(())
+            }
         },
     )
 }

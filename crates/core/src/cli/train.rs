@@ -46,7 +46,11 @@ pub(super) fn run<D: Domain>(args: TrainArgs<D>, common: &Common) -> Result<()> 
         }
         let (train, validation) = (prepared.splits.train.len(), prepared.splits.validation.len());
         console.message(&format!("model {}: {}", prepared.network.name, prepared.report));
-        print_line(&format!("{train} training and {validation} validation {}, {} classes", D::ITEM.1, prepared.splits.classes.len()))?;
+        print_line(&format!(
+            "{train} training and {validation} validation {}, {} classes",
+            D::ITEM.1,
+            prepared.splits.classes.len()
+        ))?;
         return print_line(prepared.plan.to_string().trim_end());
     }
     let out = fit.out.clone().unwrap_or_default();

@@ -52,7 +52,7 @@ impl Layer {
         let linear = |l: &super::Linear, rows: usize| (rows * l.inputs * l.outputs) as u64;
         match self {
             Layer::Conv(c) => {
-                let [height, width] = slide(&c.window, &shape.row);
+                let [height, width] = c.window.out_size(shape.row[0], shape.row[1]);
                 shape.row = vec![height, width, c.outputs];
                 let taps = c.window.kernel[0] * c.window.kernel[1] * (c.inputs / c.groups);
                 (shape.rows * height * width * c.outputs * taps) as u64
@@ -64,7 +64,7 @@ impl Layer {
                 linear(l, shape.rows)
             }
             Layer::MaxPool(window) => {
-                let [height, width] = slide(window, &shape.row);
+                let [height, width] = window.out_size(shape.row[0], shape.row[1]);
                 shape.row = vec![height, width, shape.row[2]];
                 0
             }
@@ -95,14 +95,4 @@ impl Layer {
             Layer::BatchNorm(_) | Layer::LayerNorm(_) | Layer::Act(_) | Layer::Dropout(_) => 0,
         }
     }
-}
-
-/// Height and width of what a window makes of `[height, width, channels]`.
-fn slide(window: &super::Window, row: &[usize]) -> [usize; 2] {
-    let [top, bottom, left, right] = window.pads(row[0], row[1]);
-    let out = |size: usize, axis: usize| {
-        let reach = (window.kernel[axis] - 1) * window.dilation[axis] + 1;
-        (size.saturating_sub(reach)) / window.stride[axis] + 1
-    };
-    [out(row[0] + top + bottom, 0), out(row[1] + left + right, 1)]
 }

@@ -239,6 +239,18 @@ pub struct Residual {
     pub then: Vec<Layer>,
 }
 
+impl Window {
+    /// Height and width of what it makes of `height` × `width`; 0 where it does not fit.
+    pub fn out_size(&self, height: usize, width: usize) -> [usize; 2] {
+        let [top, bottom, left, right] = self.pads(height, width);
+        let out = |size: usize, axis: usize| {
+            let reach = (self.kernel[axis] - 1) * self.dilation[axis] + 1;
+            if size < reach { 0 } else { (size - reach) / self.stride[axis] + 1 }
+        };
+        [out(height + top + bottom, 0), out(width + left + right, 1)]
+    }
+}
+
 impl Network {
     /// Index of the stage called `name`.
     pub fn stage(&self, name: &str) -> Option<usize> {

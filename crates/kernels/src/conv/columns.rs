@@ -39,6 +39,18 @@ pub(crate) fn gather(g: &Geometry, x: &[f32], group: usize, first: usize, column
     for (p, window) in columns.chunks_exact_mut(depth(g)).enumerate() {
         let pixel = first + p;
         let (n, oy, ox) = (pixel / (g.oh * g.ow), pixel / g.ow % g.oh, pixel % g.ow);
+        let span = g.kernel[1] * gi;
+        let left = (ox * g.spec.stride[1]).checked_sub(g.spec.pads[2]).filter(|left| left + g.kernel[1] <= g.w);
+        if let Some(left) = left.filter(|_| g.spec.groups == 1 && g.spec.dilation[1] == 1) {
+            // All taps of a row are inside, and lie behind each other.
+            for (ky, to) in window.chunks_exact_mut(span).enumerate() {
+                match tap(oy, ky, g.spec.stride[0], g.spec.dilation[0], g.spec.pads[0], g.h) {
+                    Some(iy) => to.copy_from_slice(&x[((n * g.h + iy) * g.w + left) * gi..][..span]),
+                    None => to.fill(0.0),
+                }
+            }
+            continue;
+        }
         let mut taps = window.chunks_exact_mut(gi);
         for ky in 0..g.kernel[0] {
             let iy = tap(oy, ky, g.spec.stride[0], g.spec.dilation[0], g.spec.pads[0], g.h);

@@ -1,5 +1,7 @@
 //! Depthwise convolution: one filter for each channel, vectors along the channels.
 
+mod row;
+
 use super::{Geometry, tap};
 use crate::cpu::{for_rows_by, sum_parts};
 use crate::simd::simd;
@@ -31,23 +33,47 @@ fn columns(g: &Geometry, ky: usize, mut f: impl FnMut(usize, usize, usize)) {
     }
 }
 
-/// y = x ∗ w + bias, with packed weights.
+/// Output values that one task computes, about.
+const TASK: usize = 64 * 1024;
+
+/// y = clamp(x ∗ w + bias + residual), with packed weights; `limits` are the lowest and highest result.
 pub(crate) fn forward(g: &Geometry, x: &[f32], packed: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+    forward_fused(g, x, packed, bias, None, (f32::NEG_INFINITY, f32::INFINITY), y);
+}
+
+/// [`forward`] with a residual and limits.
+pub(crate) fn forward_fused(
+    g: &Geometry,
+    x: &[f32],
+    packed: &[f32],
+    bias: Option<&[f32]>,
+    residual: Option<&[f32]>,
+    (low, high): (f32, f32),
+    y: &mut [f32],
+) {
     let c = g.inputs;
-    for_rows_by(y, g.ow * c, 1, |first, y| {
+    let none = if bias.is_none() { vec![0f32; c] } else { Vec::new() };
+    let bias = bias.unwrap_or(&none);
+    assert!(x.len() >= g.b * g.h * g.w * c && packed.len() >= g.taps() * c && bias.len() >= c);
+    assert!(residual.is_none_or(|r| r.len() >= y.len()));
+    for_rows_by(y, g.ow * c, (TASK / (g.ow * c).max(1)).max(1), |first, y| {
         for (i, y) in y.chunks_exact_mut(g.ow * c).enumerate() {
             let (n, oy) = ((first + i) / g.oh, (first + i) % g.oh);
-            match bias {
-                Some(bias) => y.chunks_exact_mut(c).for_each(|y| y.copy_from_slice(bias)),
-                None => y.fill(0.0),
-            }
-            for ky in 0..g.kernel[0] {
-                let Some(iy) = tap(oy, ky, g.spec.stride[0], g.spec.dilation[0], g.spec.pads[0], g.h) else { continue };
-                let x = &x[(n * g.h + iy) * g.w * c..][..g.w * c];
-                columns(g, ky, |k, ox, ix| {
-                    add_product(&x[ix * c..][..c], &packed[k * c..][..c], &mut y[ox * c..][..c])
-                });
-            }
+            let inside = |ky: usize| tap(oy, ky, g.spec.stride[0], g.spec.dilation[0], g.spec.pads[0], g.h);
+            let mut kys = (0..g.kernel[0]).filter(|&ky| inside(ky).is_some());
+            let (ky, rows) = kys.next().map_or((0, 0), |ky| (ky, 1 + kys.count()));
+            let top = (n * g.h + inside(ky).unwrap_or(0)) * g.w * c;
+            let row = row::Row {
+                x: &x[top..(n + 1) * g.h * g.w * c],
+                x_stride: g.spec.dilation[0] * g.w * c,
+                weights: &packed[ky * g.kernel[1] * c..],
+                rows,
+                bias,
+                residual: residual.map(|r| &r[(first + i) * g.ow * c..][..g.ow * c]),
+                low,
+                high,
+            };
+            row::compute(g, &row, y);
         }
     });
 }

@@ -142,7 +142,7 @@ impl CustomOp3 for Op {
         let dy = dy.contiguous()?;
         let (xs, gammas, dy) = (Values::of(x)?, Values::of(gamma)?, Values::of(&dy)?);
         let width = self.mean.len();
-        let rows = if width == 0 { 0 } else { xs.len() / width };
+        let rows = xs.len().checked_div(width).unwrap_or(0);
         let mut sums = Vec::new();
         if gamma.track_op() || beta.track_op() || (self.train && x.track_op()) {
             sums = sum_parts(rows.div_ceil(CHUNK), 2 * width, |part, sums| {

@@ -5,6 +5,7 @@ mod layer;
 
 pub use batch::{BatchStats, batch_norm_eval, batch_norm_train};
 pub use layer::layer_norm;
+pub(crate) use layer::rows as layer_norm_rows;
 
 use candle_core::{Result, Tensor, bail};
 

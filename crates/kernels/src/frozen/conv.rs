@@ -1,0 +1,185 @@
+//! A convolution of any kind, with activation and residual.
+
+use super::panels::{Panels, Rows};
+use super::{PackedLinear, limits};
+use crate::act::{self, Act};
+use crate::conv::{ConvSpec, Geometry, columns, depthwise, out_size};
+use crate::cpu::{Shared, for_rows};
+use rayon::prelude::*;
+
+/// y = act(x ∗ W + b + residual) on images `[b, h, w, c]`, with the weight laid out for this processor.
+#[derive(Debug, Clone)]
+pub struct PackedConv {
+    inputs: usize,
+    outputs: usize,
+    kernel: [usize; 2],
+    spec: ConvSpec,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    /// 1 × 1 in one group.
+    Pointwise(PackedLinear),
+    /// Weights `[kh · kw, c]`.
+    Depthwise(Vec<f32>, Option<Vec<f32>>),
+    /// A matrix for each group.
+    Columns(Vec<Panels>),
+}
+
+impl PackedConv {
+    /// Packs a weight `[outputs, inputs / groups, kh, kw]` and a bias `[outputs]`. The paddings of `spec` are those that
+    /// [`PackedConv::out_size`] and [`PackedConv::run`] use; see [`PackedConv::with_pads`].
+    ///
+    /// # Panics
+    /// When the slices do not have these lengths, or the groups do not divide the channels.
+    pub fn new(
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        inputs: usize,
+        outputs: usize,
+        kernel: [usize; 2],
+        spec: &ConvSpec,
+    ) -> Self {
+        let groups = spec.groups;
+        assert!(groups > 0 && inputs.is_multiple_of(groups) && outputs.is_multiple_of(groups), "{groups} groups");
+        let (gi, go, taps) = (inputs / groups, outputs / groups, kernel[0] * kernel[1]);
+        assert_eq!(weight.len(), outputs * gi * taps, "a weight of {outputs} x {gi} x {kernel:?}");
+        assert!(bias.is_none_or(|b| b.len() == outputs), "a bias of {outputs}");
+        let kind = if groups == 1 && kernel == [1, 1] {
+            Kind::Pointwise(PackedLinear::new(weight, bias, inputs, outputs))
+        } else if groups == inputs && outputs == inputs {
+            Kind::Depthwise(depthwise::pack(weight, taps), bias.map(<[f32]>::to_vec))
+        } else {
+            let panels = |group: usize| {
+                let bias = bias.map(|b| &b[group * go..(group + 1) * go]);
+                let at = |k: usize, o: usize| weight[((group * go + o) * gi + k % gi) * taps + k / gi];
+                Panels::new(taps * gi, go, bias, at)
+            };
+            Kind::Columns((0..groups).map(panels).collect())
+        };
+        Self { inputs, outputs, kernel, spec: *spec, kind }
+    }
+
+    /// The same convolution with other paddings (top, bottom, left, right): "SAME" ones depend on the image's size.
+    pub fn with_pads(mut self, pads: [usize; 4]) -> Self {
+        self.set_pads(pads);
+        self
+    }
+
+    /// [`PackedConv::with_pads`] in place.
+    pub fn set_pads(&mut self, pads: [usize; 4]) {
+        self.spec.pads = pads;
+    }
+
+    /// Input channels.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Output channels.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Height and width of the output for an image of `h` × `w`; 0 where the window does not fit.
+    pub fn out_size(&self, h: usize, w: usize) -> (usize, usize) {
+        out_size(h, w, self.kernel, self.spec.stride, self.spec.pads, self.spec.dilation)
+    }
+
+    /// [`PackedConv::run_padded`] with the paddings of the specification.
+    ///
+    /// # Panics
+    /// When the slices are too short.
+    #[allow(clippy::too_many_arguments)]
+    pub fn run(
+        &self,
+        x: &[f32],
+        b: usize,
+        h: usize,
+        w: usize,
+        act: Option<Act>,
+        residual: Option<&[f32]>,
+        out: &mut [f32],
+        scratch: &mut Vec<f32>,
+    ) {
+        self.run_padded(x, [b, h, w], self.spec.pads, act, residual, out, scratch);
+    }
+
+    /// Convolves `b` images of `h` × `w`: `x` `[b, h, w, inputs]`, `residual` and `out` `[b, h', w', outputs]`, with these
+    /// paddings (top, bottom, left, right). `scratch` grows to what is needed and can be used again.
+    ///
+    /// # Panics
+    /// When the slices are too short.
+    #[allow(clippy::too_many_arguments)]
+    pub fn run_padded(
+        &self,
+        x: &[f32],
+        [b, h, w]: [usize; 3],
+        pads: [usize; 4],
+        act: Option<Act>,
+        residual: Option<&[f32]>,
+        out: &mut [f32],
+        scratch: &mut Vec<f32>,
+    ) {
+        let g = Geometry::new([b, h, w], self.inputs, self.outputs, self.kernel, ConvSpec { pads, ..self.spec });
+        let len = g.pixels() * g.outputs;
+        let (x, out) = (&x[..b * h * w * self.inputs], &mut out[..len]);
+        let residual = residual.map(|r| &r[..len]);
+        if out.is_empty() {
+            return;
+        }
+        match &self.kind {
+            Kind::Pointwise(linear) if g.pointwise() => linear.run(x, g.pixels(), act, residual, out),
+            Kind::Pointwise(linear) => run_columns(&g, x, std::slice::from_ref(&linear.0), act, residual, out, scratch),
+            Kind::Depthwise(weights, bias) => {
+                let (limits, after) = limits(act);
+                depthwise::forward_fused(&g, x, weights, bias.as_deref(), residual, limits, out);
+                if let Some(act) = after {
+                    for_rows(out, 1, |_, out| act::apply(act, out));
+                }
+            }
+            Kind::Columns(groups) => run_columns(&g, x, groups, act, residual, out, scratch),
+        }
+    }
+}
+
+/// Gathers the windows of a block of pixels, multiplies, and goes on to the next.
+fn run_columns(
+    g: &Geometry,
+    x: &[f32],
+    groups: &[Panels],
+    act: Option<Act>,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+    scratch: &mut Vec<f32>,
+) {
+    let (k, go, pixels) = (columns::depth(g), g.outputs / groups.len(), g.pixels());
+    let block = columns::block(g).min(pixels);
+    let tasks = pixels.div_ceil(block);
+    // One buffer for each thread would do, but belongs to no task; as many as there can be tasks at once do as well.
+    let buffers = tasks.min(4 * rayon::current_num_threads().max(1));
+    if scratch.len() < buffers * block * k {
+        scratch.resize(buffers * block * k, 0.0);
+    }
+    let shared = Shared::new(out);
+    scratch[..buffers * block * k].par_chunks_exact_mut(block * k).enumerate().for_each(|(buffer, columns)| {
+        for task in (buffer..tasks).step_by(buffers) {
+            let first = task * block;
+            let count = block.min(pixels - first);
+            for (group, panels) in groups.iter().enumerate() {
+                columns::gather(g, x, group, first, &mut columns[..count * k]);
+                let rows = Rows {
+                    x: &columns[..count * k],
+                    x_stride: k,
+                    residual: residual.map(|r| &r[first * g.outputs + group * go..]),
+                    out_stride: g.outputs,
+                };
+                let at = first * g.outputs + group * go;
+                let len = (count - 1) * g.outputs + go;
+                // SAFETY: these rows exist, and these columns of them are written by this task alone.
+                unsafe { panels.rows(count, rows, act, shared.at(at, len), 0..panels.panels()) };
+            }
+        }
+    });
+}

@@ -1,0 +1,283 @@
+//! y = act(x W + b + residual) with weights packed once into panels of up to 64 columns: the bias is where the sums start,
+//! and the rest is done while they are in registers.
+
+use crate::act::{self, Act};
+use crate::lanes::{Lanes, lanes};
+use crate::simd::{LANES, Level, level};
+
+/// Inner dimension that is worked through before the next panel, so that a panel's piece stays in a core's own cache.
+const DEPTH: usize = 256;
+
+/// A weight matrix `[depth, outputs]` and a bias, packed.
+#[derive(Debug, Clone)]
+pub(crate) struct Panels {
+    pub(crate) depth: usize,
+    pub(crate) outputs: usize,
+    /// Panel behind panel, each `[depth, 16 · vectors]`, filled up with zeros.
+    weights: Vec<f32>,
+    /// Filled up with zeros as well.
+    bias: Vec<f32>,
+    /// Vectors of 16 columns in each panel.
+    vectors: Vec<usize>,
+}
+
+/// Where a block of rows is read and written.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    /// Rows of `depth` values, `x_stride` apart.
+    pub(crate) x: &'a [f32],
+    pub(crate) x_stride: usize,
+    /// Rows of `outputs` values, as far apart as those of `out`.
+    pub(crate) residual: Option<&'a [f32]>,
+    /// Distance of output rows.
+    pub(crate) out_stride: usize,
+}
+
+/// One register tile: everything that the inner loop needs to know.
+#[derive(Clone, Copy)]
+struct Tile {
+    x: *const f32,
+    x_stride: usize,
+    depth: usize,
+    panel: *const f32,
+    bias: *const f32,
+    /// Whether the sums start at the bias or at what `out` holds.
+    first: bool,
+    residual: *const f32,
+    out: *mut f32,
+    out_stride: usize,
+    /// Columns that exist; the others are padding of the panel.
+    columns: usize,
+    low: f32,
+    high: f32,
+}
+
+/// Adds the tile's products.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+#[allow(clippy::needless_range_loop)]
+unsafe fn products<L: Lanes, const R: usize, const V: usize>(mut sums: [[L; V]; R], t: Tile) -> [[L; V]; R] {
+    let (mut x, mut panel) = (t.x, t.panel);
+    for _ in 0..t.depth {
+        // SAFETY: the caller's promise; the pointers end just behind the last row and column.
+        unsafe {
+            let mut w = [L::splat(0.0); V];
+            for v in 0..V {
+                w[v] = L::load(panel.add(v * LANES));
+            }
+            for r in 0..R {
+                let x = L::splat(*x.add(r * t.x_stride));
+                for v in 0..V {
+                    sums[r][v] = sums[r][v].fma(x, w[v]);
+                }
+            }
+            x = x.add(1);
+            panel = panel.add(V * LANES);
+        }
+    }
+    sums
+}
+
+/// # Safety
+/// `t` describes memory that is valid for R rows and V vectors; the processor has the instructions of `L`.
+#[inline(always)]
+unsafe fn tile<L: Lanes, const R: usize, const V: usize>(t: Tile) {
+    // SAFETY: by the caller's promise; rows and columns outside of `out` go through `edge`, which has room for all.
+    unsafe {
+        let whole = t.columns >= V * LANES;
+        let mut edge = [0f32; 64];
+        let mut start = [[L::splat(0.0); V]; R];
+        for (r, start) in start.iter_mut().enumerate() {
+            if !t.first && !whole {
+                std::ptr::copy_nonoverlapping(t.out.add(r * t.out_stride), edge.as_mut_ptr(), t.columns);
+            }
+            let from = match (t.first, whole) {
+                (true, _) => t.bias,
+                (false, true) => t.out.add(r * t.out_stride).cast_const(),
+                (false, false) => edge.as_ptr(),
+            };
+            for (v, start) in start.iter_mut().enumerate() {
+                *start = L::load(from.add(v * LANES));
+            }
+        }
+        // A copy of its own, which nothing but the inner loop touches, stays in registers.
+        let sums = products::<L, R, V>(start, t);
+        let (low, high) = (L::splat(t.low), L::splat(t.high));
+        for (r, sums) in sums.iter().enumerate() {
+            let out = t.out.add(r * t.out_stride);
+            if !t.residual.is_null() && !whole {
+                edge.fill(0.0);
+                std::ptr::copy_nonoverlapping(t.residual.add(r * t.out_stride), edge.as_mut_ptr(), t.columns);
+            }
+            for (v, &sum) in sums.iter().enumerate() {
+                let mut y = sum;
+                if !t.residual.is_null() {
+                    let residual = if whole { t.residual.add(r * t.out_stride) } else { edge.as_ptr() };
+                    y = y.plus(L::load(residual.add(v * LANES)));
+                }
+                let to = if whole { out } else { edge.as_mut_ptr() };
+                y.clamp(low, high).store(to.add(v * LANES));
+            }
+            if !whole {
+                std::ptr::copy_nonoverlapping(edge.as_ptr(), out, t.columns);
+            }
+        }
+    }
+}
+
+/// Works through rows in tiles of R, then one by one.
+///
+/// # Safety
+/// As [`tile`], for all rows.
+#[inline(always)]
+unsafe fn rows<L: Lanes, const R: usize, const V: usize>(mut t: Tile, mut rows: usize) {
+    // SAFETY: the pointers move by rows that exist.
+    unsafe {
+        let step = |t: &mut Tile, rows: usize| {
+            t.x = t.x.add(rows * t.x_stride);
+            t.out = t.out.add(rows * t.out_stride);
+            if !t.residual.is_null() {
+                t.residual = t.residual.add(rows * t.out_stride);
+            }
+        };
+        while rows >= R {
+            tile::<L, R, V>(t);
+            step(&mut t, R);
+            rows -= R;
+        }
+        while rows >= 2 {
+            tile::<L, 2, V>(t);
+            step(&mut t, 2);
+            rows -= 2;
+        }
+        if rows == 1 {
+            tile::<L, 1, V>(t);
+        }
+    }
+}
+
+lanes! {
+    /// # Safety
+    /// As [`tile`], for all rows.
+    unsafe fn run(t: Tile, count: usize, vectors: usize) {
+        // As many rows as leave registers for the weights; AVX2 has half as many, half as wide.
+        // SAFETY: the caller's promise.
+        unsafe {
+            match vectors {
+                4 => rows::<L, 6, 4>(t, count),
+                3 => rows::<L, 8, 3>(t, count),
+                2 => rows::<L, 12, 2>(t, count),
+                _ => if size_of::<L>() == 64 && align_of::<L>() == 64 {
+                    rows::<L, 16, 1>(t, count)
+                } else {
+                    rows::<L, 6, 1>(t, count)
+                },
+            }
+        }
+    }
+}
+
+impl Panels {
+    /// Packs a matrix given by `weight(row, column)`.
+    pub(crate) fn new(
+        depth: usize,
+        outputs: usize,
+        bias: Option<&[f32]>,
+        weight: impl Fn(usize, usize) -> f32,
+    ) -> Self {
+        let total = outputs.div_ceil(LANES);
+        let most = if matches!(level(), Level::Portable) || crate::simd::instruction_set() == "avx2" { 1 } else { 4 };
+        let panels = total.div_ceil(most);
+        let vectors: Vec<usize> = (0..panels).map(|p| total / panels + usize::from(p < total % panels)).collect();
+        let mut weights = Vec::with_capacity(depth * total * LANES);
+        let mut first = 0;
+        for &count in &vectors {
+            for k in 0..depth {
+                weights.extend(
+                    (first..first + count * LANES).map(|column| if column < outputs { weight(k, column) } else { 0.0 }),
+                );
+            }
+            first += count * LANES;
+        }
+        let mut padded = bias.map_or_else(Vec::new, <[f32]>::to_vec);
+        padded.resize(total * LANES, 0.0);
+        Self { depth, outputs, weights, bias: padded, vectors }
+    }
+
+    /// Rows that one task should take: about 0.1 ms of work, a multiple of every tile's height.
+    pub(crate) fn block(&self) -> usize {
+        ((4 << 20) / (self.depth * self.outputs).max(1)).clamp(48, 960) / 48 * 48
+    }
+
+    /// Computes some rows, for `columns` of panels.
+    ///
+    /// # Safety
+    /// `out` is valid for `count` rows of `outputs` values, `out_stride` apart, and nobody else uses them meanwhile
+    /// (in the columns of these panels).
+    pub(crate) unsafe fn rows(
+        &self,
+        count: usize,
+        rows: Rows,
+        act: Option<Act>,
+        out: *mut f32,
+        panels: std::ops::Range<usize>,
+    ) {
+        if count == 0 || self.outputs == 0 {
+            return;
+        }
+        assert!(rows.x.len() >= (count - 1) * rows.x_stride + self.depth);
+        assert!(rows.residual.is_none_or(|r| r.len() >= (count - 1) * rows.out_stride + self.outputs));
+        let (low, high) = match act {
+            Some(Act::Relu) => (0.0, f32::INFINITY),
+            Some(Act::Relu6) => (0.0, 6.0),
+            _ => (f32::NEG_INFINITY, f32::INFINITY),
+        };
+        let before: usize = self.vectors[..panels.start].iter().sum();
+        let pieces = self.depth.div_ceil(DEPTH).max(1);
+        for piece in 0..pieces {
+            let (from, to) = (piece * DEPTH, ((piece + 1) * DEPTH).min(self.depth));
+            let last = piece + 1 == pieces;
+            let mut column = before * LANES;
+            for &vectors in &self.vectors[panels.clone()] {
+                let panel = &self.weights[column * self.depth + from * vectors * LANES..];
+                assert!(panel.len() >= (to - from) * vectors * LANES && rows.x.len() >= from);
+                let tile = Tile {
+                    x: rows.x[from..].as_ptr(),
+                    x_stride: rows.x_stride,
+                    depth: to - from,
+                    panel: panel.as_ptr(),
+                    bias: self.bias[column..column + vectors * LANES].as_ptr(),
+                    first: piece == 0,
+                    residual: rows.residual.filter(|_| last).map_or(std::ptr::null(), |r| r[column..].as_ptr()),
+                    // SAFETY: the column exists in every row of `out`.
+                    out: unsafe { out.add(column) },
+                    out_stride: rows.out_stride,
+                    columns: (self.outputs - column).min(vectors * LANES),
+                    low: if last { low } else { f32::NEG_INFINITY },
+                    high: if last { high } else { f32::INFINITY },
+                };
+                // SAFETY: x, panel, bias and residual were checked; `out` is the caller's promise.
+                unsafe { run(tile, count, vectors) };
+                column += vectors * LANES;
+            }
+        }
+        if let Some(act) = act.filter(|a| !matches!(a, Act::Relu | Act::Relu6)) {
+            let start = before * LANES;
+            let width: usize = self.vectors[panels].iter().sum::<usize>() * LANES;
+            for row in 0..count {
+                // SAFETY: columns that were just written.
+                let y = unsafe {
+                    let len = width.min(self.outputs - start);
+                    std::slice::from_raw_parts_mut(out.add(row * rows.out_stride + start), len)
+                };
+                act::apply(act, y);
+            }
+        }
+    }
+
+    pub(crate) fn panels(&self) -> usize {
+        self.vectors.len()
+    }
+}
