@@ -85,6 +85,10 @@ impl Domain for Photos {
         model_folder::save(folder, model)
     }
 
+    fn configure(pipeline: Pipeline, args: &DataArgs) -> Result<Pipeline> {
+        args.size.map_or(Ok(pipeline), |side| pipeline.sized(side))
+    }
+
     fn splits(args: &DataArgs, pipeline: &Pipeline, classes: Option<&[String]>, seed: Seed) -> Result<Splits> {
         dataset::splits(args, pipeline, classes, seed)
     }

@@ -241,3 +241,13 @@ fn inputs_that_do_not_exist_are_refused_at_once() {
     assert!(stream(&args, &Pipeline::imagenet()).err().unwrap().to_string().contains("no/such/photo.jpg"));
     assert!(stream(&InputArgs::default(), &Pipeline::imagenet()).is_err());
 }
+
+#[test]
+fn a_size_changes_the_crop_and_keeps_its_share_of_the_photo() {
+    let small = Pipeline::imagenet().sized(96).unwrap();
+    assert_eq!((small.crop, small.resize), (96, 110));
+    for side in [0, 32, 100, 2048] {
+        let message = Pipeline::imagenet().sized(side).unwrap_err().to_string();
+        assert!(message.contains(&format!("--size {side}")), "{message}");
+    }
+}

@@ -4,12 +4,14 @@
 //! written to `target/bench/report.md` and `report.json`.
 
 mod cell;
+mod domains;
 mod grid;
 mod summary;
+mod transfer;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::Serialize;
 
 use cell::{Cell, Outcome, Store};
@@ -42,7 +44,9 @@ pub trait Contest {
     fn strategies(&self) -> Vec<(&'static str, Limits)>;
     /// Why pre-trained weights cannot be had, if so; only strategies without them run then.
     fn without_weights(&self) -> Option<String>;
-    /// What all outcomes depend on besides the cell: weights, settings, version.
+    /// Model, sizes and lengths, for the report.
+    fn setting(&self) -> String;
+    /// What all outcomes depend on besides the cell and the program: weights, settings.
     fn fingerprint(&self) -> String;
     /// Trains and evaluates.
     fn measure(&mut self, strategy: &str, labels: usize, seed: u64) -> Result<Outcome>;
@@ -64,9 +68,8 @@ pub fn run(args: &Args) -> Result<()> {
     if args.fresh && folder.join("cells").exists() {
         std::fs::remove_dir_all(folder.join("cells")).with_context(|| folder.display().to_string())?;
     }
-    let mut contests = contests();
-    ensure!(!contests.is_empty(), "this build has nothing to compare");
-    let report = measure(&mut contests, args.size, &folder, &mut |line| eprintln!("{line}"))?;
+    let mut contests = domains::contests(args.size, &folder, &|line| eprintln!("{line}"))?;
+    let report = measure(&mut contests, args.size, &program()?, &folder, &mut |line| eprintln!("{line}"))?;
     print!("{}", summary::terminal(&report.rows));
     for note in &report.notes {
         println!("note: {note}");
@@ -75,14 +78,17 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The bundled sets.
-fn contests() -> Vec<Box<dyn Contest>> {
-    Vec::new()
+/// A key of this program: what another version measured is measured anew.
+fn program() -> Result<String> {
+    let path = std::env::current_exe()?;
+    let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    Ok(crate::digits::sha256(&bytes)[..12].to_string())
 }
 
 fn measure(
     contests: &mut [Box<dyn Contest>],
     size: Size,
+    program: &str,
     folder: &Path,
     say: &mut dyn FnMut(String),
 ) -> Result<Report> {
@@ -91,9 +97,12 @@ fn measure(
     for contest in contests {
         let missing = contest.without_weights();
         if let Some(reason) = &missing {
-            notes.push(format!("{}: no pre-trained weights, so only from scratch: {reason}", contest.data()));
+            let note = format!("{}: no pre-trained weights, so only from scratch: {reason}", contest.data());
+            say(note.clone());
+            notes.push(note);
         }
-        let fingerprint = contest.fingerprint();
+        notes.push(contest.setting());
+        let fingerprint = format!("{program}; {}", contest.fingerprint());
         for (strategy, limits) in contest.strategies() {
             if limits.pretrained && missing.is_some() {
                 continue;
@@ -132,7 +141,8 @@ fn measure(
 fn page(report: &Report) -> String {
     let mut text = format!(
         "# Strategies compared\n\ntopwork {}, size {}. Accuracy on the test part, mean ± standard deviation over seeds; \
-         a seed also chooses the labelled samples. Seconds of training; parameters trained.\n\n",
+         a seed also chooses the labelled samples. Seconds of training, features computed by an earlier line or run not \
+         counted again; parameters trained.\n\n",
         report.topwork, report.size
     );
     text += &summary::markdown(&report.rows);
@@ -179,6 +189,9 @@ mod tests {
         fn without_weights(&self) -> Option<String> {
             self.missing.clone()
         }
+        fn setting(&self) -> String {
+            "a fake".into()
+        }
         fn fingerprint(&self) -> String {
             "1".into()
         }
@@ -191,7 +204,7 @@ mod tests {
     fn bench(folder: &Path, missing: Option<&str>, most: usize) -> (Result<Report>, usize) {
         let measured = Arc::new(AtomicUsize::new(0));
         let fake = Fake { missing: missing.map(Into::into), measured: measured.clone(), most };
-        let report = measure(&mut [Box::new(fake)], Size::Default, folder, &mut |_| {});
+        let report = measure(&mut [Box::new(fake)], Size::Default, "v1", folder, &mut |_| {});
         (report, measured.load(Ordering::Relaxed))
     }
 

@@ -49,6 +49,11 @@ pub struct DataArgs {
     #[arg(long, value_name = "SHARE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation_share: Option<f64>,
+    /// Height and width in pixels at which the network sees photos, a multiple of 32 from 64 on; smaller is faster [default: the
+    /// model's own]
+    #[arg(long, value_name = "PIXELS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<usize>,
 }
 
 /// One photo and its label, as found.

@@ -64,6 +64,21 @@ impl Pipeline {
         }
     }
 
+    /// The same for an input of `side` × `side` pixels, with as much of a photo around it as before.
+    ///
+    /// # Errors
+    /// When `side` is no multiple of 32, by which the networks here reduce the resolution, or leaves them less than 2 × 2 to pool.
+    pub fn sized(self, side: usize) -> Result<Self> {
+        if !side.is_multiple_of(32) || !(64..=1024).contains(&side) {
+            return Err(Error::input(
+                format!("--size {side}"),
+                "it must be a multiple of 32 between 64 and 1024",
+                format!("use for instance --size {}", (side.div_ceil(32) * 32).clamp(64, 1024)),
+            ));
+        }
+        Ok(Self { resize: (self.resize * side).div_ceil(self.crop), crop: side, ..self })
+    }
+
     /// Checks what a configuration file may have got wrong; `subject` is that file.
     ///
     /// # Errors
