@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::data::{Activation, Sample};
 use crate::domain::{Domain, Opened};
+use crate::embedder::scale_to_one;
 use crate::model::{self, Head};
 use crate::net::frozen::Frozen;
 use crate::{Error, Result};
@@ -151,7 +152,8 @@ impl<D: Domain> Classifier<D> {
         Ok(self.head.run(&self.features(samples)?)?.data.flatten_all()?.to_vec1::<f32>()?)
     }
 
-    /// The pooled features of each input: `[features]` numbers.
+    /// The pooled features of each input: `[features]` numbers, scaled to length 1 where the library that the model
+    /// comes from does so.
     ///
     /// # Errors
     /// As [`Classifier::predict`].
@@ -161,6 +163,9 @@ impl<D: Domain> Classifier<D> {
             let samples: Vec<Sample> =
                 chunk.iter().map(|input| D::sample(input.as_ref(), &self.model.pipeline)).collect::<Result<_>>()?;
             all.extend(self.features(&samples)?.data.to_vec2::<f32>()?);
+        }
+        if D::normalizes(&self.model.pipeline) {
+            all.iter_mut().for_each(|vector| scale_to_one(vector));
         }
         Ok(all)
     }

@@ -94,6 +94,12 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
     /// When it cannot be read, naming it.
     fn sample(input: &Self::Input, pipeline: &Self::Pipeline) -> Result<Sample>;
 
+    /// Whether the library that a model comes from hands out its pooled features scaled to length 1, as
+    /// sentence-transformers may. A head sees them unscaled.
+    fn normalizes(_pipeline: &Self::Pipeline) -> bool {
+        false
+    }
+
     /// Key of everything in `pipeline` that plain samples depend on, for the feature cache.
     fn fingerprint(pipeline: &Self::Pipeline) -> String;
 }

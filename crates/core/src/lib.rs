@@ -11,6 +11,7 @@ pub mod cli;
 pub mod data;
 pub mod device;
 pub mod domain;
+pub mod embedder;
 mod error;
 pub mod files;
 pub mod fit;

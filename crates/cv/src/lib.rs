@@ -30,6 +30,8 @@ pub struct Photos;
 
 /// A trained model of photos, in use.
 pub type Classifier = topwork_core::classifier::Classifier<Photos>;
+/// A backbone of photos, in use.
+pub type Embedder = topwork_core::embedder::Embedder<Photos>;
 /// Fitting a model to photos.
 pub type Fit = topwork_core::fit::Fit<Photos>;
 

@@ -32,6 +32,8 @@ pub struct Sentences;
 
 /// A trained model of sentences, in use.
 pub type Classifier = topwork_core::classifier::Classifier<Sentences>;
+/// An encoder of sentences, in use.
+pub type Embedder = topwork_core::embedder::Embedder<Sentences>;
 /// Fitting a model to sentences.
 pub type Fit = topwork_core::fit::Fit<Sentences>;
 
@@ -84,6 +86,10 @@ impl Domain for Sentences {
     fn sample(text: &str, pipeline: &Pipeline) -> Result<Sample> {
         let tokens = pipeline.tokenizer.encode(text, None)?;
         Ok(Tokens::sample(&tokens.ids, tokens.first))
+    }
+
+    fn normalizes(pipeline: &Pipeline) -> bool {
+        pipeline.normalize
     }
 
     fn fingerprint(pipeline: &Pipeline) -> String {
