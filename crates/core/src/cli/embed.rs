@@ -27,7 +27,7 @@ pub(super) struct EmbedArgs<D: Domain> {
 }
 
 pub(super) fn run<D: Domain>(args: EmbedArgs<D>, common: &Common) -> Result<()> {
-    let device = device::parse(&common.device)?;
+    let device = device::parse(common.device())?;
     let console = Console::new(common.quiet);
     let folder = PathBuf::from(&args.model);
     let opened = if folder.is_dir() {
@@ -63,7 +63,11 @@ pub(super) fn run<D: Domain>(args: EmbedArgs<D>, common: &Common) -> Result<()> 
             })
         },
         |name, error| {
-            if common.json { print_line(&json!({ "input": name, "error": error.to_string() }).to_string()) } else { Ok(()) }
+            if common.json {
+                print_line(&json!({ "input": name, "error": error.to_string() }).to_string())
+            } else {
+                Ok(())
+            }
         },
     )
 }

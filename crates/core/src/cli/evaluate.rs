@@ -29,7 +29,7 @@ pub(super) struct EvaluateArgs<D: Domain> {
 
 pub(super) fn run<D: Domain>(args: EvaluateArgs<D>, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
-    let classifier = Classifier::<D>::load_on(&args.run, device::parse(&common.device)?)?;
+    let classifier = Classifier::<D>::load_on(&args.run, device::parse(common.device())?)?;
     let splits = D::splits(&args.data, classifier.pipeline(), Some(classifier.classes()), Seed(args.seed))?;
     let data = splits.validation;
     let batches: Vec<Vec<Request>> = (0..data.len())
@@ -59,12 +59,19 @@ pub(super) fn run<D: Domain>(args: EvaluateArgs<D>, common: &Common) -> Result<(
     }
     print_line(&format!(
         "accuracy {:.4}, macro-F1 {:.4}, loss {:.4} on {} {}",
-        metrics.accuracy, metrics.macro_f1, metrics.loss, metrics.samples, D::ITEM.1
+        metrics.accuracy,
+        metrics.macro_f1,
+        metrics.loss,
+        metrics.samples,
+        D::ITEM.1
     ))?;
     let wide = metrics.classes.iter().map(|c| c.name.chars().count()).max().unwrap_or(0).max(5);
     print_line(&format!("{:<wide$} {:>9} {:>9} {:>9} {:>9}", "class", "precision", "recall", "F1", "samples"))?;
     for c in &metrics.classes {
-        print_line(&format!("{:<wide$} {:>9.4} {:>9.4} {:>9.4} {:>9}", c.name, c.precision, c.recall, c.f1, c.samples))?;
+        print_line(&format!(
+            "{:<wide$} {:>9.4} {:>9.4} {:>9.4} {:>9}",
+            c.name, c.precision, c.recall, c.f1, c.samples
+        ))?;
     }
     for (name, reason) in faults.list() {
         console.message(&format!("left out: {name}: {reason}"));
