@@ -127,7 +127,8 @@ pub enum Budget {
 /// A seeded choice of samples, stratified by class: indices into `targets`, ascending.
 ///
 /// # Errors
-/// When there are fewer samples than asked for (`PerClass`: in some class), naming the flag.
+/// When there are fewer samples than asked for (`PerClass`: in some class), or fewer are asked for than there are
+/// classes, naming the flag.
 pub fn choose(targets: &[u32], classes: &[String], budget: Budget, seed: Seed) -> Result<Vec<usize>> {
     let mut by_class: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
     for (i, &target) in targets.iter().enumerate() {
@@ -156,6 +157,13 @@ pub fn choose(targets: &[u32], classes: &[String], budget: Budget, seed: Seed) -
                     format!("--limit {n}"),
                     format!("there are only {} samples", targets.len()),
                     format!("use --limit {} or less, or leave it out", targets.len()),
+                ));
+            }
+            if n < by_class.len() {
+                return Err(Error::input(
+                    format!("--limit {n}"),
+                    format!("there are {} classes, so some would be left without a sample", by_class.len()),
+                    format!("use --limit {} or more", by_class.len()),
                 ));
             }
             let sizes: Vec<usize> = by_class.values().map(Vec::len).collect();
@@ -301,6 +309,7 @@ mod tests {
         let message = choose(&targets, &classes(), Budget::PerClass(2), Seed(0)).unwrap_err().to_string();
         assert!(message.contains("--per-class 2") && message.contains("\"b\""), "{message}");
         assert!(choose(&targets, &classes(), Budget::Total(4), Seed(0)).is_err());
+        assert!(choose(&targets, &classes(), Budget::Total(1), Seed(0)).is_err());
     }
 
     #[test]

@@ -38,7 +38,12 @@ fn io_remedy(error: &std::io::Error) -> &'static str {
         NotFound => "\n  check the path",
         PermissionDenied => "\n  check its permissions, or choose another place",
         StorageFull | QuotaExceeded => "\n  free some space, or choose another place",
-        _ => "",
+        FileTooLarge => "\n  raise the limit on the size of files, or choose another place",
+        ReadOnlyFilesystem => "\n  choose another place",
+        IsADirectory => "\n  name a file",
+        NotADirectory => "\n  name a folder",
+        InvalidData => "\n  restore it, or save it anew as UTF-8",
+        _ => "\n  check the file and the disk it is on, then try again",
     }
 }
 

@@ -15,7 +15,7 @@ use crate::net::{Network, Params};
 use crate::observe::Observer;
 use crate::plan::{Plan, Start};
 use crate::report;
-use crate::run::RunDir;
+use crate::run::{self, RunDir};
 use crate::seed::Seed;
 use crate::source::{self, Fetcher, Reference};
 use crate::strategy::{self, Options, Settings, Strategy, Task};
@@ -23,6 +23,7 @@ use crate::summary::Summary;
 use crate::train::{self, Job, Outcome};
 use crate::{Error, Result, device};
 
+const REPORT: &str = "report.html";
 /// Disk space for kept features unless `--cache-limit` says otherwise.
 const CACHE_GB: f64 = 10.0;
 
@@ -31,16 +32,17 @@ const CACHE_GB: f64 = 10.0;
 #[derive(Debug, Clone, Default, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case", bound = "")]
 pub struct Fit<D: Domain> {
-    /// Pre-trained model: a name from `models list`, hf-hub:owner/name, or a path
+    /// Pre-trained model: a name from `models list`, hf-hub:owner/name, or the path of a model folder or weights file
     #[arg(long, short, value_name = "MODEL")]
     pub model: Option<String>,
-    /// How knowledge is carried over: feature-extraction, fine-tuning or from-scratch
+    /// How knowledge is carried over: feature-extraction (train only a new head; the default), fine-tuning (train
+    /// everything) or from-scratch (the pre-trained weights are not used)
     #[arg(long, short, value_name = "STRATEGY")]
     pub strategy: Option<String>,
-    /// The run directory to make
+    /// Folder to make for the run: model, report, metrics and checkpoints
     #[arg(long, short, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Decides everything random: same seed, same bits
+    /// Decides everything random: same seed, same result [default: 0]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// Train on this many samples, stratified by class
@@ -58,7 +60,7 @@ pub struct Fit<D: Domain> {
     /// Also write a checkpoint every N steps [default: at the end of each epoch]
     #[arg(long, value_name = "N")]
     pub checkpoint_every: Option<usize>,
-    /// Most disk space that kept features may take, in GB; 0 keeps none
+    /// Most disk space that kept features may take, in GB; 0 keeps none [default: 10]
     #[arg(long, value_name = "GB")]
     pub cache_limit: Option<f64>,
     /// Where to compute (set by --device)
@@ -137,17 +139,11 @@ impl<D: Domain> Fit<D> {
     /// When data, model or settings are unusable.
     pub fn prepare(&self, observer: &dyn Observer) -> Result<Prepared<D>> {
         self.options.check()?;
+        self.check()?;
         let device = device::parse(self.device.as_deref().unwrap_or("cpu"))?;
         let strategy = find_strategy(self.strategy.as_deref().unwrap_or("feature-extraction"))?;
         let seed = Seed(self.seed.unwrap_or(0));
-        let budget = match (self.limit, self.per_class) {
-            (Some(0), _) | (_, Some(0)) => {
-                return Err(Error::input("--limit / --per-class", "nothing to learn from", "use 1 or more"));
-            }
-            (Some(n), _) => Budget::Total(n),
-            (_, Some(n)) => Budget::PerClass(n),
-            _ => Budget::All,
-        };
+        let budget = self.budget()?;
         let name = self.model.as_deref().unwrap_or(D::DEFAULT_MODEL);
         // A strategy that starts from random weights needs the description alone.
         let mut opened = describe::<D>(name, self.offline, observer)?;
@@ -173,6 +169,33 @@ impl<D: Domain> Fit<D> {
         Ok(Prepared { network, params, report, plan, pipeline: opened.pipeline, splits, device })
     }
 
+    fn budget(&self) -> Result<Budget> {
+        let none = |flag| Err(Error::input(format!("{flag} 0"), "there is nothing to learn from", "use 1 or more"));
+        match (self.limit, self.per_class) {
+            (Some(_), Some(_)) => Err(Error::input("--limit", "it excludes --per-class", "give one of the two")),
+            (Some(0), _) => none("--limit"),
+            (_, Some(0)) => none("--per-class"),
+            (Some(n), _) => Ok(Budget::Total(n)),
+            (_, Some(n)) => Ok(Budget::PerClass(n)),
+            _ => Ok(Budget::All),
+        }
+    }
+
+    /// Looks for numbers that make no sense.
+    fn check(&self) -> Result<()> {
+        if self.checkpoint_every == Some(0) {
+            return Err(Error::input("--checkpoint-every 0", "it must be at least 1", "choose a larger number"));
+        }
+        match self.cache_limit.filter(|gb| !(gb.is_finite() && *gb >= 0.0)) {
+            Some(gb) => Err(Error::input(
+                format!("--cache-limit {gb}"),
+                "it is no amount of disk space",
+                "give gigabytes, or 0 to keep nothing",
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Does the job: trains, and leaves a complete run directory at `out`.
     ///
     /// # Errors
@@ -186,11 +209,39 @@ impl<D: Domain> Fit<D> {
     /// # Errors
     /// When there is no run, it is finished, or its data or model are gone.
     pub fn resume(folder: &Path, observer: &dyn Observer) -> Result<Finished> {
+        Self::of_run(folder)?.execute(observer, true)
+    }
+
+    /// The settings of the interrupted run at `folder`.
+    ///
+    /// # Errors
+    /// When there is no run, it is finished, or its `run.toml` is damaged.
+    pub fn of_run(folder: &Path) -> Result<Self> {
         let path = folder.join("run.toml");
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let fit: Self = toml::from_str(&text)
-            .map_err(|e| Error::input(path.display(), e, "restore the file as the run wrote it"))?;
-        Self { out: Some(folder.into()), ..fit }.execute(observer, true)
+        if !path.is_file() {
+            return Err(run::nothing_to_resume(folder));
+        }
+        // The last file that a run writes.
+        if folder.join(REPORT).is_file() {
+            let remedy = "use its model, or start another run with another --out";
+            return Err(Error::input(folder.display(), "this run is finished: there is nothing to resume", remedy));
+        }
+        let fit = Self::read(&path, "restore the file as the run wrote it, or start anew with another --out")?;
+        Ok(Self { out: Some(folder.into()), ..fit })
+    }
+
+    /// Reads settings as `run.toml` has them.
+    ///
+    /// # Errors
+    /// When they cannot be read or understood; `remedy` says what to do then.
+    pub fn read(path: &Path, remedy: &str) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        toml::from_str(&text).map_err(|e| Error::input(path.display(), e.to_string().trim_end(), remedy))
+    }
+
+    /// Does the job as [`Fit::run`], or goes on with it at the same `out`.
+    pub(crate) fn go_on(&self, observer: &dyn Observer) -> Result<Finished> {
+        self.execute(observer, true)
     }
 
     fn execute(&self, observer: &dyn Observer, resume: bool) -> Result<Finished> {
@@ -203,7 +254,8 @@ impl<D: Domain> Fit<D> {
         let run = if resume { RunDir::resume(out)? } else { RunDir::create(out, self.force)? };
         let prepared = self.prepare(observer)?;
         observer.message(&format!("model {}: {}", prepared.network.name, prepared.report));
-        let resolved = Self { plan: Some(prepared.plan.clone()), force: false, ..self.clone() };
+        let options = self.options.clone().over(&Options::default());
+        let resolved = Self { plan: Some(prepared.plan.clone()), force: false, options, ..self.clone() };
         let text = toml::to_string(&resolved).map_err(|e| Error::input("run.toml", e, "report this as a defect"))?;
         run.write("run.toml", &text)?;
         let cache = match self.cache_limit {
@@ -239,13 +291,10 @@ impl<D: Domain> Fit<D> {
             pipeline: prepared.pipeline,
             classes: Some(classes),
         };
-        D::save(&run.model(), &model)?;
+        run.install_model(|folder| D::save(folder, &model))?;
         let summary = Summary::new(&outcome, preparation, started.elapsed().as_secs_f64());
         run.write_json("summary.json", &summary)?;
-        run.write(
-            "report.html",
-            &report::page(D::BINARY, &resolved_title(&resolved), &prepared.plan, &outcome, &summary),
-        )?;
+        run.write(REPORT, &report::page(D::BINARY, &resolved_title(&resolved), &prepared.plan, &outcome, &summary))?;
         run.keep();
         Ok(Finished { outcome, summary })
     }

@@ -52,7 +52,7 @@ pub enum Head {
 ///
 /// # Errors
 /// When a parameter of the backbone (with [`Head::Keep`]: of the head too) is missing, has another shape or holds NaN
-/// or infinity: the checkpoint is of another architecture, or damaged. `subject` names it in the message.
+/// or infinity, or parts of the backbone have more parameters than it knows: the checkpoint is of another architecture, or damaged. `subject` names it in the message.
 pub fn fit(
     network: &Network,
     weights: &BTreeMap<String, Tensor>,
@@ -111,7 +111,36 @@ pub fn fit(
     let known: BTreeSet<String> = network.params().into_iter().map(|spec| spec.name).collect();
     let counter = |name: &str| name.ends_with("num_batches_tracked");
     report.unexpected = weights.keys().filter(|name| !known.contains(*name) && !counter(name)).cloned().collect();
+    refuse_surplus(network, weights, &report.unexpected, subject)?;
     Ok((Params::new(values), report))
+}
+
+/// Tensors left over inside a part of the backbone (a third block of `layer1`) are those of a larger architecture that
+/// only contains this one. Heads of other tasks, and tables of whole numbers, are left over in sound checkpoints too.
+fn refuse_surplus(
+    network: &Network,
+    weights: &BTreeMap<String, Tensor>,
+    unexpected: &[String],
+    subject: &str,
+) -> Result<()> {
+    let part = |name: &str| name.split('.').next().unwrap_or_default().to_string();
+    let parts: BTreeSet<String> = network.stages.iter().flat_map(|s| s.params()).map(|spec| part(&spec.name)).collect();
+    let learned = |name: &&String| weights.get(*name).is_some_and(|tensor| tensor.dtype().is_float());
+    let surplus: Vec<String> =
+        unexpected.iter().filter(|name| parts.contains(&part(name))).filter(learned).cloned().collect();
+    if surplus.is_empty() {
+        return Ok(());
+    }
+    Err(Error::input(
+        subject,
+        format!(
+            "not a checkpoint of {}: it has {} more parameters ({})",
+            network.name,
+            surplus.len(),
+            some_of(&surplus)
+        ),
+        "name the model that the checkpoint belongs to",
+    ))
 }
 
 /// All parameters from random numbers.

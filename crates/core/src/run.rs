@@ -9,57 +9,71 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
-use crate::files::write_atomic_bytes;
+use crate::files::{sync_folder, write_atomic_bytes};
 use crate::{Error, Result};
 
 const LOCK: &str = ".lock";
+/// Where an earlier run waits until the one that replaces it has got somewhere.
+const REPLACED: &str = ".replaced";
+/// A model that is not whole yet.
+const UNFINISHED: &str = ".model";
 
 /// A run directory in use by this process.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
     lock: File,
-    /// The folder itself was made by this process.
-    made: bool,
+    /// The folders that this process made: `path` and those above it, innermost first.
+    made: Vec<PathBuf>,
     /// What is in it shall stay.
     kept: AtomicBool,
+}
+
+/// The error of resuming where there is no run.
+pub(crate) fn nothing_to_resume(path: &Path) -> Error {
+    let reason = "there is no run to resume: it has no run.toml";
+    Error::input(path.display(), reason, "leave out --resume, or name the run's folder with --out")
 }
 
 impl RunDir {
     /// Makes `path`, or takes an empty folder; `force` replaces an earlier run there, and nothing but a run.
     ///
-    /// Unless [`RunDir::keep`] is called, dropping the value removes again what was made.
+    /// Unless [`RunDir::keep`] is called, dropping the value removes again what was made, and an earlier run stays.
     ///
     /// # Errors
     /// When the folder holds something, is in use by another process, or cannot be written.
     pub fn create(path: &Path, force: bool) -> Result<Self> {
-        let made = !path.exists();
-        if path.is_file() {
+        if path.exists() && !path.is_dir() {
             return Err(Error::input(path.display(), "it is a file, not a folder", "choose another --out"));
         }
-        let others: Vec<_> = entries(path).into_iter().filter(|name| name != LOCK).collect();
-        if !others.is_empty() && !force {
-            return Err(Error::input(
-                path.display(),
-                "the folder is already in use",
-                "continue its run with --resume, or choose another --out",
-            ));
+        // First of all: what another process is writing is not to be judged.
+        if let Some(owner) = owner(path) {
+            return Err(in_use(path, &owner));
         }
-        if !others.is_empty() && !path.join("run.toml").is_file() {
-            return Err(Error::input(
-                path.display(),
-                "the folder holds something else than a run, which is not overwritten",
-                "choose another --out",
-            ));
+        let run = path.join("run.toml").is_file() || path.join(REPLACED).join("run.toml").is_file();
+        match (contents(path).is_empty(), run, force) {
+            (true, ..) | (_, true, true) => {}
+            (_, true, false) => {
+                let remedy = "continue it with --resume, replace it with --force, or choose another --out";
+                return Err(Error::input(path.display(), "the folder is already in use by another run", remedy));
+            }
+            (_, false, _) => {
+                let reason = "the folder is already in use: it holds something else than a run";
+                return Err(Error::input(path.display(), reason, "choose another --out"));
+            }
         }
-        std::fs::create_dir_all(path).map_err(Error::io(path))?;
-        let lock = take(path)?;
-        for name in others {
-            let old = path.join(name);
-            let removed = if old.is_dir() { std::fs::remove_dir_all(&old) } else { std::fs::remove_file(&old) };
-            removed.map_err(Error::io(&old))?;
+        let made: Vec<PathBuf> =
+            path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).map(Path::to_path_buf).collect();
+        let remove = |made: &[PathBuf]| made.iter().for_each(|folder| _ = std::fs::remove_dir(folder));
+        std::fs::create_dir_all(path).map_err(Error::io(path)).inspect_err(|_| remove(&made))?;
+        let lock = take(path).inspect_err(|_| remove(&made))?;
+        let run = Self { path: path.to_path_buf(), lock, made, kept: AtomicBool::new(false) };
+        // Left by a process that was killed while it had an earlier run put aside.
+        if run.path.join(REPLACED).is_dir() {
+            run.restore();
         }
-        Ok(Self { path: path.to_path_buf(), lock, made, kept: AtomicBool::new(false) })
+        run.put_aside()?;
+        Ok(run)
     }
 
     /// Takes the folder of an earlier run to continue it.
@@ -68,10 +82,42 @@ impl RunDir {
     /// When there is none, or another process is at it.
     pub fn resume(path: &Path) -> Result<Self> {
         if !path.join("run.toml").is_file() {
-            let reason = "there is no run to continue: it has no run.toml";
-            return Err(Error::input(path.display(), reason, "leave out --resume, or name the run's folder"));
+            return Err(nothing_to_resume(path));
         }
-        Ok(Self { path: path.to_path_buf(), lock: take(path)?, made: false, kept: AtomicBool::new(true) })
+        Ok(Self { path: path.to_path_buf(), lock: take(path)?, made: Vec::new(), kept: AtomicBool::new(true) })
+    }
+
+    /// Moves an earlier run out of the way, its `run.toml` last.
+    fn put_aside(&self) -> Result<()> {
+        let mut earlier = contents(&self.path);
+        earlier.sort_by_key(|name| name == "run.toml");
+        if earlier.is_empty() {
+            return Ok(());
+        }
+        let aside = self.path.join(REPLACED);
+        std::fs::create_dir_all(&aside).map_err(Error::io(&aside))?;
+        for name in earlier {
+            let old = self.path.join(&name);
+            std::fs::rename(&old, aside.join(&name)).map_err(Error::io(&old))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what this process wrote, and brings back an earlier run. What cannot be removed is no reason to fail a
+    /// second time.
+    fn restore(&self) {
+        let aside = self.path.join(REPLACED);
+        for name in contents(&self.path).iter().filter(|name| *name != REPLACED) {
+            // Of an earlier run that was only in part put aside, this part is still in its place.
+            if aside.is_dir() && !aside.join("run.toml").is_file() {
+                break;
+            }
+            remove(&self.path.join(name));
+        }
+        for name in contents(&aside) {
+            let _ = std::fs::rename(aside.join(&name), self.path.join(&name));
+        }
+        let _ = std::fs::remove_dir(aside);
     }
 
     /// The folder.
@@ -92,6 +138,24 @@ impl RunDir {
     /// From now on the folder stays, whatever happens.
     pub fn keep(&self) {
         self.kept.store(true, Ordering::Relaxed);
+        let aside = self.path.join(REPLACED);
+        if aside.is_dir() {
+            remove(&aside);
+        }
+    }
+
+    /// Writes the final model with `save`, which gets a folder: `model/` is whole or absent.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn install_model(&self, save: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let unfinished = self.path.join(UNFINISHED);
+        remove(&unfinished);
+        save(&unfinished).inspect_err(|_| remove(&unfinished))?;
+        let model = self.model();
+        remove(&model);
+        std::fs::rename(&unfinished, &model).map_err(Error::io(&model))?;
+        sync_folder(&self.path).map_err(Error::io(&self.path))
     }
 
     /// Writes a file of the run: `run.toml`, `report.html`.
@@ -149,20 +213,43 @@ impl Drop for RunDir {
             let _ = self.lock.set_len(0);
             return;
         }
-        // Nothing half-written stays; what cannot be removed is no reason to fail a second time.
-        if self.made {
-            let _ = std::fs::remove_dir_all(&self.path);
-        } else {
-            for name in entries(&self.path) {
-                let path = self.path.join(name);
-                let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
-            }
+        // Nothing half-written stays.
+        self.restore();
+        remove(&self.path.join(LOCK));
+        for folder in &self.made {
+            // Refused where somebody else put something meanwhile.
+            let _ = std::fs::remove_dir(folder);
         }
     }
 }
 
-fn entries(path: &Path) -> Vec<std::ffi::OsString> {
-    std::fs::read_dir(path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name())).collect()
+/// What a run folder holds, the lock aside.
+fn contents(path: &Path) -> Vec<std::ffi::OsString> {
+    let names = std::fs::read_dir(path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()));
+    names.filter(|name| name != LOCK).collect()
+}
+
+fn remove(path: &Path) {
+    let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+}
+
+fn in_use(folder: &Path, owner: &str) -> Error {
+    let reason = format!("another run is using the folder: {owner}");
+    Error::input(folder.display(), reason, "wait for it to end, or choose another --out")
+}
+
+/// Who holds the lock of a folder, if it is not free.
+fn owner(folder: &Path) -> Option<String> {
+    let mut file = File::open(folder.join(LOCK)).ok()?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            // An unreadable owner is still an owner.
+            let _ = file.read_to_string(&mut owner);
+            Some(owner.trim().to_string())
+        }
+        Ok(()) | Err(TryLockError::Error(_)) => None,
+    }
 }
 
 /// Locks the folder for this process. The lock is the operating system's and ends with the process, however it ends.
@@ -173,11 +260,7 @@ fn take(folder: &Path) -> Result<File> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let mut owner = String::new();
-            // An unreadable owner is still an owner.
-            let _ = file.read_to_string(&mut owner);
-            let reason = format!("another run is using the folder: {}", owner.trim());
-            return Err(Error::input(folder.display(), reason, "wait for it to end, or choose another --out"));
+            return Err(in_use(folder, &owner(folder).unwrap_or_default()));
         }
         // A file system without locks: one user is assumed.
         Err(TryLockError::Error(_)) => return Ok(file),
@@ -212,7 +295,7 @@ mod tests {
         let root = folder();
         std::fs::write(root.path().join("notes"), "mine").unwrap();
         let message = RunDir::create(root.path(), false).unwrap_err().to_string();
-        assert!(message.contains("--resume") && message.contains("--out"), "{message}");
+        assert!(message.contains("something else") && message.contains("--out"), "{message}");
         assert!(RunDir::create(root.path(), true).is_err(), "notes are not a run");
         assert!(root.path().join("notes").exists());
     }
@@ -225,6 +308,47 @@ mod tests {
         run.write("run.toml", "x = 1").unwrap();
         drop(run);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn folders_made_above_a_run_that_fails_go_too() {
+        let root = folder();
+        drop(RunDir::create(&root.path().join("a/b/run"), false).unwrap());
+        assert!(!root.path().join("a").exists());
+    }
+
+    #[test]
+    fn a_run_is_replaced_only_once_the_new_one_is_kept() {
+        let root = folder();
+        let path = root.path().join("run");
+        let text = || std::fs::read_to_string(path.join("run.toml")).unwrap();
+        let first = RunDir::create(&path, false).unwrap();
+        first.write("run.toml", "first").unwrap();
+        first.keep();
+        drop(first);
+        let second = RunDir::create(&path, true).unwrap();
+        second.write("run.toml", "second").unwrap();
+        drop(second);
+        assert_eq!(text(), "first");
+        let third = RunDir::create(&path, true).unwrap();
+        third.write("run.toml", "third").unwrap();
+        third.keep();
+        drop(third);
+        assert_eq!(text(), "third");
+        assert!(!path.join(REPLACED).exists());
+    }
+
+    #[test]
+    fn a_model_that_cannot_be_saved_leaves_none() {
+        let root = folder();
+        let run = RunDir::create(&root.path().join("run"), false).unwrap();
+        let half = |to: &Path| {
+            std::fs::create_dir_all(to).map_err(Error::io(to))?;
+            std::fs::write(to.join("config.json"), "{}").map_err(Error::io(to))?;
+            Err(Error::input("disk", "full", "free some space"))
+        };
+        assert!(run.install_model(half).is_err());
+        assert!(contents(run.path()).is_empty());
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(super) struct EmbedArgs<D: Domain> {
 
 pub(super) fn run<D: Domain>(args: EmbedArgs<D>, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
-    let mut embedder = Embedder::<D>::load(&args.model, common.offline, device::parse(&common.device)?, &console)?;
+    let mut embedder = Embedder::<D>::load(&args.model, common.offline, device::parse(common.device())?, &console)?;
     if args.normalize {
         embedder = embedder.normalized();
     }

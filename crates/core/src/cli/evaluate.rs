@@ -29,7 +29,7 @@ pub(super) struct EvaluateArgs<D: Domain> {
 
 pub(super) fn run<D: Domain>(args: EvaluateArgs<D>, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
-    let classifier = Classifier::<D>::load_on(&args.run, device::parse(&common.device)?)?;
+    let classifier = Classifier::<D>::load_on(&args.run, device::parse(common.device())?)?;
     let splits = D::splits(&args.data, classifier.pipeline(), Some(classifier.classes()), Seed(args.seed))?;
     let data = splits.validation;
     let batches: Vec<Vec<Request>> = (0..data.len())

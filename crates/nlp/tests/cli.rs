@@ -1,0 +1,104 @@
+//! The verbs of `topwork-nlp`, through the binary.
+
+mod support;
+
+use std::fs;
+
+use support::{converse, home, model};
+
+#[test]
+fn a_run_is_complete_and_can_be_used() {
+    let home = home();
+    let out =
+        home.train("runs/first", &["--strategy", "fine-tuning", "--epochs", "4", "--learning-rate", "1e-3"]).well();
+    assert!(out.contains("accuracy") && out.contains("runs/first"), "{out}");
+    let files = ["run.toml", "metrics.jsonl", "summary.json", "report.html", "model/config.json", "model/vocab.txt"];
+    for name in files {
+        assert!(home.path("runs/first").join(name).is_file(), "{name}");
+    }
+    assert!(fs::read_dir(home.path("runs/first/checkpoints")).unwrap().count() > 0);
+    let summary = home.json("runs/first/summary.json");
+    let measured = home.run(&["evaluate", "runs/first", "--validation", "dev.tsv", "--json"]).well();
+    let measured: serde_json::Value = serde_json::from_str(&measured).unwrap();
+    for name in ["accuracy", "macro_f1", "samples"] {
+        assert_eq!(measured[name], summary[name], "{name}");
+    }
+}
+
+#[test]
+fn a_held_out_part_is_found_again_by_the_seed() {
+    let home = home();
+    home.run(&["train", "--train", "train.tsv", "--model", model(), "--seed", "4", "--out", "run"]).well();
+    let measured = home.run(&["evaluate", "run", "--train", "train.tsv", "--seed", "4", "--json"]).well();
+    let measured: serde_json::Value = serde_json::from_str(&measured).unwrap();
+    let summary = home.json("run/summary.json");
+    assert_eq!((&measured["accuracy"], &measured["samples"]), (&summary["accuracy"], &summary["samples"]));
+}
+
+#[test]
+fn sentences_are_predicted_from_texts_files_columns_and_standard_input() {
+    let home = home();
+    home.train("run", &[]).well();
+    let predict = |args: &[&str]| home.run(&[&["predict", "run"], args].concat()).well();
+    let lines = predict(&["--text", "a film is very lovely", "--text", "the plot is quite awful"]);
+    let labels: Vec<&str> = lines.lines().map(|line| line.split('\t').nth(1).unwrap()).collect();
+    assert_eq!(labels, ["good", "bad"]);
+    assert_eq!(predict(&["dev.tsv"]).lines().count(), 20);
+    home.write("a.csv", "id,body\n1,\"great, warm\"\n2,cold\n");
+    assert_eq!(predict(&["a.csv", "--column", "body"]).lines().count(), 2);
+    home.write("a.txt", "a great film\na cold plot\nthe actor is dull\n");
+    assert_eq!(predict(&["a.txt", "dev.tsv"]).lines().count(), 23);
+    let answers =
+        converse(home.command(&["predict", "run", "-"]), &["a film is very lovely", "the plot is quite awful"]);
+    assert!(answers[0].contains("\tgood\t") && answers[1].contains("\tbad\t"), "{answers:?}");
+}
+
+#[test]
+fn predictions_show_as_many_classes_as_asked_for() {
+    let home = home();
+    home.train("run", &[]).well();
+    let json = home.run(&["predict", "run", "--text", "a film", "--top-k", "2", "--json"]).well();
+    let answer: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(answer["input"], "a film");
+    let sum: f64 = (0..2).map(|i| answer["predictions"][i]["probability"].as_f64().unwrap()).sum();
+    assert!((sum - 1.0).abs() < 1e-5, "{sum}");
+}
+
+#[test]
+fn a_dry_run_prints_the_plan_and_writes_nothing() {
+    let home = home();
+    let before = home.files();
+    let out = home.train("run", &["--strategy", "fine-tuning", "--dry-run", "--limit", "20"]).well();
+    assert!(out.contains("20 training and 20 validation sentences, 2 classes"), "{out}");
+    assert!(out.contains("fine-tuning") && out.contains("encoder.layer.1"), "{out}");
+    assert!(home.files() == before);
+}
+
+#[test]
+fn flags_win_over_a_settings_file() {
+    let home = home();
+    home.train("first", &["--strategy", "fine-tuning", "--epochs", "2", "--limit", "20"]).well();
+    let again = |flags: &[&str]| home.run(&[&["train", "--config", "first/run.toml"], flags].concat());
+    again(&["--out", "same"]).well();
+    assert!(home.result("same") == home.result("first"));
+    let out = again(&["--out", "other", "--per-class", "5", "--dry-run"]).well();
+    assert!(out.contains("10 training and 20 validation"), "{out}");
+}
+
+#[test]
+fn models_are_listed_and_shown() {
+    let home = home();
+    let list = home.run(&["models", "list"]).well();
+    assert!(list.contains("all-minilm-l6-v2"), "{list}");
+    let shown = home.run(&["models", "show", model()]).well();
+    assert!(shown.contains("encoder.layer.1") && shown.contains("multiply-adds"), "{shown}");
+}
+
+#[test]
+fn features_are_streamed() {
+    let home = home();
+    let answers = converse(home.command(&["embed", model(), "-"]), &["a good film", "the plot"]);
+    for answer in answers {
+        assert_eq!(answer.split('\t').skip(1).map(|n| n.parse::<f32>().unwrap()).count(), 16);
+    }
+}
