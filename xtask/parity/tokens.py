@@ -1,16 +1,12 @@
 """Writes crates/nlp/tests/fixtures/tokenizer: a small vocabulary, and the tokens that transformers' BertTokenizer gives
 to strings that are hard to tokenize.
 
-Run from the repository root with transformers installed: python xtask/parity/tokenize.py
+Run from the repository root with transformers installed: python xtask/parity/tokens.py
 """
 import json
 import os
-import sys
 
-# The name of this file would hide the standard library's module.
-sys.path = [p for p in sys.path if os.path.abspath(p or ".") != os.path.dirname(os.path.abspath(__file__))]
-
-from transformers import BertTokenizerFast  # noqa: E402
+from transformers import BertTokenizerFast
 
 FOLDER = "crates/nlp/tests/fixtures/tokenizer"
 

@@ -1,0 +1,170 @@
+"""Loads the `model/` of finished runs in the Python library that it came from, strictly, and compares the answers with
+those of topwork itself.
+
+    python load_back.py RUN INPUT... [--binary PATH] [--tolerance SHARE]
+
+RUN is the folder of a finished run. INPUTs are photos or folders of them for a run of topwork-cv, and one text file with
+a sentence a line for a run of topwork-nlp. `--binary` is the topwork-cv or topwork-nlp to ask, by default the one in
+`target/debug`. Every check prints its result and the largest difference; the exit status is 1 if one failed.
+
+Photos are decoded and resized by Pillow on the Python side, so that their probabilities and features differ by what
+another JPEG decoder and another rounding to 8 bits make of them; `--tolerance` (relative to the largest number) is
+0.05 there, and 1e-4 for sentences.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Checks:
+    """Prints what was checked and remembers whether anything failed."""
+
+    def __init__(self, tolerance):
+        self.tolerance = tolerance
+        self.failed = False
+
+    def that(self, what, holds, detail=""):
+        print(f"{'ok  ' if holds else 'FAIL'} {what}{': ' if detail else ''}{detail}")
+        self.failed |= not holds
+
+    def close(self, what, actual, expected):
+        """Differences relative to the largest expected number."""
+        error = (actual - expected).abs() / expected.abs().max()
+        detail = f"largest relative difference {error.max():.1e}, median {error.median():.1e}"
+        self.that(what, bool(error.max() <= self.tolerance), detail)
+
+
+def answers(binary, verb, run, inputs, *flags):
+    """The lines that a verb prints with `--json`."""
+    command = [str(binary), verb, str(run), *map(str, inputs), "--json", "--quiet", *flags]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def asked(binary, run, inputs, classes):
+    """What topwork says of the inputs: their names, probabilities `[inputs, classes]` and vectors."""
+    predicted = answers(binary, "predict", run, inputs, "--top-k", str(len(classes)))
+    embedded = answers(binary, "embed", run, inputs)
+    assert [line["input"] for line in predicted] == [line["input"] for line in embedded]
+    rows = [{guess["label"]: guess["probability"] for guess in line["predictions"]} for line in predicted]
+    probabilities = torch.tensor([[row[name] for name in classes] for row in rows])
+    return [line["input"] for line in predicted], probabilities, torch.tensor([line["embedding"] for line in embedded])
+
+
+def same_classes(checks, ours, theirs):
+    """Where the first class differs, how far the two best are apart in `theirs` tells whether that is a tie."""
+    differ = ours.argmax(1) != theirs.argmax(1)
+    best = theirs.topk(2, dim=1).values
+    margin = (best[:, 0] - best[:, 1])[differ].max().item() if differ.any() else 0.0
+    detail = f"{int((~differ).sum())} of {len(ours)}"
+    if differ.any():
+        detail += f"; the others lie within {margin:.1e} of a tie"
+    checks.that("same answers", margin <= checks.tolerance, detail)
+
+
+def photos(run, inputs, binary, checks):
+    """timm, and torchvision where it has the architecture under this name."""
+    import timm
+    import torchvision
+    from PIL import Image, ImageOps
+
+    folder = run / "model"
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    name, classes = config["architecture"], config["label_names"]
+    model = timm.create_model(name, num_classes=len(classes))
+    state = load_file(folder / "model.safetensors")
+    checks.that(f"timm's {name} loads the weights strictly", not any(model.load_state_dict(state)), f"{len(state)} tensors")
+    model.eval()
+
+    # As a user would, by the folder alone.
+    whole = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    loaded = whole.state_dict()
+    checks.that("timm loads the folder", all(torch.equal(loaded[key], value) for key, value in state.items()))
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(whole), is_training=False)
+    print(f"     {' | '.join(str(step) for step in transform.transforms)}")
+
+    names, probabilities, vectors = asked(binary, run, inputs, classes)
+    opened = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in names]
+    batch = torch.stack([transform(photo) for photo in opened])
+    with torch.inference_mode():
+        pieces = batch.split(16)
+        logits = torch.cat([whole(piece) for piece in pieces])
+        features = torch.cat([whole.forward_head(whole.forward_features(p), pre_logits=True) for p in pieces])
+    same_classes(checks, probabilities, logits.softmax(1))
+    checks.close("probabilities of timm", probabilities, logits.softmax(1))
+    checks.close("features of timm", vectors, features)
+    if hasattr(torchvision.models, name):
+        other = getattr(torchvision.models, name)(num_classes=len(classes))
+        checks.that(f"torchvision's {name} loads the weights strictly", not any(other.load_state_dict(state)))
+        with torch.inference_mode():
+            found = torch.cat([other.eval()(piece) for piece in pieces])
+        checks.close("probabilities of torchvision", probabilities, found.softmax(1))
+
+
+def sentences(run, inputs, binary, checks):
+    """transformers, and sentence-transformers where the pooling is one of its kinds."""
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = run / "model"
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    pooler = config["topwork"]["pooling"] == "pooler"
+    classifier, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    odd = {kind: sorted(keys) for kind, keys in info.items() if keys}
+    checks.that("transformers loads the classifier strictly", not odd, odd or "")
+    encoder, info = AutoModel.from_pretrained(folder, output_loading_info=True)
+    odd = {kind: sorted(set(keys) - {"classifier.weight", "classifier.bias"}) for kind, keys in info.items()}
+    odd = {kind: keys for kind, keys in odd.items() if keys}
+    checks.that("transformers loads the encoder strictly", not odd, odd or "")
+    classifier.eval()
+    classes = [classifier.config.id2label[i] for i in range(classifier.config.num_labels)]
+
+    if len(inputs) != 1:
+        sys.exit("give one text file with a sentence a line")
+    texts = Path(inputs[0]).read_text(encoding="utf-8").splitlines()
+    names, probabilities, vectors = asked(binary, run, inputs, classes)
+    checks.that("one answer a line", len(names) == len(texts), f"{len(names)} of {len(texts)}")
+    with torch.inference_mode():
+        if pooler:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            longest = config["topwork"]["max_tokens"]
+            encoded = [tokenizer(t, truncation=True, max_length=longest, return_tensors="pt") for t in texts]
+            logits = torch.cat([classifier(**one).logits for one in encoded])
+            features = torch.cat([encoder.eval()(**one).pooler_output for one in encoded])
+        else:
+            model = SentenceTransformer(str(folder), device="cpu")
+            print("     " + " | ".join(type(module).__name__ for module in model))
+            # One by one, so that nothing is padded.
+            features = torch.stack([model.encode(text, convert_to_tensor=True) for text in texts])
+            plain = SentenceTransformer(modules=[m for m in model if type(m).__name__ != "Normalize"], device="cpu")
+            pooled = torch.stack([plain.encode(text, convert_to_tensor=True) for text in texts])
+            logits = classifier.classifier(pooled)
+    same_classes(checks, probabilities, logits.softmax(1))
+    checks.close("probabilities", probabilities, logits.softmax(1))
+    checks.close("embeddings", vectors, features)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("inputs", type=Path, nargs="+", metavar="INPUT")
+    parser.add_argument("--binary", type=Path)
+    parser.add_argument("--tolerance", type=float)
+    args = parser.parse_args()
+    text = "topwork" in json.loads((args.run / "model" / "config.json").read_text(encoding="utf-8"))
+    binary = args.binary or ROOT / "target" / "debug" / ("topwork-nlp" if text else "topwork-cv")
+    checks = Checks(args.tolerance or (1e-4 if text else 0.05))
+    (sentences if text else photos)(args.run, args.inputs, binary, checks)
+    sys.exit(checks.failed)
+
+
+if __name__ == "__main__":
+    main()
