@@ -1,6 +1,6 @@
 //! A contest that is run by the library: one domain, one model, one bundled set, three strategies.
 //!
-//! What a domain needs for it (files on disk, a stand-in for weights that cannot be had) is in [`super::domains`].
+//! What a domain needs for it (files on disk, a network to learn from scratch) is in [`super::domains`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,8 +30,10 @@ pub struct Transfer<D: Domain, I> {
     pub data: &'static str,
     /// Number of classes.
     pub classes: usize,
-    /// Name or folder of the model.
-    pub model: String,
+    /// Name of the pre-trained model.
+    pub model: &'static str,
+    /// Folder of the network with random weights that learns from scratch.
+    pub fresh: PathBuf,
     /// Why the pre-trained weights cannot be had.
     pub missing: Option<String>,
     /// Data to learn from, judged on the whole test part.
@@ -41,10 +43,10 @@ pub struct Transfer<D: Domain, I> {
     pub brief: D::DataArgs,
     /// The test part: what to predict on, and the label.
     pub test: Vec<(I, String)>,
-    /// Settings that are the same for all strategies.
-    pub options: Options,
-    /// Passes over the samples, from scratch and in fine-tuning.
-    pub epochs: (usize, usize),
+    /// Settings of training from scratch.
+    pub from_scratch: Options,
+    /// Settings of fine-tuning.
+    pub fine_tuning: Options,
     /// How much is measured.
     pub size: Size,
     /// What a reader must know of the settings.
@@ -86,8 +88,8 @@ impl<D: Domain, I: AsRef<D::Input>> Contest for Transfer<D, I> {
     }
 
     fn fingerprint(&self) -> String {
-        let (test, epochs, options) = (self.test.len(), self.epochs, &self.options);
-        format!("{}; {test} test samples; epochs {epochs:?}; {:?}; {options:?}", self.setting, self.whole)
+        let (test, options) = (self.test.len(), (&self.from_scratch, &self.fine_tuning));
+        format!("{}; {test} test samples; {:?}; {options:?}", self.setting, self.whole)
     }
 
     fn measure(&mut self, strategy: &str, labels: usize, seed: u64) -> Result<Outcome> {
@@ -95,15 +97,14 @@ impl<D: Domain, I: AsRef<D::Input>> Contest for Transfer<D, I> {
         std::fs::create_dir_all(&self.work).with_context(|| self.work.display().to_string())?;
         // Removed when it goes out of scope, on errors too.
         let run = tempfile::tempdir_in(&self.work)?;
-        let mut options = self.options.clone();
-        options.epochs = match strategy {
-            FROM_SCRATCH => Some(self.epochs.0),
-            FINE_TUNING => Some(self.epochs.1),
-            _ => None,
+        let (model, options) = match strategy {
+            FROM_SCRATCH => (&*self.fresh.to_string_lossy(), self.from_scratch.clone()),
+            FINE_TUNING => (self.model, self.fine_tuning.clone()),
+            _ => (self.model, Options::default()),
         };
         let data = if solved { &self.whole } else { &self.brief };
         let fit = Fit::<D> { per_class: Some(labels / self.classes), ..Fit::new(data.clone()) };
-        let fit = fit.model(&self.model).strategy(strategy).seed(seed).options(options).out(run.path());
+        let fit = fit.model(model).strategy(strategy).seed(seed).options(options).out(run.path());
         let watch = Watch::default();
         let summary = fit.run(&watch)?.summary;
         let accuracy = if solved { summary.metrics.accuracy } else { self.evaluate(run.path())? };
