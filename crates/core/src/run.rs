@@ -215,6 +215,10 @@ impl Drop for RunDir {
         }
         // Nothing half-written stays.
         self.restore();
+        if !contents(&self.path).is_empty() {
+            let _ = self.lock.set_len(0);
+            return;
+        }
         remove(&self.path.join(LOCK));
         for folder in &self.made {
             // Refused where somebody else put something meanwhile.

@@ -50,11 +50,18 @@ fn unreadable_photos_are_left_out_and_listed() {
     let home = home();
     let whole = fs::read(home.path("data/red/0.png")).unwrap();
     home.write("data/red/0.png", &whole[..whole.len() / 2]);
-    let ran = home.train("run", &[]);
+    let ran = parted(&home);
     assert!(ran.err.contains("left out: data/red/0.png: damaged or cut short"), "{}", ran.err);
     assert!(ran.well().contains("1 samples could not be read"));
     let skipped = home.json("run/summary.json")["skipped"].clone();
     assert_eq!((skipped.as_array().unwrap().len(), skipped[0][0].as_str()), (1, Some("data/red/0.png")));
+}
+
+/// Trains on all of `data/`, so that one photo of it is less than a tenth.
+fn parted(home: &Home) -> support::Ran {
+    home.photo("val/red/1.png", [160, 30, 30], 50);
+    home.photo("val/blue/1.png", [30, 30, 160], 51);
+    home.run(&["train", "--train", "data", "--validation", "val", "--model", model(), "--out", "run"])
 }
 
 #[test]
@@ -96,7 +103,7 @@ fn a_photo_of_400_million_pixels_is_refused_before_it_fills_the_memory() {
     home.write("data/red/huge.png", one_colour(20_000));
     let parts = ["data/red/huge.png: 20000 × 20000 pixels; at most 178 million are read", "scale it down"];
     refuses(&home, &["--strict"], &parts);
-    let ran = home.train("run", &[]);
+    let ran = parted(&home);
     assert!(ran.err.contains("left out: data/red/huge.png: 20000 × 20000 pixels"), "{}", ran.err);
     ran.well();
     let peak = home.json("run/summary.json")["peak_memory"].as_u64();
@@ -159,15 +166,16 @@ fn a_checkpoint_of_another_architecture() {
     let other = saved("resnet34", 32, None);
     let config = r#"{"architecture": "NAME", "pretrained_cfg": {"input_size": [3, 32, 32]}}"#;
     for (name, reason) in [("efficientnet-lite0", "parameters are missing"), ("resnet18", "more parameters (layer")] {
-        let folder = home.path(name);
+        let path = format!("./other-{name}");
+        let folder = home.path(&path);
         fs::create_dir_all(&folder).unwrap();
-        home.write(&format!("{name}/config.json"), config.replace("NAME", name));
+        home.write(&format!("other-{name}/config.json"), config.replace("NAME", name));
         fs::hard_link(format!("{other}/model.safetensors"), folder.join("model.safetensors"))
             .or_else(|_| fs::copy(format!("{other}/model.safetensors"), folder.join("model.safetensors")).map(drop))
             .unwrap();
         let parts =
             [name, &format!("not a checkpoint of {name}"), reason, "name the model that the checkpoint belongs to"];
-        home.refuses(&["train", "--data", "data", "--out", "new", "--model", name, "--dry-run"], &parts[1..]);
+        home.refuses(&["train", "--data", "data", "--out", "new", "--model", &path, "--dry-run"], &parts);
     }
 }
 
@@ -286,6 +294,7 @@ fn numbers_that_make_no_sense() {
         ("--limit", "1", "use --limit 2 or more"),
         ("--limit", "99", "use --limit 16 or less"),
         ("--limit", "-3", "--help"),
+        ("--learning-rate", "-0.1", "above 0"),
         ("--per-class", "0", "use 1 or more"),
         ("--per-class", "9", "use --per-class 8 or less"),
         ("--epochs", "0", "at least 1"),
@@ -319,7 +328,20 @@ fn numbers_that_make_no_sense() {
 #[test]
 fn a_learning_rate_that_diverges() {
     let home = home();
-    let flags = ["--strategy", "fine-tuning", "--learning-rate", "1e30", "--optimizer", "sgd", "--epochs", "3"];
+    let flags = [
+        "--strategy",
+        "fine-tuning",
+        "--learning-rate",
+        "1e30",
+        "--warmup",
+        "0",
+        "--batch-size",
+        "4",
+        "--optimizer",
+        "sgd",
+        "--epochs",
+        "3",
+    ];
     refuses(&home, &flags, &["step", "is NaN", "lower --learning-rate"]);
 }
 

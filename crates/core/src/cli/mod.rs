@@ -67,7 +67,7 @@ enum Verb<D: Domain> {
 
 /// Runs the command line of domain `D` and ends the process: exit code 0, 2 for what the user can mend, 1 for a defect.
 pub fn main<D: Domain>() -> ! {
-    let command = Cli::<D>::command().name(D::BINARY).bin_name(D::BINARY);
+    let command = with_negative_numbers(Cli::<D>::command().name(D::BINARY).bin_name(D::BINARY));
     let matches = command.get_matches();
     let code = match Cli::<D>::from_arg_matches(&matches) {
         Ok(cli) => match run(cli) {
@@ -80,6 +80,14 @@ pub fn main<D: Domain>() -> ! {
         Err(error) => error.exit(),
     };
     std::process::exit(code)
+}
+
+/// Lets `--weight-decay -1` reach the check that explains what is wrong with it, instead of being an unknown flag.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let takes_value = |arg: &clap::Arg| !arg.is_positional() && arg.get_action().takes_values();
+    command
+        .mut_args(|arg| if takes_value(&arg) { arg.allow_negative_numbers(true) } else { arg })
+        .mut_subcommands(with_negative_numbers)
 }
 
 fn run<D: Domain>(cli: Cli<D>) -> Result<()> {

@@ -1,6 +1,8 @@
 //! `predict`: streams an answer for each photo or sentence.
 
 use std::path::PathBuf;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -51,14 +53,22 @@ pub(super) fn run<D: Domain>(args: PredictArgs<D>, common: &Common) -> Result<()
     )
 }
 
+/// How long a batch that is not full waits for a further input.
+const PATIENCE: Duration = Duration::from_millis(200);
+
 /// Runs `inputs` through `compute` in batches and hands each result on, in order. Unreadable inputs are told on
-/// standard error and to `on_error`, and make the whole fail at the end; the others still get their answers.
+/// standard error and to `on_error`, and make the whole fail at the end; the others still get their answers. A batch
+/// is not held back for inputs that do not come: who writes to our standard input may wait for the answer.
 pub(super) fn stream<T>(
     inputs: crate::domain::Inputs,
     compute: impl Fn(&[Sample]) -> Result<Vec<T>>,
     on_result: impl Fn(&str, &T) -> Result<()>,
     on_error: impl Fn(&str, &Error) -> Result<()>,
 ) -> Result<()> {
+    let (sender, receiver) = sync_channel(BATCH);
+    let reader = std::thread::spawn(move || {
+        inputs.map(|input| sender.send(input)).take_while(|sent| sent.is_ok()).for_each(drop)
+    });
     let (mut names, mut samples) = (Vec::new(), Vec::new());
     let (mut read, mut unreadable) = (0usize, 0usize);
     let flush = |names: &mut Vec<String>, samples: &mut Vec<Sample>| -> Result<()> {
@@ -68,7 +78,20 @@ pub(super) fn stream<T>(
         samples.clear();
         Ok(())
     };
-    for (name, sample) in inputs {
+    loop {
+        let next = if samples.is_empty() {
+            receiver.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            receiver.recv_timeout(PATIENCE)
+        };
+        let (name, sample) = match next {
+            Ok(next) => next,
+            Err(RecvTimeoutError::Timeout) => {
+                flush(&mut names, &mut samples)?;
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
         read += 1;
         match sample {
             Ok(sample) => {
@@ -88,6 +111,9 @@ pub(super) fn stream<T>(
         }
     }
     flush(&mut names, &mut samples)?;
+    if reader.join().is_err() {
+        return Err(Error::Tensor(candle_core::Error::Msg("reading the inputs ended early".into())));
+    }
     if read == 0 {
         return Err(Error::input("predict", "there is nothing to predict on", "name files, a folder or `-`"));
     }

