@@ -1,9 +1,11 @@
 //! The main job: labelled data and a pre-trained model in, a run directory with a working classifier out.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::Cache;
@@ -90,6 +92,8 @@ pub struct Prepared<D: Domain> {
     pub report: LoadReport,
     /// What will be done.
     pub plan: Plan,
+    /// Tensors of the checkpoint that the description has no use for; the upstream library may want them in `model/`.
+    pub unused: BTreeMap<String, Tensor>,
     /// Preprocessing.
     pub pipeline: D::Pipeline,
     /// The data, budget applied.
@@ -166,7 +170,10 @@ impl<D: Domain> Fit<D> {
             }
             Start::Random => (model::random(&network, seed, &device)?, LoadReport::default()),
         };
-        Ok(Prepared { network, params, report, plan, pipeline: opened.pipeline, splits, device })
+        let used: BTreeSet<String> = network.params().into_iter().map(|spec| spec.name).collect();
+        let mut unused = opened.weights;
+        unused.retain(|name, _| !used.contains(name));
+        Ok(Prepared { network, params, report, plan, unused, pipeline: opened.pipeline, splits, device })
     }
 
     fn budget(&self) -> Result<Budget> {
@@ -287,7 +294,7 @@ impl<D: Domain> Fit<D> {
         }
         let model = Opened {
             network: prepared.network,
-            weights: outcome.params.snapshot(),
+            weights: prepared.unused.into_iter().chain(outcome.params.snapshot()).collect(),
             pipeline: prepared.pipeline,
             classes: Some(classes),
         };
