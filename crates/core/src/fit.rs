@@ -262,7 +262,15 @@ impl<D: Domain> Fit<D> {
         let prepared = self.prepare(observer)?;
         observer.message(&format!("model {}: {}", prepared.network.name, prepared.report));
         let options = self.options.clone().over(&Options::default());
-        let resolved = Self { plan: Some(prepared.plan.clone()), force: false, options, ..self.clone() };
+        let resolved = Self {
+            model: Some(self.model.clone().unwrap_or_else(|| D::DEFAULT_MODEL.into())),
+            strategy: Some(prepared.plan.strategy.clone()),
+            seed: Some(self.seed.unwrap_or(0)),
+            plan: Some(prepared.plan.clone()),
+            force: false,
+            options,
+            ..self.clone()
+        };
         let text = toml::to_string(&resolved).map_err(|e| Error::input("run.toml", e, "report this as a defect"))?;
         run.write("run.toml", &text)?;
         let cache = match self.cache_limit {

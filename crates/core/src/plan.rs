@@ -239,68 +239,85 @@ impl fmt::Display for Plan {
         writeln!(f, "strategy {}, from {start}", self.strategy)?;
         for (i, phase) in self.phases.iter().enumerate() {
             match phase {
-                Phase::Train(t) => {
-                    writeln!(
-                        f,
-                        "phase {}: {} — train, {} epochs of batches of {}",
-                        i + 1,
-                        t.name,
-                        t.epochs,
-                        t.batch_size
-                    )?;
-                    let frozen =
-                        if t.boundary == 0 { "nothing".into() } else { format!("the first {} stages", t.boundary) };
-                    let views =
-                        if t.boundary > 0 && t.augment { format!(", {} random views", t.views) } else { String::new() };
-                    writeln!(f, "  computed once and kept: {frozen}{views}")?;
-                    let groups: Vec<String> = t
-                        .learn
-                        .iter()
-                        .map(|r| {
-                            format!("{}{} × {:.3}", r.stage, if r.roles.is_empty() { "" } else { " (part)" }, r.rate)
-                        })
-                        .collect();
-                    writeln!(f, "  learns: {}", groups.join(", "))?;
-                    writeln!(f, "  optimizer: {}", serde_json::to_string(&t.optimizer).unwrap_or_default())?;
-                    writeln!(
-                        f,
-                        "  learning rate: {:e}, warm-up over {:.0} % of the steps, then {:?}",
-                        t.learning_rate,
-                        100.0 * t.schedule.warmup,
-                        t.schedule.decay
-                    )?;
-                    writeln!(
-                        f,
-                        "  batch norm: {:?}; augmentation: {}",
-                        t.batch_norm,
-                        if t.augment { "on" } else { "off" }
-                    )?;
-                    writeln!(
-                        f,
-                        "  loss: cross-entropy, label smoothing {}, class weights {:?}; clip {:?}; patience {:?}",
-                        t.objective.label_smoothing, t.objective.class_weights, t.clip_norm, t.patience
-                    )?;
-                }
-                Phase::Solve(s) => {
-                    writeln!(
-                        f,
-                        "phase {}: {} — logistic regression of the head on the pooled features",
-                        i + 1,
-                        s.name
-                    )?;
-                    writeln!(
-                        f,
-                        "  computed once and kept: the whole backbone, {} random views besides the plain one",
-                        s.views
-                    )?;
-                    writeln!(
-                        f,
-                        "  L2 {}; class weights {:?}; label smoothing {}",
-                        s.l2, s.objective.class_weights, s.objective.label_smoothing
-                    )?;
-                }
+                Phase::Train(train) => write!(f, "phase {}: {train}", i + 1)?,
+                Phase::Solve(solve) => write!(f, "phase {}: {solve}", i + 1)?,
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Train {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: train, {} epochs of batches of {}", self.name, self.epochs, self.batch_size)?;
+        match (self.boundary, self.augment) {
+            (0, _) => writeln!(f, "  computed once and kept: nothing")?,
+            (n, false) => writeln!(f, "  computed once and kept: the first {n} stages")?,
+            (n, true) => writeln!(f, "  computed once and kept: the first {n} stages, {} random views", self.views)?,
+        }
+        let group =
+            |r: &Rule| format!("{}{} × {:.3}", r.stage, if r.roles.is_empty() { "" } else { " (part)" }, r.rate);
+        writeln!(f, "  learns: {}", self.learn.iter().map(group).collect::<Vec<_>>().join(", "))?;
+        writeln!(f, "  optimizer: {}", self.optimizer)?;
+        let clip = self.clip_norm.map_or("no clipping".into(), |norm| format!("gradient clipped to {norm}"));
+        writeln!(f, "  learning rate: {:e}, {}; {clip}", self.learning_rate, self.schedule)?;
+        let norm = match self.batch_norm {
+            BatchNormMode::Update => "batch statistics, running ones updated",
+            BatchNormMode::Frozen => "running statistics, not updated",
+        };
+        writeln!(f, "  batch norm: {norm}; random views: {}", if self.augment { "yes" } else { "no" })?;
+        writeln!(f, "  loss: {}", self.objective)?;
+        match self.patience {
+            Some(n) => writeln!(f, "  stops after {n} epochs without a better validation score, and keeps the best"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Solve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}: logistic regression of the head on the pooled features, L2 {}", self.name, self.l2)?;
+        let views =
+            if self.views > 0 { format!(", {} random views besides the plain one", self.views) } else { String::new() };
+        writeln!(f, "  computed once and kept: the whole backbone{views}")?;
+        writeln!(f, "  loss: {}", self.objective)
+    }
+}
+
+impl fmt::Display for Optimizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AdamW { beta1, beta2, weight_decay, .. } => {
+                write!(f, "AdamW, moments {beta1} and {beta2}, weight decay {weight_decay}")
+            }
+            Self::Sgd { momentum, nesterov, weight_decay } => {
+                let kind = if *nesterov { "Nesterov momentum" } else { "momentum" };
+                write!(f, "SGD, {kind} {momentum}, weight decay {weight_decay}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let decay = match self.decay {
+            Decay::Constant => "constant",
+            Decay::Linear => "falling linearly",
+            Decay::Cosine => "falling along a cosine",
+        };
+        write!(f, "warmed up over {:.0} % of the steps, then {decay}", 100.0 * self.warmup)
+    }
+}
+
+impl fmt::Display for Objective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cross-entropy")?;
+        if self.label_smoothing > 0.0 {
+            write!(f, ", label smoothing {}", self.label_smoothing)?;
+        }
+        match self.class_weights {
+            ClassWeights::None => Ok(()),
+            ClassWeights::Balanced => write!(f, ", classes weighted against their frequency"),
+        }
     }
 }

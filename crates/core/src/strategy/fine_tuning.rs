@@ -23,9 +23,9 @@ impl Strategy for FineTuning {
     fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
         let options = &settings.options;
         let decay = options.stage_decay.unwrap_or(1.0);
-        let depth = network.stages.len();
-        let below = |(i, stage): (usize, &crate::net::Stage)| rule(&stage.name, decay.powi((depth - i) as i32));
-        let mut learn: Vec<_> = network.stages.iter().enumerate().map(below).collect();
+        let learning: Vec<_> = network.stages.iter().filter(|stage| !stage.params().is_empty()).collect();
+        let rate = |i: usize| decay.powi((learning.len() - i) as i32);
+        let mut learn: Vec<_> = learning.iter().enumerate().map(|(i, stage)| rule(&stage.name, rate(i))).collect();
         learn.push(rule("head", options.head_rate.unwrap_or(1.0)));
         let recipe = &settings.defaults.fine_tuning;
         let train = settings.train("train everything", recipe, Decay::Linear, learn, task);

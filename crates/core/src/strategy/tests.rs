@@ -54,6 +54,17 @@ fn rates_fall_from_the_head_downward() {
 }
 
 #[test]
+fn a_stage_without_parameters_does_not_count_in_the_decay() {
+    let mut network = network();
+    network.stages.push(Stage { name: "pool".into(), layers: vec![Layer::Act(crate::net::Act::Relu)] });
+    let options = Options { stage_decay: Some(0.5), ..Options::default() };
+    let plan = FineTuning.plan(&network, &Task { classes: 3, samples: 10 }, &settings(options));
+    let Phase::Train(train) = &plan.phases[0] else { panic!("a phase of gradient descent was expected") };
+    let rates: Vec<(&str, f64)> = train.learn.iter().map(|r| (r.stage.as_str(), r.rate)).collect();
+    assert_eq!(rates, [("one", 0.25), ("two", 0.5), ("head", 1.0)]);
+}
+
+#[test]
 fn small_sets_get_more_epochs_unless_the_user_says_how_many() {
     assert_eq!(train(&FineTuning, 64, Options::default()).epochs, 15);
     assert_eq!(train(&FineTuning, 2000, Options::default()).epochs, 3);
@@ -95,9 +106,9 @@ fn a_plan_reads_as_what_will_happen() {
     let task = Task { classes: 3, samples: 100 };
     let text = FeatureExtraction.plan(&network(), &task, &settings(Options::default())).to_string();
     let expected = "strategy feature-extraction, from the pre-trained weights\n\
-                    phase 1: fit the head — logistic regression of the head on the pooled features\n  \
-                    computed once and kept: the whole backbone, 0 random views besides the plain one\n  \
-                    L2 1; class weights None; label smoothing 0\n";
+                    phase 1: fit the head: logistic regression of the head on the pooled features, L2 1\n  \
+                    computed once and kept: the whole backbone\n  \
+                    loss: cross-entropy\n";
     assert_eq!(text, expected);
     let text = FineTuning.plan(&network(), &task, &settings(Options::default())).to_string();
     assert!(text.contains("9 epochs of batches of 16") && text.contains("two × 1.000, head × 1.000"), "{text}");

@@ -50,7 +50,7 @@ impl Run<'_> {
         while self.position.epoch < phase.epochs && !self.exhausted(phase) {
             let epoch = self.position.epoch;
             let order = seed.named("shuffle").child(epoch as u64);
-            let mut batches = epoch_batches(&*train.dataset, &indices, phase.batch_size, order);
+            let mut batches = epoch_batches(&indices, phase.batch_size, order);
             loss.steps = (batches.len(), batches.len() * phase.epochs);
             let rest = batches.split_off(self.position.step.min(batches.len()));
             let fresh = match phase.augment {
