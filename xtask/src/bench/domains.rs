@@ -81,7 +81,8 @@ fn photos(size: Size, folder: &Path, say: &(dyn Fn(String) + Sync)) -> Result<Tr
         ..plain.clone()
     };
     let setting = format!(
-        "digits: {PHOTO_MODEL}, {side} × {side} pixels, {} test images; from scratch {FRESH_PHOTO_MODEL}, {epochs}          epochs; fine-tuning 20 epochs, batch normalization frozen",
+        "digits: {PHOTO_MODEL}, {side} × {side} pixels, {} test images; from scratch {FRESH_PHOTO_MODEL}, {epochs} \
+         epochs; fine-tuning 20 epochs, batch normalization frozen",
         test.len()
     );
     Ok(Transfer {
@@ -136,7 +137,8 @@ fn sentences(size: Size, folder: &Path, say: &(dyn Fn(String) + Sync)) -> Result
         ..topwork_nlp::DataArgs::default()
     };
     let setting = format!(
-        "debian-sections: {TEXT_MODEL}, the first {tokens} tokens, {} test texts; from scratch a BERT of 2 layers, 128          wide, with the words of the training texts, 20 epochs; fine-tuning 15 epochs",
+        "debian-sections: {TEXT_MODEL}, the first {tokens} tokens, {} test texts; from scratch a BERT of 2 layers, 128 \
+         wide, with the words of the training texts, 20 epochs; fine-tuning 15 epochs",
         test.len()
     );
     let learn = |epochs, rate| Options { epochs: Some(epochs), learning_rate: Some(rate), ..Options::default() };
