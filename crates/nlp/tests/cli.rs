@@ -99,6 +99,7 @@ fn features_are_streamed() {
     let home = home();
     let answers = converse(home.command(&["embed", model(), "-"]), &["a good film", "the plot"]);
     for answer in answers {
-        assert_eq!(answer.split('\t').skip(1).map(|n| n.parse::<f32>().unwrap()).count(), 16);
+        let numbers: Vec<f32> = answer.split('\t').skip(1).map(|n| n.parse().unwrap()).collect();
+        assert_eq!(numbers.len(), 16);
     }
 }

@@ -74,8 +74,8 @@ fn merged<D: Domain>(flags: &Fit<D>, mut file: Fit<D>) -> Result<Fit<D>> {
     let options = flags.options.clone().over(&file.options);
     overlay(&mut all, serde_json::to_value(Fit { options, ..flags.clone() }).map_err(unusable)?);
     // The plan of the file holds for what it was made from.
-    let decides = |key: &&str| base.get(*key) != all.get(*key);
-    if ["model", "strategy", "limit", "per-class", "options", "data"].iter().any(|key| decides(&key)) {
+    let decides = |key: &str| base.get(key) != all.get(key);
+    if ["model", "strategy", "limit", "per-class", "options", "data"].into_iter().any(decides) {
         all["plan"] = Value::Null;
     }
     serde_json::from_value(all).map_err(unusable)
