@@ -20,7 +20,7 @@ pub enum Command {
     },
     /// Checks the bundled handwritten digits, and writes them as image folders
     Digits {
-        /// A new folder to write train/<digit>/*.png and test/<digit>/*.png to
+        /// A new folder to write train/DIGIT/*.png and test/DIGIT/*.png to
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },

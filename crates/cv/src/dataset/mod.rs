@@ -25,11 +25,11 @@ pub const VALIDATION_SHARE: f64 = 0.2;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DataArgs {
-    /// Folder with train/<class>/… and val/<class>/…, or with <class>/…; or a CSV/TSV list
+    /// Folder with train/CLASS/… and val/CLASS/…, or with CLASS/…; or a CSV/TSV list
     #[arg(long, value_name = "PATH", conflicts_with_all = ["train", "validation"])]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
-    /// Folder with <class>/…, or a CSV/TSV list, to learn from
+    /// Folder with CLASS/…, or a CSV/TSV list, to learn from
     #[arg(long, value_name = "PATH")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train: Option<PathBuf>,
