@@ -6,7 +6,7 @@ use std::fmt;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::net::{Network, Params, Role};
+use crate::net::{Network, Params};
 use crate::seed::Seed;
 use crate::{Error, Result};
 
@@ -149,10 +149,4 @@ fn refuse_surplus(
 /// When the device is out of memory.
 pub fn random(network: &Network, seed: Seed, device: &Device) -> Result<Params> {
     Params::initial(&network.params(), seed.named("init"), device)
-}
-
-/// Number of learned values among `names`.
-pub fn count(network: &Network, names: &BTreeSet<String>) -> usize {
-    let learned = network.params().into_iter().filter(|spec| spec.role != Role::Buffer && names.contains(&spec.name));
-    learned.map(|spec| spec.len()).sum()
 }

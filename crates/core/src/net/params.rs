@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 
 use super::{Layer, Network, Stage};
 use crate::seed::Seed;
@@ -213,28 +213,5 @@ impl Params {
         let mut all = self.values.clone();
         all.extend(self.learning.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())));
         all
-    }
-
-    /// All values on another device, none learning.
-    ///
-    /// # Errors
-    /// When the device is out of memory.
-    pub fn to_device(&self, device: &Device) -> Result<Self> {
-        let moved = self.snapshot().into_iter().map(|(name, value)| Ok((name, value.to_device(device)?)));
-        Ok(Self::new(moved.collect::<Result<_>>()?))
-    }
-
-    /// The first parameter, by name, that holds a NaN or an infinity.
-    ///
-    /// # Errors
-    /// When a value cannot be read back from its device.
-    pub fn first_not_finite(&self) -> Result<Option<String>> {
-        for (name, value) in self.snapshot() {
-            let sum = value.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-            if sum.iter().any(|v| !v.is_finite()) {
-                return Ok(Some(name));
-            }
-        }
-        Ok(None)
     }
 }
