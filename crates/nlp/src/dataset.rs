@@ -139,7 +139,6 @@ impl TextData {
         }
         let mut wanted = vec![label, text];
         wanted.extend(pair);
-        tracing::debug!(file = table.name, columns = ?wanted.iter().map(|&i| &table.columns[i]).collect::<Vec<_>>());
         let mut data = Self {
             file: table.name.as_str().into(),
             ids: Vec::new(),

@@ -105,7 +105,7 @@ impl Extractor<'_> {
         let start = Instant::now();
         let samples = dataset.len();
         let keys = self.keys(split, dataset, views, faults)?;
-        let folder = self.cache.open(&boundary_key(self.stages, self.params, self.fingerprint)?)?;
+        let folder = self.cache.open(&boundary_key(self.stages, self.params, self.fingerprint)?, self.observer)?;
         let wanted: HashSet<Key> = keys.iter().flatten().copied().collect();
         let mut segments = folder.as_ref().map(|f| f.segments(&wanted, self.observer)).unwrap_or_default();
         let mut known: HashMap<Key, Slot> = HashMap::new();

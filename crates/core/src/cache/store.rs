@@ -54,12 +54,12 @@ impl Cache {
     }
 
     /// The folder of a boundary, made and marked as used; `None` when nothing is kept or the folder cannot be written.
-    pub(super) fn open(&self, key: &str) -> Result<Option<Folder<'_>>> {
+    pub(super) fn open(&self, key: &str, observer: &dyn Observer) -> Result<Option<Folder<'_>>> {
         let Some(root) = self.root.as_deref().filter(|_| self.limit > 0) else { return Ok(None) };
         let path = root.join(key);
         let marked = std::fs::create_dir_all(&path).and_then(|()| std::fs::write(path.join(MARK), b""));
         if let Err(error) = marked {
-            tracing::warn!("{}: {error}; activations are not kept", path.display());
+            observer.message(&format!("{}: {error}; activations are not kept", path.display()));
             return Ok(None);
         }
         Ok(Some(Folder { path, root }))
