@@ -7,6 +7,7 @@ mod dataset;
 mod debian;
 mod digits;
 mod manifest;
+mod speed;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,6 +29,8 @@ enum Chore {
     Dataset(dataset::Command),
     /// Compares strategies at several numbers of labels, in both domains
     Bench(bench::Args),
+    /// Throughput and peak memory of whole networks, alone or against the peers
+    Speed(speed::Args),
 }
 
 /// The root of the workspace.
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let done = match Args::parse().chore {
         Chore::Dataset(command) => dataset::run(command),
         Chore::Bench(args) => bench::run(&args),
+        Chore::Speed(args) => speed::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -30,6 +30,19 @@ pub fn parse(name: &str) -> Result<Device> {
     opened.map_err(|e| Error::input(&subject, e, "check the driver, or use --device cpu"))
 }
 
+/// Lets the C library keep the memory that is freed, for the next step's activations: a system that takes it back must
+/// clear every page before it gives it out again, which costs more than most operations. Call it once, first thing in a
+/// process that trains; elsewhere than with glibc it does nothing.
+pub fn keep_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: mallopt takes any values.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
+        libc::mallopt(libc::M_TOP_PAD, 16 << 20);
+    }
+}
+
 /// Bounds the threads of all parallel work, and keeps candle from starting a pool of its own, whose threads spin while
 /// they wait and would take the cores from ours. Call it once, first thing in a process.
 ///

@@ -62,6 +62,9 @@ pub struct Fit<D: Domain> {
     /// Also write a checkpoint every N steps [default: at the end of each epoch]
     #[arg(long, value_name = "N")]
     pub checkpoint_every: Option<usize>,
+    /// Keep less of each step in memory and compute it a second time
+    #[arg(long)]
+    pub recompute: bool,
     /// Most disk space that kept features may take, in GB; 0 keeps none [default: 10]
     #[arg(long, value_name = "GB")]
     pub cache_limit: Option<f64>,
@@ -292,6 +295,7 @@ impl<D: Domain> Fit<D> {
             run: &run,
             cache: &cache,
             checkpoint_every: self.checkpoint_every,
+            recompute: self.recompute,
             strictness: Strictness { strict: self.strict, ..Strictness::default() },
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             resume,

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Device, Tensor};
-use topwork_core::net::Role;
 use topwork_cv::models::cards::{CARDS, card};
 use topwork_cv::models::efficientnet_lite::canonical_name;
 use topwork_cv::models::{ARCHITECTURES, identify, network};
@@ -24,11 +23,28 @@ fn described(architecture: &str) -> BTreeMap<String, Vec<usize>> {
 
 #[test]
 fn parameter_counts_are_those_of_the_originals() {
-    let counts = ARCHITECTURES.map(|architecture| {
-        let specs = network(architecture, 1000, 224).unwrap().params();
-        specs.iter().filter(|spec| spec.role != Role::Buffer).map(|spec| spec.len()).sum::<usize>()
-    });
-    assert_eq!(counts, [11_689_512, 21_797_672, 25_557_032, 44_549_160, 60_192_808, 4_652_008]);
+    // https://pytorch.org/vision/stable/models.html and timm, with 1,000 classes.
+    let counts = [
+        ("resnet18", 11_689_512),
+        ("resnet34", 21_797_672),
+        ("resnet50", 25_557_032),
+        ("resnet101", 44_549_160),
+        ("resnet152", 60_192_808),
+        ("efficientnet-lite0", 4_652_008),
+        ("alexnet", 61_100_840),
+        ("vgg11", 132_863_336),
+        ("vgg13", 133_047_848),
+        ("vgg16", 138_357_544),
+        ("vgg19", 143_667_240),
+        ("vgg11_bn", 132_868_840),
+        ("vgg13_bn", 133_053_736),
+        ("vgg16_bn", 138_365_992),
+        ("vgg19_bn", 143_678_248),
+    ];
+    assert_eq!(counts.map(|(name, _)| name), ARCHITECTURES);
+    for (name, count) in counts {
+        assert_eq!(network(name, 1000, 224).unwrap().parameters(), count, "{name}");
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use topwork_core::plan::{BatchNormMode, Optimizer as Rule};
 use topwork_core::seed::Seed;
 use topwork_core::testing::{centred, parameter, relative_error};
 use topwork_core::train::Optimizer;
+use topwork_core::train::gradient::Objective;
 use topwork_cv::models::efficientnet_lite::canonical_name;
 use topwork_cv::models::{network, resnet};
 
@@ -155,16 +156,12 @@ fn twenty_steps_of_training_follow_torchvision() {
         let chosen = Tensor::new(chosen, &Device::Cpu).unwrap();
         let input = Activation { data: photos.index_select(&chosen, 0).unwrap(), rows: Rows::One };
         let mode = Mode::Train { batch_norm: BatchNormMode::Update, seed: Seed(0) };
-        let pass = Pass::new(&params, mode);
-        let stages = network.stages.iter().chain([&network.head]);
-        let logits = stages.fold(input, |x, stage| pass.stage(stage, x, true).unwrap()).data;
-        let targets = Tensor::new(targets, &Device::Cpu).unwrap();
-        let loss = topwork_kernels::cross_entropy(&logits, &targets, None, 0.0).unwrap();
-        losses.push(loss.to_scalar::<f32>().unwrap());
-        let grads = loss.backward().unwrap();
-        let statistics = pass.finish();
-        optimizer.step(&params, &grads, learning_rate, 1.0).unwrap();
-        statistics.into_iter().for_each(|(name, value)| params.set(&name, value.detach()).unwrap());
+        let stages = network.stages.iter().chain([&network.head]).map(|stage| (stage, true)).collect();
+        let objective = Objective { stages, class_weights: None, label_smoothing: 0.0, recompute: step % 2 == 1 };
+        let gradient = objective.gradient(&params, mode, &input, &targets).unwrap();
+        losses.push(gradient.loss as f32);
+        optimizer.step(&params, &gradient.grads.unwrap(), learning_rate, 1.0).unwrap();
+        gradient.statistics.into_iter().for_each(|(name, value)| params.set(&name, value.detach()).unwrap());
     }
 
     for (step, (&actual, &expected)) in losses.iter().zip(&stored.losses).enumerate() {

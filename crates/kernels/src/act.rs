@@ -135,10 +135,22 @@ simd! {
     }
 }
 
+/// y = act(x).
+pub fn forward(act: Act, x: &[f32]) -> Vec<f32> {
+    let mut y = cpu::output(x.len());
+    cpu::for_rows(&mut y, 1, |i, y| map(act, &x[i..i + y.len()], y));
+    y
+}
+
 simd! {
-    fn backward(act: Act, x: &[f32], dy: &[f32], dx: &mut [f32]) {
-        each_act!(act, ACT => for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) { *dx = ACT.slope(x) * dy; })
+    fn backward_in_place(act: Act, x: &[f32], dy: &mut [f32]) {
+        each_act!(act, ACT => for (dy, &x) in dy.iter_mut().zip(x) { *dy *= ACT.slope(x); })
     }
+}
+
+/// dx = act'(x) dy, in place of dy. For ReLU and ReLU6, `x` may as well be act(x): the slopes are the same.
+pub fn gradient(act: Act, x: &[f32], dy: &mut [f32]) {
+    cpu::for_rows(dy, 1, |i, dy| backward_in_place(act, &x[i..i + dy.len()], dy));
 }
 
 struct Op(Act);
@@ -149,20 +161,12 @@ impl CustomOp1 for Op {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = cpu::values(storage, layout)?;
-        let mut y = vec![0f32; x.len()];
-        cpu::for_rows(&mut y, 1, |i, y| map(self.0, &x[i..i + y.len()], y));
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
+        Ok((CpuStorage::F32(forward(self.0, cpu::values(storage, layout)?)), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let dy = dy.contiguous()?;
-        let (values, dy) = (Values::of(x)?, Values::of(&dy)?);
-        let mut dx = vec![0f32; values.len()];
-        cpu::for_rows(&mut dx, 1, |i, dx| {
-            let range = i..i + dx.len();
-            backward(self.0, &values[range.clone()], &dy[range], dx);
-        });
+        let mut dx = Values::of(&dy.contiguous()?)?.to_vec();
+        gradient(self.0, &Values::of(x)?, &mut dx);
         cpu::like(dx, x).map(Some)
     }
 }

@@ -14,6 +14,20 @@ simd! {
     }
 }
 
+simd! {
+    pub(crate) fn sum_in_place(x: &mut [f32], y: &[f32]) {
+        for (x, &y) in x.iter_mut().zip(y) {
+            *x += y;
+        }
+    }
+}
+
+/// x ← x + y.
+pub fn in_place(x: &mut [f32], y: &[f32]) {
+    assert!(y.len() >= x.len());
+    for_rows(x, 1, |i, x| sum_in_place(x, &y[i..i + x.len()]));
+}
+
 struct Op;
 
 impl CustomOp2 for Op {
@@ -23,7 +37,7 @@ impl CustomOp2 for Op {
 
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, y: &CpuStorage, ly: &Layout) -> Result<(CpuStorage, Shape)> {
         let (x, y) = (cpu::values(x, lx)?, cpu::values(y, ly)?);
-        let mut out = vec![0f32; x.len()];
+        let mut out = cpu::output(x.len());
         for_rows(&mut out, 1, |i, out| sum(&x[i..i + out.len()], &y[i..i + out.len()], out));
         Ok((CpuStorage::F32(out), lx.shape().clone()))
     }

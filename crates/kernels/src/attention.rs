@@ -3,7 +3,7 @@
 //! The forward pass keeps one number for each row and head, the logarithm of the softmax's denominator; the backward
 //! pass computes the weights again from it (Dao et al. 2022).
 
-use crate::cpu::{self, Shared, Values, for_rows};
+use crate::cpu::{self, Shared, Values, for_rows, output, with_scratch};
 use crate::dropout::Mask;
 use crate::matmul::{Mat, product};
 use crate::rows::{check, starts};
@@ -61,6 +61,17 @@ simd! {
     }
 }
 
+simd! {
+    /// Drops from `a` in place, and from `b` into `kept`.
+    fn drop_both(mask: Mask, first: usize, a: &mut [f32], b: &[f32], kept: &mut [f32]) {
+        for (i, ((a, &b), kept)) in a.iter_mut().zip(b).zip(kept.iter_mut()).enumerate() {
+            let factor = mask.factor((first + i) as u64);
+            *a *= factor;
+            *kept = b * factor;
+        }
+    }
+}
+
 /// One head of one sample.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
@@ -71,15 +82,104 @@ struct Piece {
     weight: usize,
 }
 
-struct Op {
+/// Attention on slices: forward, which leaves what backward needs.
+#[derive(Debug, Clone)]
+pub struct AttentionPass {
     lengths: Vec<usize>,
     heads: usize,
     mask: Option<Mask>,
     /// Logarithms of the denominators, one vector for each piece.
-    logs: OnceLock<Vec<Vec<f32>>>,
+    logs: Vec<Vec<f32>>,
 }
 
-impl Op {
+impl AttentionPass {
+    fn new(lengths: &[usize], heads: usize, dropout: Option<(f32, u64)>) -> Result<Self> {
+        let mask = dropout.filter(|&(p, _)| p != 0.0).map(|(p, seed)| Mask::new(p, seed)).transpose()?;
+        Ok(Self { lengths: lengths.to_vec(), heads, mask, logs: Vec::new() })
+    }
+
+    /// The pass, and its output. The arguments are those of [`attention`], with rows of `width` values.
+    ///
+    /// # Errors
+    /// When the probability of dropout is not one.
+    pub fn forward(
+        [q, k, v]: [&[f32]; 3],
+        width: usize,
+        lengths: &[usize],
+        heads: usize,
+        dropout: Option<(f32, u64)>,
+    ) -> Result<(Self, Vec<f32>)> {
+        let mut pass = Self::new(lengths, heads, dropout)?;
+        let y = pass.run(q, k, v, width);
+        Ok((pass, y))
+    }
+
+    fn run(&mut self, q: &[f32], k: &[f32], v: &[f32], width: usize) -> Vec<f32> {
+        let d = width / self.heads;
+        let scale = 1.0 / (d as f32).sqrt();
+        let mut y = output(q.len());
+        let out = Shared::new(&mut y);
+        let this = &*self;
+        let logs = self.pieces().into_par_iter().map(|piece| {
+            let len = piece.rows;
+            with_scratch(len * (len + d), |scratch| {
+                let (scores, y) = scratch.split_at_mut(len * len);
+                let mut logs = vec![0f32; len];
+                product(this.part(piece, q, width), this.part(piece, k, width).t(), scores, len, false);
+                if len > 0 {
+                    softmax_rows(scores, len, scale, &mut logs);
+                }
+                if let Some(mask) = this.mask {
+                    drop(mask, piece.weight, scores);
+                }
+                product(Mat::new(scores, len, len, len), this.part(piece, v, width), y, d, false);
+                this.put(piece, y, &out, width);
+                logs
+            })
+        });
+        self.logs = logs.collect();
+        y
+    }
+
+    /// Gradients of queries, keys and values.
+    pub fn gradients(&self, [q, k, v]: [&[f32]; 3], width: usize, dy: &[f32]) -> [Vec<f32>; 3] {
+        let d = width / self.heads;
+        let scale = 1.0 / (d as f32).sqrt();
+        let [mut dq, mut dk, mut dv] = [q, k, v].map(|x| output(x.len()));
+        let (out_q, out_k, out_v) = (Shared::new(&mut dq), Shared::new(&mut dk), Shared::new(&mut dv));
+        self.pieces().into_par_iter().zip(&self.logs).for_each(|(piece, logs)| {
+            let len = piece.rows;
+            if len == 0 {
+                return;
+            }
+            with_scratch(3 * len * len + len * d, |scratch| {
+                let (p, rest) = scratch.split_at_mut(len * len);
+                let (dp, rest) = rest.split_at_mut(len * len);
+                let (kept, part) = rest.split_at_mut(len * len);
+                let (q, k) = (self.part(piece, q, width), self.part(piece, k, width));
+                let dy = self.part(piece, dy, width);
+                product(q, k.t(), p, len, false);
+                weights(p, len, scale, logs);
+                product(dy, self.part(piece, v, width).t(), dp, len, false);
+                match self.mask {
+                    Some(mask) => {
+                        drop_both(mask, piece.weight, dp, p, kept);
+                        product(Mat::new(kept, len, len, len).t(), dy, part, d, false);
+                    }
+                    None => product(Mat::new(p, len, len, len).t(), dy, part, d, false),
+                }
+                self.put(piece, part, &out_v, width);
+                softmax_backward(p, dp, len, scale);
+                let ds = Mat::new(dp, len, len, len);
+                product(ds, k, part, d, false);
+                self.put(piece, part, &out_q, width);
+                product(ds.t(), q, part, d, false);
+                self.put(piece, part, &out_k, width);
+            });
+        });
+        [dq, dk, dv]
+    }
+
     fn pieces(&self) -> Vec<Piece> {
         let mut weight = 0;
         let mut pieces = Vec::with_capacity(self.lengths.len() * self.heads);
@@ -111,6 +211,11 @@ impl Op {
     }
 }
 
+struct Op {
+    pass: AttentionPass,
+    done: OnceLock<AttentionPass>,
+}
+
 impl CustomOp3 for Op {
     fn name(&self) -> &'static str {
         "attention"
@@ -125,30 +230,9 @@ impl CustomOp3 for Op {
         v: &CpuStorage,
         lv: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (n, width) = lq.shape().dims2()?;
-        let (q, k, v) = (cpu::values(q, lq)?, cpu::values(k, lk)?, cpu::values(v, lv)?);
-        let d = width / self.heads;
-        let scale = 1.0 / (d as f32).sqrt();
-        let mut y = vec![0f32; n * width];
-        let out = Shared::new(&mut y);
-        let logs = self.pieces().into_par_iter().map_init(Vec::new, |scratch: &mut Vec<f32>, piece| {
-            let len = piece.rows;
-            scratch.clear();
-            scratch.resize(len * (len + d), 0.0);
-            let (scores, y) = scratch.split_at_mut(len * len);
-            let mut logs = vec![0f32; len];
-            product(self.part(piece, q, width), self.part(piece, k, width).t(), scores, len, false);
-            if len > 0 {
-                softmax_rows(scores, len, scale, &mut logs);
-            }
-            if let Some(mask) = self.mask {
-                drop(mask, piece.weight, scores);
-            }
-            product(Mat::new(scores, len, len, len), self.part(piece, v, width), y, d, false);
-            self.put(piece, y, &out, width);
-            logs
-        });
-        let _ = self.logs.set(logs.collect());
+        let mut pass = self.pass.clone();
+        let y = pass.run(cpu::values(q, lq)?, cpu::values(k, lk)?, cpu::values(v, lv)?, lq.shape().dims2()?.1);
+        let _ = self.done.set(pass);
         Ok((CpuStorage::F32(y), lq.shape().clone()))
     }
 
@@ -162,43 +246,8 @@ impl CustomOp3 for Op {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let dy = dy.contiguous()?;
         let (qs, ks, vs, dy) = (Values::of(q)?, Values::of(k)?, Values::of(v)?, Values::of(&dy)?);
-        let Some(logs) = self.logs.get() else { bail!("attention: backward before forward") };
-        let width = q.dim(1)?;
-        let d = width / self.heads;
-        let scale = 1.0 / (d as f32).sqrt();
-        let [mut dq, mut dk, mut dv] = [q, k, v].map(|t| vec![0f32; t.elem_count()]);
-        let (out_q, out_k, out_v) = (Shared::new(&mut dq), Shared::new(&mut dk), Shared::new(&mut dv));
-        self.pieces().into_par_iter().zip(logs).for_each_init(Vec::new, |scratch: &mut Vec<f32>, (piece, logs)| {
-            let len = piece.rows;
-            if len == 0 {
-                return;
-            }
-            scratch.clear();
-            scratch.resize(2 * len * len + len * d, 0.0);
-            let (p, rest) = scratch.split_at_mut(len * len);
-            let (dp, part) = rest.split_at_mut(len * len);
-            let (q, k) = (self.part(piece, &qs, width), self.part(piece, &ks, width));
-            let dy = self.part(piece, &dy, width);
-            product(q, k.t(), p, len, false);
-            weights(p, len, scale, logs);
-            product(dy, self.part(piece, &vs, width).t(), dp, len, false);
-            match self.mask {
-                Some(mask) => {
-                    drop(mask, piece.weight, dp);
-                    let mut kept = p.to_vec();
-                    drop(mask, piece.weight, &mut kept);
-                    product(Mat::new(&kept, len, len, len).t(), dy, part, d, false);
-                }
-                None => product(Mat::new(p, len, len, len).t(), dy, part, d, false),
-            }
-            self.put(piece, part, &out_v, width);
-            softmax_backward(p, dp, len, scale);
-            let ds = Mat::new(dp, len, len, len);
-            product(ds, k, part, d, false);
-            self.put(piece, part, &out_q, width);
-            product(ds.t(), q, part, d, false);
-            self.put(piece, part, &out_k, width);
-        });
+        let Some(pass) = self.done.get() else { bail!("attention: backward before forward") };
+        let [dq, dk, dv] = pass.gradients([&qs, &ks, &vs], q.dim(1)?, &dy);
         let keep = |t: &Tensor, grad| if t.track_op() { cpu::like(grad, t).map(Some) } else { Ok(None) };
         Ok((keep(q, dq)?, keep(k, dk)?, keep(v, dv)?))
     }
@@ -223,25 +272,25 @@ pub fn attention(
         bail!("attention: a width of {width} cannot be split into {heads} heads");
     }
     check("attention", rows, lengths)?;
-    let mask = dropout.filter(|&(p, _)| p != 0.0).map(|(p, seed)| Mask::new(p, seed)).transpose()?;
-    let op = Op { lengths: lengths.to_vec(), heads, mask, logs: OnceLock::new() };
+    let pass = AttentionPass::new(lengths, heads, dropout)?;
     if q.device().is_cpu() {
+        let op = Op { pass, done: OnceLock::new() };
         q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
     } else {
-        composed(q, k, v, &op)
+        composed(q, k, v, &pass)
     }
 }
 
-fn composed(q: &Tensor, k: &Tensor, v: &Tensor, op: &Op) -> Result<Tensor> {
+fn composed(q: &Tensor, k: &Tensor, v: &Tensor, pass: &AttentionPass) -> Result<Tensor> {
     let (_, width) = q.dims2()?;
-    let (heads, d) = (op.heads, width / op.heads);
+    let (heads, d) = (pass.heads, width / pass.heads);
     let mut samples = Vec::new();
-    for piece in op.pieces().into_iter().step_by(heads).filter(|piece| piece.rows > 0) {
+    for piece in pass.pieces().into_iter().step_by(heads).filter(|piece| piece.rows > 0) {
         let len = piece.rows;
         let split = |x: &Tensor| x.narrow(0, piece.row, len)?.reshape((len, heads, d))?.transpose(0, 1)?.contiguous();
         let scores = (split(q)?.matmul(&split(k)?.t()?)? * (1.0 / (d as f64).sqrt()))?;
         let mut weights = softmax_composed(&scores)?;
-        if let Some(mask) = op.mask {
+        if let Some(mask) = pass.mask {
             let factors: Vec<f32> = (0..heads * len * len).map(|i| mask.factor((piece.weight + i) as u64)).collect();
             weights = (weights * Tensor::from_vec(factors, (heads, len, len), q.device())?)?;
         }
@@ -287,9 +336,8 @@ mod tests {
         [1, 2, 3].map(|seed| random(&[rows, width], seed, 1.5))
     }
 
-    fn op(lengths: &[usize], heads: usize, dropout: Option<(f32, u64)>) -> Op {
-        let mask = dropout.map(|(p, seed)| Mask::new(p, seed).expect("a probability"));
-        Op { lengths: lengths.to_vec(), heads, mask, logs: OnceLock::new() }
+    fn op(lengths: &[usize], heads: usize, dropout: Option<(f32, u64)>) -> AttentionPass {
+        AttentionPass::new(lengths, heads, dropout).expect("a probability")
     }
 
     #[test]

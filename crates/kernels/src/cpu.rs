@@ -5,14 +5,14 @@ use candle_core::{CpuStorage, DType, Layout, Result, Storage, StorageRef, Tensor
 use rayon::prelude::*;
 
 /// A read lock on the values of a contiguous CPU tensor.
-pub(crate) struct Values<'a> {
+pub struct Values<'a> {
     guard: StorageRef<'a>,
     range: (usize, usize),
 }
 
 impl<'a> Values<'a> {
-    /// Locks `tensor`, which must be contiguous, `f32` and on the CPU.
-    pub(crate) fn of(tensor: &'a Tensor) -> Result<Self> {
+    /// Locks `tensor`. Errors unless it is contiguous, `f32` and on the CPU.
+    pub fn of(tensor: &'a Tensor) -> Result<Self> {
         let (guard, layout) = tensor.storage_and_layout();
         let Some(range) = layout.contiguous_offsets() else { bail!("a tensor is not contiguous") };
         match &*guard {
@@ -49,6 +49,35 @@ fn storage_dtype(storage: &CpuStorage) -> DType {
 /// A tensor from values, of the shape of another.
 pub(crate) fn like(values: Vec<f32>, tensor: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(values, tensor.shape(), tensor.device())
+}
+
+/// `len` values of any kind, for an operation that writes them all before anybody reads: zeros would cost a pass.
+#[allow(clippy::uninit_vec)]
+pub(crate) fn output(len: usize) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    // SAFETY: the capacity is there, every bit pattern is an `f32`, and the caller writes before it reads.
+    unsafe { values.set_len(len) };
+    values
+}
+
+thread_local! {
+    static SCRATCH: std::cell::RefCell<Vec<f32>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// Calls `f` with `len` values of this thread's own, kept from one call to the next; what they hold is anything.
+pub(crate) fn with_scratch<T>(len: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
+    // Taken, not borrowed: while `f` waits for other tasks, this thread may come here again.
+    let mut buffer = SCRATCH.take();
+    if buffer.len() < len {
+        buffer = vec![0f32; len];
+    }
+    let result = f(&mut buffer[..len]);
+    SCRATCH.with_borrow_mut(|kept| {
+        if kept.len() < buffer.len() {
+            *kept = buffer;
+        }
+    });
+    result
 }
 
 /// Elements that one task of an elementwise pass gets: 64 KiB, so that it stays in a core's own cache.
@@ -98,7 +127,7 @@ pub(crate) fn sum_parts(parts: usize, len: usize, f: impl Fn(usize, &mut [f32]) 
 pub(crate) const CHUNK: usize = 256;
 
 /// Sum over rows: `[rows, width]` to `[width]`.
-pub(crate) fn column_sums(x: &[f32], width: usize) -> Vec<f32> {
+pub fn column_sums(x: &[f32], width: usize) -> Vec<f32> {
     let rows = x.len().checked_div(width).unwrap_or(0);
     sum_parts(rows.div_ceil(CHUNK), width, |part, sums| {
         let end = ((part + 1) * CHUNK).min(rows);

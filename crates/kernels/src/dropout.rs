@@ -48,11 +48,29 @@ simd! {
     }
 }
 
+simd! {
+    fn run_in_place(mask: Mask, first: usize, x: &mut [f32]) {
+        for (i, x) in x.iter_mut().enumerate() {
+            *x *= mask.factor((first + i) as u64);
+        }
+    }
+}
+
+/// [`dropout`] in place; likewise of its gradient.
+///
+/// # Errors
+/// Unless 0 <= p < 1.
+pub fn in_place(x: &mut [f32], p: f32, seed: u64) -> Result<()> {
+    let mask = Mask::new(p, seed)?;
+    cpu::for_rows(x, 1, |i, x| run_in_place(mask, i, x));
+    Ok(())
+}
+
 struct Op(Mask);
 
 impl Op {
     fn apply(&self, x: &[f32]) -> Vec<f32> {
-        let mut y = vec![0f32; x.len()];
+        let mut y = cpu::output(x.len());
         cpu::for_rows(&mut y, 1, |i, y| run(self.0, i, &x[i..i + y.len()], y));
         y
     }

@@ -3,6 +3,26 @@
 use crate::cpu::{self, Values};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 
+/// Rows of a table `[rows, width]`, behind each other.
+pub fn forward(table: &[f32], width: usize, ids: &[u32]) -> Vec<f32> {
+    let mut y = cpu::output(ids.len() * width);
+    cpu::for_rows(&mut y, width, |first, y| {
+        for (y, &id) in y.chunks_exact_mut(width).zip(&ids[first..]) {
+            y.copy_from_slice(&table[id as usize * width..][..width]);
+        }
+    });
+    y
+}
+
+/// Gradient of a table of `len` values: summed in the order of the rows, the same for every number of threads.
+pub fn table_gradient(len: usize, width: usize, ids: &[u32], dy: &[f32]) -> Vec<f32> {
+    let mut grad = vec![0f32; len];
+    for (&id, dy) in ids.iter().zip(dy.chunks_exact(width.max(1))) {
+        grad[id as usize * width..][..width].iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy);
+    }
+    grad
+}
+
 struct Op(Vec<u32>);
 
 impl CustomOp1 for Op {
@@ -12,25 +32,13 @@ impl CustomOp1 for Op {
 
     fn cpu_fwd(&self, table: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (_, width) = layout.shape().dims2()?;
-        let table = cpu::values(table, layout)?;
-        let mut y = vec![0f32; self.0.len() * width];
-        cpu::for_rows(&mut y, width, |first, y| {
-            for (y, &id) in y.chunks_exact_mut(width).zip(&self.0[first..]) {
-                y.copy_from_slice(&table[id as usize * width..][..width]);
-            }
-        });
-        Ok((CpuStorage::F32(y), (self.0.len(), width).into()))
+        Ok((CpuStorage::F32(forward(cpu::values(table, layout)?, width, &self.0)), (self.0.len(), width).into()))
     }
 
     fn bwd(&self, table: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let dy = dy.contiguous()?;
         let (dy, (_, width)) = (Values::of(&dy)?, table.dims2()?);
-        // In the order of the rows: the same sums for every number of threads.
-        let mut grad = vec![0f32; table.elem_count()];
-        for (&id, dy) in self.0.iter().zip(dy.chunks_exact(width.max(1))) {
-            grad[id as usize * width..][..width].iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy);
-        }
-        cpu::like(grad, table).map(Some)
+        cpu::like(table_gradient(table.elem_count(), width, &self.0, &dy), table).map(Some)
     }
 }
 

@@ -4,8 +4,8 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
     __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_set1_ps,
-    _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_set1_ps,
-    _mm512_storeu_ps,
+    _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps,
+    _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
 };
 
 /// 16 values.
@@ -23,6 +23,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// self + a.
     unsafe fn plus(self, a: Self) -> Self;
+    /// self - a.
+    unsafe fn minus(self, a: Self) -> Self;
     /// Limits to `low`..=`high`; NaN stays NaN.
     unsafe fn clamp(self, low: Self, high: Self) -> Self;
 }
@@ -50,6 +52,10 @@ impl Lanes for __m512 {
     #[inline(always)]
     unsafe fn plus(self, a: Self) -> Self {
         unsafe { _mm512_add_ps(self, a) }
+    }
+    #[inline(always)]
+    unsafe fn minus(self, a: Self) -> Self {
+        unsafe { _mm512_sub_ps(self, a) }
     }
     #[inline(always)]
     unsafe fn clamp(self, low: Self, high: Self) -> Self {
@@ -91,6 +97,10 @@ impl Lanes for Pair {
         unsafe { Pair(_mm256_add_ps(self.0, a.0), _mm256_add_ps(self.1, a.1)) }
     }
     #[inline(always)]
+    unsafe fn minus(self, a: Self) -> Self {
+        unsafe { Pair(_mm256_sub_ps(self.0, a.0), _mm256_sub_ps(self.1, a.1)) }
+    }
+    #[inline(always)]
     unsafe fn clamp(self, low: Self, high: Self) -> Self {
         unsafe {
             Pair(
@@ -127,6 +137,13 @@ impl Lanes for [f32; 16] {
     unsafe fn plus(mut self, a: Self) -> Self {
         for i in 0..16 {
             self[i] += a[i];
+        }
+        self
+    }
+    #[inline(always)]
+    unsafe fn minus(mut self, a: Self) -> Self {
+        for i in 0..16 {
+            self[i] -= a[i];
         }
         self
     }

@@ -1,8 +1,33 @@
 //! y = x Wᵀ + b, whose backward pass computes gradients only for what learns.
 
-use crate::cpu::{self, Values, column_sums, for_rows};
+use crate::cpu::{self, Values, column_sums, for_rows, output};
 use crate::matmul::{Mat, par_product};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+
+/// y = x Wᵀ + b for rows of `inputs` values: `w` is `[outputs, inputs]`.
+pub fn forward(x: &[f32], w: &[f32], b: Option<&[f32]>, inputs: usize, outputs: usize, y: &mut [f32]) {
+    let rows = x.len() / inputs.max(1);
+    if let Some(b) = b {
+        for_rows(y, outputs, |_, y| y.chunks_exact_mut(outputs).for_each(|y| y.copy_from_slice(b)));
+    }
+    let (x, w) = (Mat::new(x, rows, inputs, inputs), Mat::new(w, outputs, inputs, inputs));
+    par_product(x, w.t(), y, outputs, b.is_some());
+}
+
+/// dx = dy W.
+pub fn input_gradient(w: &[f32], dy: &[f32], inputs: usize, outputs: usize, dx: &mut [f32]) {
+    let rows = dy.len() / outputs.max(1);
+    let (dy, w) = (Mat::new(dy, rows, outputs, outputs), Mat::new(w, outputs, inputs, inputs));
+    par_product(dy, w, dx, inputs, false);
+}
+
+/// dW = dyᵀ x.
+pub fn weight_gradient(x: &[f32], dy: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
+    let rows = x.len() / inputs.max(1);
+    let mut dw = output(outputs * inputs);
+    par_product(Mat::new(dy, rows, outputs, outputs).t(), Mat::new(x, rows, inputs, inputs), &mut dw, inputs, false);
+    dw
+}
 
 struct Op {
     inputs: usize,
@@ -14,31 +39,21 @@ impl Op {
         let mut dims = shape.dims().to_vec();
         let rows: usize = dims[..dims.len() - 1].iter().product();
         *dims.last_mut().unwrap_or(&mut 0) = self.outputs;
-        let mut y = vec![0f32; rows * self.outputs];
-        if let Some(b) = b {
-            for_rows(&mut y, self.outputs, |_, y| y.chunks_exact_mut(self.outputs).for_each(|y| y.copy_from_slice(b)));
-        }
-        let (x, w) = (Mat::new(x, rows, self.inputs, self.inputs), Mat::new(w, self.outputs, self.inputs, self.inputs));
-        par_product(x, w.t(), &mut y, self.outputs, b.is_some());
+        let mut y = output(rows * self.outputs);
+        forward(x, w, b, self.inputs, self.outputs, &mut y);
         (CpuStorage::F32(y), dims.into())
     }
 
     fn backward(&self, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let rows = x.elem_count() / self.inputs.max(1);
         let dy = Values::of(dy)?;
-        let dy = Mat::new(&dy, rows, self.outputs, self.outputs);
         let (mut dx, mut dw) = (None, None);
         if x.track_op() {
-            let w = Values::of(w)?;
-            let mut grad = vec![0f32; rows * self.inputs];
-            par_product(dy, Mat::new(&w, self.outputs, self.inputs, self.inputs), &mut grad, self.inputs, false);
+            let mut grad = output(x.elem_count());
+            input_gradient(&Values::of(w)?, &dy, self.inputs, self.outputs, &mut grad);
             dx = Some(cpu::like(grad, x)?);
         }
         if w.track_op() {
-            let x = Values::of(x)?;
-            let mut grad = vec![0f32; self.outputs * self.inputs];
-            par_product(dy.t(), Mat::new(&x, rows, self.inputs, self.inputs), &mut grad, self.inputs, false);
-            dw = Some(cpu::like(grad, w)?);
+            dw = Some(cpu::like(weight_gradient(&Values::of(x)?, &dy, self.inputs, self.outputs), w)?);
         }
         Ok((dx, dw))
     }

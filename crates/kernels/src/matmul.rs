@@ -1,7 +1,13 @@
 //! Matrix products through `gemm`, split into tiles that depend on the shapes alone.
 
+use std::ops::Range;
+
 use gemm::Parallelism;
 use rayon::prelude::*;
+
+use crate::cpu::{Shared, with_scratch};
+use crate::frozen::panels::{Format, PANEL, Rows, Start};
+use crate::simd::LANES;
 
 /// A matrix within a slice.
 #[derive(Clone, Copy)]
@@ -124,36 +130,105 @@ unsafe fn tile(
     }
 }
 
-/// Work that is worth a task: about 0.1 ms.
-const TILE_WORK: usize = 4 << 20;
-/// Inner dimension that one task sums up when a product is small but deep.
+/// Work below which a product is left to one thread and not packed: about 0.1 ms.
+const SMALL: usize = 1 << 20;
+/// Rows that one task multiplies: enough to use each piece of the packed matrix often.
+const ROWS: usize = 192;
+/// Tasks that a product is cut into at least, where it can be.
+const TASKS: usize = 16;
+/// Inner dimension that one task sums up when the result is small and the sums are long.
 const DEPTH: usize = 4096;
+/// Of that, what is packed at a time.
+const PIECE: usize = 512;
 
-/// [`product`] in parallel.
+/// [`product`] in parallel: `b` is packed into panels, `a` turned where its rows do not lie behind each other.
 pub(crate) fn par_product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add: bool) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
-    let work = m * n * k;
-    if work <= TILE_WORK {
+    if m * n * k <= SMALL {
         return product(a, b, c, row_stride, add);
     }
-    if m * n <= 128 * 128 && k >= 2 * DEPTH {
+    assert!(a.columns == b.rows && (m - 1) * row_stride + n <= c.len());
+    if k >= 2 * DEPTH && m * n <= 1 << 20 {
         return deep_product(a, b, c, row_stride, add);
     }
-    assert!((m - 1) * row_stride + n <= c.len());
-    let tiles = (work / TILE_WORK).clamp(1, 64);
-    // Rows are cut first: in a cut of columns every task packs all of `a` again.
-    let row_tiles = tiles.min(m.div_ceil(64));
-    let column_tiles = (tiles / row_tiles).clamp(1, n.div_ceil(128));
-    let (height, width) = (m.div_ceil(row_tiles).next_multiple_of(8), n.div_ceil(column_tiles).next_multiple_of(16));
-    let (row_tiles, column_tiles) = (m.div_ceil(height), n.div_ceil(width));
-    let target = Target { data: c.as_mut_ptr(), row_stride };
-    (0..row_tiles * column_tiles).into_par_iter().for_each(|i| {
-        let (row, column) = (i / column_tiles * height, i % column_tiles * width);
-        let rows = (row, (row + height).min(m));
-        let columns = (column, (column + width).min(n));
-        let whole = target;
-        // SAFETY: tiles lie within `c`, as asserted above, and do not overlap.
-        unsafe { tile(a, b, whole, rows, columns, (0, k), add) }
+    if m < 64 {
+        return flat_product(a, b, c, row_stride, add);
+    }
+    let format = Format::new(k, n);
+    let turned = if a.column_stride == 1 { 0 } else { m * k };
+    with_scratch(format.len() + turned, |scratch| {
+        let (packed, turned) = scratch.split_at_mut(format.len());
+        pack(b, &format, packed);
+        let a = if turned.is_empty() {
+            a
+        } else {
+            turned.par_chunks_mut(k * 16).enumerate().for_each(|(i, to)| turn(a, i * 16, 0, k, to));
+            Mat::new(turned, m, k, k)
+        };
+        let row_tasks = m.div_ceil(ROWS);
+        let groups = if row_tasks >= TASKS { 1 } else { TASKS.div_ceil(row_tasks).min(format.panels()) };
+        let target = Shared::new(c);
+        (0..row_tasks * groups).into_par_iter().for_each(|task| {
+            let (rows, group) = (task / groups, task % groups);
+            // Whole register tiles, as even as they come.
+            let edge = |i: usize| if i == row_tasks { m } else { i * m / row_tasks / 24 * 24 };
+            let panels = format.panels() * group / groups..format.panels() * (group + 1) / groups;
+            // SAFETY: these columns of these rows belong to this task alone.
+            unsafe { multiply(a, (edge(rows), edge(rows + 1)), packed, &format, &target, row_stride, panels, add) };
+        });
+    });
+}
+
+/// Rows of `a`, which lie behind each other, times some panels.
+///
+/// # Safety
+/// No other task writes these columns of these rows.
+#[allow(clippy::too_many_arguments)]
+unsafe fn multiply(
+    a: Mat,
+    (first, end): (usize, usize),
+    packed: &[f32],
+    format: &Format,
+    c: &Shared,
+    row_stride: usize,
+    panels: Range<usize>,
+    add: bool,
+) {
+    if first == end {
+        return;
+    }
+    let rows =
+        Rows { x: &a.data[first * a.row_stride..], x_stride: a.row_stride, residual: None, out_stride: row_stride };
+    let out = c.at(first * row_stride, (end - first - 1) * row_stride + format.outputs);
+    // SAFETY: the caller's promise.
+    unsafe { format.rows(packed, Start::from(add), end - first, rows, None, out, panels) };
+}
+
+/// Few rows: packing all of `b` first would take longer than the product. Every task packs one panel and uses it.
+fn flat_product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add: bool) {
+    let (m, n, k) = (a.rows, b.columns, a.columns);
+    let mut turned = Vec::new();
+    let a = if a.column_stride == 1 {
+        a
+    } else {
+        turned.resize(m * k, 0.0);
+        turned.chunks_mut(k * 16).enumerate().for_each(|(i, to)| turn(a, i * 16, 0, k, to));
+        Mat::new(&turned, m, k, k)
+    };
+    let target = Shared::new(c);
+    (0..n.div_ceil(PANEL)).into_par_iter().for_each(|panel| {
+        let (first, count) = (panel * PANEL, PANEL.min(n - panel * PANEL));
+        with_scratch(PIECE * PANEL, |scratch| {
+            for from in (0..k).step_by(PIECE) {
+                let depth = PIECE.min(k - from);
+                let format = Format::new(depth, count);
+                pack_part(b, from, first, &format, scratch);
+                let rows = Rows { x: &a.data[from..], x_stride: a.row_stride, residual: None, out_stride: row_stride };
+                let out = target.at(first, (m - 1) * row_stride + count);
+                // SAFETY: these columns belong to this task alone.
+                unsafe { format.rows(scratch, Start::from(add || from > 0), m, rows, None, out, 0..format.panels()) };
+            }
+        });
     });
 }
 
@@ -162,14 +237,96 @@ fn deep_product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add: bool) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
     let depth = DEPTH.max(k.div_ceil(64));
     let sums = crate::cpu::sum_parts(k.div_ceil(depth), m * n, |part, out| {
-        let target = Target { data: out.as_mut_ptr(), row_stride: n };
-        // SAFETY: `out` has m n elements and belongs to this part.
-        unsafe { tile(a, b, target, (0, m), (0, n), (part * depth, ((part + 1) * depth).min(k)), false) }
+        let end = ((part + 1) * depth).min(k);
+        let out = Shared::new(out);
+        with_scratch(PIECE * (m.next_multiple_of(16) + n.next_multiple_of(LANES)), |scratch| {
+            let (packed, turned) = scratch.split_at_mut(PIECE * n.next_multiple_of(LANES));
+            for from in (part * depth..end).step_by(PIECE) {
+                let piece = PIECE.min(end - from);
+                let format = Format::new(piece, n);
+                pack_part(b, from, 0, &format, packed);
+                let a = if a.column_stride == 1 {
+                    Mat::new(&a.data[from..], m, piece, a.row_stride)
+                } else {
+                    let turned = &mut turned[..m * piece];
+                    turned.chunks_mut(piece * 16).enumerate().for_each(|(i, to)| turn(a, i * 16, from, piece, to));
+                    Mat::new(turned, m, piece, piece)
+                };
+                // SAFETY: `out` belongs to this part.
+                unsafe { multiply(a, (0, m), packed, &format, &out, n, 0..format.panels(), from > part * depth) };
+            }
+        });
     });
     for (i, sums) in sums.chunks_exact(n).enumerate() {
         let row = &mut c[i * row_stride..i * row_stride + n];
         for (value, sum) in row.iter_mut().zip(sums) {
             *value = if add { *value + sum } else { *sum };
+        }
+    }
+}
+
+/// Up to 16 rows of `a` from `first` on, whose columns lie behind each other, `depth` columns from `from` on, as rows.
+fn turn(a: Mat, first: usize, from: usize, depth: usize, to: &mut [f32]) {
+    let count = to.len() / depth;
+    for k in 0..depth {
+        let column = &a.data[(from + k) * a.column_stride + first * a.row_stride..];
+        for (i, to) in to.iter_mut().skip(k).step_by(depth).take(count).enumerate() {
+            *to = column[i * a.row_stride];
+        }
+    }
+}
+
+/// Packs all of `b`.
+pub(crate) fn pack(b: Mat, format: &Format, packed: &mut [f32]) {
+    let target = Shared::new(&mut packed[..format.len()]);
+    (0..format.outputs.div_ceil(LANES)).into_par_iter().for_each(|block| {
+        // SAFETY: every task has 16 columns of its own.
+        unsafe { pack_columns(b, 0, block * LANES, block * LANES, format, &target) };
+    });
+}
+
+/// Packs `format.depth` rows of `b` from `row` on, of as many columns from `column` on as the format has.
+fn pack_part(b: Mat, row: usize, column: usize, format: &Format, packed: &mut [f32]) {
+    let target = Shared::new(&mut packed[..format.len()]);
+    for to in (0..format.outputs).step_by(LANES) {
+        // SAFETY: nobody else uses `packed`.
+        unsafe { pack_columns(b, row, column + to, to, format, &target) };
+    }
+}
+
+/// Packs up to 16 columns of `b` from `column` on as those from `to` on.
+///
+/// # Safety
+/// No other task writes these columns.
+unsafe fn pack_columns(b: Mat, row: usize, column: usize, to: usize, format: &Format, packed: &Shared) {
+    let (start, stride) = format.place(to);
+    let count = LANES.min(format.outputs - to);
+    if b.column_stride == 1 {
+        for k in 0..format.depth {
+            // SAFETY: the caller's promise.
+            let to = unsafe { packed.part(start + k * stride, LANES) };
+            let from = &b.data[(row + k) * b.row_stride + column..][..count];
+            if count == LANES {
+                to.copy_from_slice(from);
+            } else {
+                to[..count].copy_from_slice(from);
+                to[count..].fill(0.0);
+            }
+        }
+        return;
+    }
+    for k in (0..format.depth).step_by(LANES) {
+        let depth = LANES.min(format.depth - k);
+        let mut block = [[0f32; LANES]; LANES];
+        for j in 0..count {
+            let from = &b.data[(row + k) * b.row_stride + (column + j) * b.column_stride..];
+            for (i, block) in block.iter_mut().take(depth).enumerate() {
+                block[j] = from[i * b.row_stride];
+            }
+        }
+        for (i, block) in block.iter().take(depth).enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { packed.part(start + (k + i) * stride, LANES) }.copy_from_slice(block);
         }
     }
 }
@@ -186,7 +343,17 @@ mod tests {
 
     #[test]
     fn agrees_with_plain_loops() {
-        for (m, n, k) in [(1, 1, 1), (3, 17, 5), (130, 33, 1100), (5, 7, 20_000), (700, 300, 40), (4, 4, 0)] {
+        for (m, n, k) in [
+            (1, 1, 1),
+            (3, 17, 5),
+            (130, 33, 1100),
+            (5, 7, 20_000),
+            (700, 300, 40),
+            (4, 4, 0),
+            (20, 700, 900),
+            (500, 150, 70),
+            (70, 90, 9000),
+        ] {
             let (a, b) = (values(m * k, 1, 1.0), values(k * n, 2, 1.0));
             let mut c = vec![f32::NAN; m * n];
             par_product(Mat::new(&a, m, k, k), Mat::new(&b, k, n, n), &mut c, n, false);
@@ -196,21 +363,24 @@ mod tests {
 
     #[test]
     fn adds_to_what_is_there() {
-        let (m, n, k) = (6, 5, 20_000);
-        let (a, b) = (values(m * k, 1, 1.0), values(k * n, 2, 1.0));
-        let mut c = vec![1.0; m * n];
-        par_product(Mat::new(&a, m, k, k), Mat::new(&b, k, n, n), &mut c, n, true);
-        let want: Vec<f32> = naive(&a, &b, m, n, k).iter().map(|x| x + 1.0).collect();
-        close_values(&c, &want, 2e-4);
+        for (m, n, k) in [(6, 5, 20_000), (20, 700, 900), (300, 150, 700)] {
+            let (a, b) = (values(m * k, 1, 1.0), values(k * n, 2, 1.0));
+            let mut c = vec![1.0; m * n];
+            par_product(Mat::new(&a, m, k, k), Mat::new(&b, k, n, n), &mut c, n, true);
+            let want: Vec<f32> = naive(&a, &b, m, n, k).iter().map(|x| x + 1.0).collect();
+            close_values(&c, &want, 2e-4);
+        }
     }
 
     #[test]
     fn transposed_views() {
-        let (m, n, k) = (9, 4, 31);
-        let (a, b) = (values(m * k, 1, 1.0), values(k * n, 2, 1.0));
-        let a_t: Vec<f32> = (0..m * k).map(|i| a[(i % m) * k + i / m]).collect();
-        let mut c = vec![0.0; m * n];
-        product(Mat::new(&a_t, k, m, m).t(), Mat::new(&b, k, n, n), &mut c, n, false);
-        close_values(&c, &naive(&a, &b, m, n, k), 1e-5);
+        for (m, n, k) in [(9, 4, 31), (20, 700, 900), (500, 150, 70), (70, 90, 9000)] {
+            let (a, b) = (values(m * k, 1, 1.0), values(k * n, 2, 1.0));
+            let a_t: Vec<f32> = (0..m * k).map(|i| a[(i % m) * k + i / m]).collect();
+            let b_t: Vec<f32> = (0..k * n).map(|i| b[(i % k) * n + i / k]).collect();
+            let mut c = vec![f32::NAN; m * n];
+            par_product(Mat::new(&a_t, k, m, m).t(), Mat::new(&b_t, n, k, k).t(), &mut c, n, false);
+            close_values(&c, &naive(&a, &b, m, n, k), 2e-4);
+        }
     }
 }

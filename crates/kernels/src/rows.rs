@@ -39,14 +39,28 @@ impl CustomOp1 for Mean {
     fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
         let dy = dy.contiguous()?;
         let (dy, (_, width)) = (Values::of(&dy)?, x.dims2()?);
-        let mut dx = Vec::with_capacity(x.elem_count());
-        for (&len, dy) in self.0.iter().zip(dy.chunks_exact(width.max(1))) {
-            for _ in 0..len {
-                dx.extend(dy.iter().map(|dy| dy / len as f32));
-            }
-        }
-        cpu::like(dx, x).map(Some)
+        cpu::like(mean_gradient(&dy, width, &self.0), x).map(Some)
     }
+}
+
+/// Gradient of the rows from that of their means.
+pub fn mean_gradient(dy: &[f32], width: usize, lengths: &[usize]) -> Vec<f32> {
+    let mut dx = Vec::with_capacity(lengths.iter().sum::<usize>() * width);
+    for (&len, dy) in lengths.iter().zip(dy.chunks_exact(width.max(1))) {
+        for _ in 0..len {
+            dx.extend(dy.iter().map(|dy| dy / len as f32));
+        }
+    }
+    dx
+}
+
+/// Gradient of the rows from that of the first of each sample.
+pub fn first_gradient(dy: &[f32], width: usize, lengths: &[usize]) -> Vec<f32> {
+    let mut dx = vec![0f32; lengths.iter().sum::<usize>() * width];
+    for (start, dy) in starts(lengths).zip(dy.chunks_exact(width.max(1))) {
+        dx[start * width..][..width].copy_from_slice(dy);
+    }
+    dx
 }
 
 /// Mean of each sample's rows; 0 for a sample without rows.

@@ -18,6 +18,7 @@ use topwork_core::plan::{BatchNormMode, Optimizer as Rule};
 use topwork_core::seed::Seed;
 use topwork_core::testing::{parameter, relative_error};
 use topwork_core::train::Optimizer;
+use topwork_core::train::gradient::Objective;
 use topwork_nlp::models::bert::{BertConfig, Pooling};
 use topwork_nlp::tokenizer::Tokens;
 use topwork_nlp::{Embedder, Sentences};
@@ -165,14 +166,12 @@ fn twenty_steps_of_training_follow_transformers() {
     for step in 0..stored.losses.len() {
         let chosen = (0..stored.batch).map(|k| (stored.batch * step + k) % stored.targets.len());
         let targets: Vec<u32> = chosen.clone().map(|i| stored.targets[i]).collect();
-        let pass = Pass::new(&params, Mode::Train { batch_norm: BatchNormMode::Frozen, seed: Seed(0) });
-        let stages = network.stages.iter().chain([&network.head]);
-        let logits = stages.fold(stored.encoder.batch(chosen), |x, stage| pass.stage(stage, x, true).unwrap()).data;
-        let targets = Tensor::new(targets, &Device::Cpu).unwrap();
-        let loss = topwork_kernels::cross_entropy(&logits, &targets, None, 0.0).unwrap();
-        losses.push(loss.to_scalar::<f32>().unwrap());
-        let grads = loss.backward().unwrap();
-        optimizer.step(&params, &grads, learning_rate, 1.0).unwrap();
+        let mode = Mode::Train { batch_norm: BatchNormMode::Frozen, seed: Seed(0) };
+        let stages = network.stages.iter().chain([&network.head]).map(|stage| (stage, true)).collect();
+        let objective = Objective { stages, class_weights: None, label_smoothing: 0.0, recompute: step % 2 == 1 };
+        let gradient = objective.gradient(&params, mode, &stored.encoder.batch(chosen), &targets).unwrap();
+        losses.push(gradient.loss as f32);
+        optimizer.step(&params, &gradient.grads.unwrap(), learning_rate, 1.0).unwrap();
     }
 
     for (step, (&actual, &expected)) in losses.iter().zip(&stored.losses).enumerate() {

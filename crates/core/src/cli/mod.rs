@@ -91,6 +91,7 @@ fn with_negative_numbers(command: clap::Command) -> clap::Command {
 }
 
 fn run<D: Domain>(cli: Cli<D>) -> Result<()> {
+    device::keep_memory();
     device::set_threads(cli.common.threads)?;
     let common = cli.common;
     match cli.verb {

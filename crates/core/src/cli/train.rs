@@ -88,7 +88,8 @@ fn continued<D: Domain>(flags: Fit<D>, run: Fit<D>) -> Result<Fit<D>> {
     let (checkpoint_every, cache_limit) =
         (flags.checkpoint_every.or(run.checkpoint_every), flags.cache_limit.or(run.cache_limit));
     let options = Options { augment: flags.options.augmented(), ..flags.options.clone() };
-    let given = Fit { checkpoint_every: None, cache_limit: None, options, ..flags };
+    let recompute = flags.recompute || run.recompute;
+    let given = Fit { checkpoint_every: None, cache_limit: None, recompute: run.recompute, options, ..flags };
     if let Some((flag, value)) = difference(&of_run, &serde_json::to_value(given).map_err(unusable)?) {
         return Err(Error::input(
             format!("--{flag}"),
@@ -96,7 +97,7 @@ fn continued<D: Domain>(flags: Fit<D>, run: Fit<D>) -> Result<Fit<D>> {
             "leave it out, or start another run with another --out",
         ));
     }
-    Ok(Fit { checkpoint_every, cache_limit, ..run })
+    Ok(Fit { checkpoint_every, cache_limit, recompute, ..run })
 }
 
 /// The first setting in `top` that is not as in `base`, with its value there.

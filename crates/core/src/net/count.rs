@@ -68,8 +68,12 @@ impl Layer {
                 shape.row = vec![height, width, shape.row[2]];
                 0
             }
-            Layer::GlobalAvgPool => {
-                shape.row = shape.row[2..].to_vec();
+            Layer::AdaptiveAvgPool([height, width]) => {
+                shape.row = vec![*height, *width, shape.row[2]];
+                0
+            }
+            Layer::Flatten => {
+                shape.row = vec![shape.row.iter().product()];
                 0
             }
             Layer::Embed(e) => {

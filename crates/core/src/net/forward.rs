@@ -81,7 +81,8 @@ impl<'a> Pass<'a> {
                 let (_, height, width, _) = data.dims4()?;
                 k::max_pool2d(&data, w.kernel, w.stride, w.pads(height, width))?
             }
-            Layer::GlobalAvgPool => k::global_avg_pool(&data)?,
+            Layer::AdaptiveAvgPool(size) => k::adaptive_avg_pool2d(&data, *size)?,
+            Layer::Flatten => data.permute((0, 3, 1, 2))?.flatten_from(1)?,
             Layer::Embed(e) => {
                 let mut sum: Option<Tensor> = None;
                 for table in &e.tables {

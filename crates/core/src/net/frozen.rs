@@ -42,7 +42,8 @@ enum Step {
     },
     Act(Act),
     MaxPool(Window),
-    GlobalAvgPool,
+    AdaptiveAvgPool([usize; 2]),
+    Flatten,
     Embed {
         tables: Vec<(Vec<f32>, Index)>,
         width: usize,
@@ -265,12 +266,21 @@ impl Step {
                 flow.row = vec![oh, ow, c];
                 buffers.give(std::mem::replace(&mut flow.data, out));
             }
-            Step::GlobalAvgPool => {
-                let (pixels, channels) = (flow.row[0] * flow.row[1], flow.row[2]);
-                let mut out = buffers.take(total * channels);
-                k::global_avg_pool(&flow.data, total, pixels, channels, &mut out);
-                flow.row = vec![channels];
+            Step::AdaptiveAvgPool(size) => {
+                let [h, w, c] = [flow.row[0], flow.row[1], flow.row[2]];
+                let mut out = buffers.take(total * size[0] * size[1] * c);
+                k::adaptive_avg_pool([total, h, w, c], *size, &flow.data, &mut out);
+                flow.row = vec![size[0], size[1], c];
                 buffers.give(std::mem::replace(&mut flow.data, out));
+            }
+            Step::Flatten => {
+                let [h, w, c] = [flow.row[0], flow.row[1], flow.row[2]];
+                if h * w > 1 {
+                    let mut out = buffers.take(flow.data.len());
+                    k::channels_first(&flow.data, h * w, c, &mut out);
+                    buffers.give(std::mem::replace(&mut flow.data, out));
+                }
+                flow.row = vec![h * w * c];
             }
             Step::Embed { tables, width } => {
                 let columns = flow.row[0];
@@ -387,7 +397,8 @@ impl Compiler<'_> {
                 },
                 Layer::Act(act) => Step::Act(*act),
                 Layer::MaxPool(window) => Step::MaxPool(*window),
-                Layer::GlobalAvgPool => Step::GlobalAvgPool,
+                Layer::AdaptiveAvgPool(size) => Step::AdaptiveAvgPool(*size),
+                Layer::Flatten => Step::Flatten,
                 Layer::Embed(embed) => {
                     let tables = embed.tables.iter().map(|t| Ok((self.values(&t.name, "weight")?, t.index)));
                     Step::Embed { tables: tables.collect::<Result<_>>()?, width: embed.width }

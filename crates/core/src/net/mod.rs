@@ -1,6 +1,6 @@
 //! A network as a value: stages of layers, with the parameter names of the original checkpoint.
 //!
-//! From this one description come the trainable forward pass ([`forward`]), the fused frozen one ([`frozen`]), the list
+//! From this one description come the trainable pass ([`tape`] on the CPU, [`forward`] anywhere), the fused frozen one ([`frozen`]), the list
 //! of parameters ([`params`]) and the counts of operations ([`count`]). Adding a network means adding a value.
 //!
 //! Images flow as `[samples, height, width, channels]`, sequences as `[total rows, width]` with the rows of each
@@ -10,6 +10,7 @@ pub mod count;
 pub mod forward;
 pub mod frozen;
 pub mod params;
+pub mod tape;
 
 pub use params::{ParamSpec, Params, Role};
 
@@ -51,8 +52,10 @@ pub enum Layer {
     Act(Act),
     /// Largest value of a window.
     MaxPool(Window),
-    /// Mean over height and width: `[b, h, w, c]` to `[b, c]`.
-    GlobalAvgPool,
+    /// Means of this many windows, which cover the image: `[b, h, w, c]` to `[b, h', w', c]`.
+    AdaptiveAvgPool([usize; 2]),
+    /// `[b, h, w, c]` to `[b, c · h · w]`: channel by channel, as checkpoints of networks with the channels first need it.
+    Flatten,
     /// Sum of looked-up table rows: `[rows, columns]` of indices to `[rows, width]`.
     Embed(Embed),
     /// Multi-head self-attention within each sample's rows (Vaswani et al. 2017), output projection included.

@@ -128,7 +128,12 @@ impl Layer {
             Layer::Residual(r) => {
                 r.body.iter().chain(&r.shortcut).chain(&r.then).for_each(|layer| layer.params(out));
             }
-            Layer::Act(_) | Layer::MaxPool(_) | Layer::GlobalAvgPool | Layer::PoolRows(_) | Layer::Dropout(_) => {}
+            Layer::Act(_)
+            | Layer::MaxPool(_)
+            | Layer::AdaptiveAvgPool(_)
+            | Layer::Flatten
+            | Layer::PoolRows(_)
+            | Layer::Dropout(_) => {}
         }
     }
 }

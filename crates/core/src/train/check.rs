@@ -73,7 +73,8 @@ fn single(layers: &[Layer], size: &mut [usize; 2]) -> bool {
         match layer {
             Layer::Conv(conv) => *size = after(&conv.window, *size),
             Layer::MaxPool(window) => *size = after(window, *size),
-            Layer::GlobalAvgPool | Layer::PoolRows(_) => *size = [1, 1],
+            Layer::AdaptiveAvgPool(outputs) => *size = *outputs,
+            Layer::Flatten | Layer::PoolRows(_) => *size = [1, 1],
             Layer::BatchNorm(_) => found |= *size == [1, 1],
             Layer::Residual(residual) => {
                 let mut other = *size;

@@ -3,17 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use candle_core::Tensor;
-use topwork_kernels::cross_entropy;
-
 use super::feed::{Input, Split};
+use super::gradient::{Gradient, Objective};
 use super::{EpochRecord, Optimizer, Run, StepRecord, check, stopped};
 use crate::cache::ViewSeed;
 use crate::loader::epoch_batches;
 use crate::metrics::Metrics;
-use crate::net::forward::{Mode, Pass};
+use crate::net::forward::Mode;
 use crate::plan::Train;
 use crate::{Error, Result};
+use candle_core::Tensor;
 
 /// A line in `metrics.jsonl` every so many steps.
 const RECORD_EVERY: usize = 10;
@@ -108,15 +107,15 @@ impl Run<'_> {
         let start = Instant::now();
         let taken = self.position.epoch * loss.steps.0 + self.position.step;
         let seed = loss.seed.child(taken as u64);
-        let pass = Pass::new(&self.params, Mode::Train { batch_norm: phase.batch_norm, seed });
-        let mut activation = input.activation.clone();
-        for (stage, learns) in self.stages_from(phase.boundary).into_iter().zip(&loss.learns) {
-            activation = pass.stage(stage, activation, *learns)?;
-        }
-        let targets = Tensor::new(input.targets.as_slice(), job.device)?;
-        let smoothing = phase.objective.label_smoothing;
-        let value = cross_entropy(&activation.data, &targets, loss.weights.as_deref(), smoothing)?;
-        let number = f64::from(value.to_scalar::<f32>()?);
+        let objective = Objective {
+            stages: self.stages_from(phase.boundary).into_iter().zip(loss.learns.iter().copied()).collect(),
+            class_weights: loss.weights.as_deref(),
+            label_smoothing: phase.objective.label_smoothing,
+            recompute: job.recompute,
+        };
+        let mode = Mode::Train { batch_norm: phase.batch_norm, seed };
+        let Gradient { loss: number, grads, statistics } =
+            objective.gradient(&self.params, mode, &input.activation, &input.targets)?;
         let diverged = |what: &str, number: f64| {
             let names: Vec<String> = input.indices.iter().take(5).map(|&i| split.dataset.name(i)).collect();
             let more = if input.indices.len() > 5 { ", …" } else { "" };
@@ -129,14 +128,10 @@ impl Run<'_> {
                 ),
             )
         };
-        if !number.is_finite() {
-            return Err(diverged("loss", number));
-        }
-        let grads = value.backward()?;
-        let statistics = pass.finish();
+        let Some(grads) = grads else { return Err(diverged("loss", number)) };
         let mut scale = 1.0;
         if let Some(most) = phase.clip_norm {
-            let norm = optimizer.norm(&self.params, &grads)?;
+            let norm = optimizer.norm(&grads)?;
             if !norm.is_finite() {
                 return Err(diverged("norm of the gradient", norm));
             }

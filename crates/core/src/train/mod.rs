@@ -6,6 +6,7 @@
 mod check;
 mod descent;
 mod feed;
+pub mod gradient;
 pub mod logistic;
 mod optim;
 mod position;
@@ -59,6 +60,8 @@ pub struct Job<'a> {
     pub cache: &'a Cache,
     /// Besides at the end of every epoch, a checkpoint is written after this many steps.
     pub checkpoint_every: Option<usize>,
+    /// Trade time for memory: see [`gradient::Objective::recompute`].
+    pub recompute: bool,
     /// How many unreadable samples to bear.
     pub strictness: Strictness,
     /// Threads that load samples.

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use topwork_kernels::{AdamWHyper, AdamWState, SgdHyper, SgdState, adamw_step, sgd_step, sum_of_squares};
 
+use crate::net::tape::Gradients;
 use crate::net::{Params, Role};
 use crate::plan::Optimizer as Rule;
 use crate::{Error, Result};
@@ -41,12 +41,10 @@ impl Optimizer {
     ///
     /// # Errors
     /// When a tensor operation fails.
-    pub fn norm(&self, params: &Params, grads: &GradStore) -> Result<f64> {
+    pub fn norm(&self, grads: &Gradients) -> Result<f64> {
         let mut sum = 0.0;
-        for (name, var) in params.learning() {
-            if let Some(grad) = grads.get(var).filter(|_| self.members.contains_key(name)) {
-                sum += sum_of_squares(grad)?;
-            }
+        for (_, grad) in grads.iter().filter(|(name, _)| self.members.contains_key(*name)) {
+            sum += sum_of_squares(grad)?;
         }
         Ok(sum.sqrt())
     }
@@ -55,11 +53,11 @@ impl Optimizer {
     ///
     /// # Errors
     /// When a tensor operation fails.
-    pub fn step(&mut self, params: &Params, grads: &GradStore, rate: f64, scale: f64) -> Result<()> {
+    pub fn step(&mut self, params: &Params, grads: &Gradients, rate: f64, scale: f64) -> Result<()> {
         self.steps += 1;
         let scale = scale as f32;
         for (name, var) in params.learning() {
-            let (Some(member), Some(grad)) = (self.members.get(name), grads.get(var)) else { continue };
+            let (Some(member), Some(grad)) = (self.members.get(name), grads.get(name)) else { continue };
             let decay = |weight_decay: f64| if member.decays { weight_decay } else { 0.0 };
             let lr = rate * member.rate;
             if !self.states.contains_key(name) {

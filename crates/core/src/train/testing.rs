@@ -180,6 +180,7 @@ impl Fixture {
             run,
             cache: &self.cache,
             checkpoint_every: Some(3),
+            recompute: false,
             strictness: Strictness::default(),
             threads: 2,
             resume: false,

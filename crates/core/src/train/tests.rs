@@ -217,7 +217,8 @@ fn convolutional(fixture: &mut Fixture) {
     };
     fixture.network.stages[0].layers =
         vec![Layer::Conv(conv), Layer::BatchNorm(norm), Layer::Act(crate::net::Act::Relu)];
-    fixture.network.stages[1].layers = vec![Layer::Conv(flat), Layer::GlobalAvgPool, Layer::Dropout(0.1)];
+    fixture.network.stages[1].layers =
+        vec![Layer::Conv(flat), Layer::AdaptiveAvgPool([1, 1]), Layer::Flatten, Layer::Dropout(0.1)];
     fixture.network.input = vec![2, 2, 1];
     fixture.train = Arc::new(Images(fixture.train.clone()));
     fixture.validation = Arc::new(Images(fixture.validation.clone()));

@@ -68,7 +68,7 @@ pub fn lite0(classes: usize) -> Network {
             act(Act::Relu6),
         ],
     });
-    stages.push(Stage { name: "global_pool".into(), layers: vec![Layer::GlobalAvgPool] });
+    stages.push(Stage { name: "global_pool".into(), layers: vec![Layer::AdaptiveAvgPool([1, 1]), Layer::Flatten] });
     let head =
         Stage { name: "head".into(), layers: vec![Layer::Dropout(0.2), linear("classifier", FEATURES, classes)] };
     Network { name: NAME.into(), stages, head, input: vec![224, 224, 3] }

@@ -6,6 +6,7 @@
 
 pub mod cards;
 pub mod efficientnet_lite;
+pub mod plain;
 pub mod resnet;
 
 use std::collections::BTreeMap;
@@ -16,15 +17,30 @@ use topwork_core::net::{Act, BatchNorm, Conv, Layer, Linear, Network, Window};
 use crate::pipeline::{Interpolation, Pipeline};
 
 /// Every architecture that can be built, by the name that cards and the command line use.
-pub const ARCHITECTURES: [&str; 6] =
-    ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", efficientnet_lite::NAME];
+pub const ARCHITECTURES: [&str; 15] = [
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    efficientnet_lite::NAME,
+    "alexnet",
+    "vgg11",
+    "vgg13",
+    "vgg16",
+    "vgg19",
+    "vgg11_bn",
+    "vgg13_bn",
+    "vgg16_bn",
+    "vgg19_bn",
+];
 
 /// The description of `architecture` (our name or timm's) with a head of `classes` outputs, or `None` when it is not
 /// known. `side` is the height and width of the input, for counting.
 pub fn network(architecture: &str, classes: usize, side: usize) -> Option<Network> {
     let mut network = match architecture {
         efficientnet_lite::NAME | efficientnet_lite::TIMM_NAME => efficientnet_lite::lite0(classes),
-        other => resnet::by_name(other, classes)?,
+        other => resnet::by_name(other, classes).or_else(|| plain::by_name(other, classes))?,
     };
     network.input = vec![side, side, 3];
     Some(network)

@@ -48,7 +48,7 @@ pub fn resnet(name: &str, blocks: &[usize], width: usize, bottleneck: bool, clas
         }
         stages.push(Stage { name: format!("layer{}", i + 1), layers });
     }
-    stages.push(Stage { name: "avgpool".into(), layers: vec![Layer::GlobalAvgPool] });
+    stages.push(Stage { name: "avgpool".into(), layers: vec![Layer::AdaptiveAvgPool([1, 1]), Layer::Flatten] });
     let head = Stage { name: "head".into(), layers: vec![linear("fc", inputs, classes)] };
     Network { name: name.into(), stages, head, input: vec![224, 224, 3] }
 }

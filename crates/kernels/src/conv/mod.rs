@@ -5,9 +5,10 @@
 
 pub(crate) mod columns;
 pub(crate) mod depthwise;
+pub(crate) mod winograd;
 
-use crate::cpu::{self, Values, column_sums, for_rows};
-use crate::matmul::{Mat, par_product};
+use crate::cpu::{self, Values, column_sums, output};
+use crate::linear;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 /// How a convolution's window moves.
@@ -91,8 +92,101 @@ impl Geometry {
         self.kernel == [1, 1] && self.spec.stride == [1, 1] && self.spec.pads == [0; 4] && self.spec.groups == 1
     }
 
+    /// The convolution of stride 1 that gives the input's gradient from the output's.
+    fn turned(&self) -> Self {
+        let [kh, kw] = self.kernel;
+        let [top, bottom, left, right] = self.spec.pads;
+        // Paddings that a turned convolution does not have suit no way but the general one.
+        let turn = |k: usize, pad: usize| (k - 1).checked_sub(pad).unwrap_or(usize::MAX / 4);
+        let pads = [turn(kh, top), turn(kh, bottom), turn(kw, left), turn(kw, right)];
+        Self {
+            h: self.oh,
+            w: self.ow,
+            inputs: self.outputs,
+            oh: self.h,
+            ow: self.w,
+            outputs: self.inputs,
+            spec: ConvSpec { pads, ..self.spec },
+            ..*self
+        }
+    }
+
     pub(crate) fn depthwise(&self) -> bool {
         self.spec.groups == self.inputs && self.outputs == self.inputs
+    }
+}
+
+/// One convolution of known sizes, on slices: forward, and both gradients.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvPass(Geometry);
+
+impl ConvPass {
+    /// Images `[b, h, w, inputs]` with a weight `[outputs, inputs / groups, kernel]`; the window must fit.
+    pub fn new(images: [usize; 3], inputs: usize, outputs: usize, kernel: [usize; 2], spec: ConvSpec) -> Self {
+        Self(Geometry::new(images, inputs, outputs, kernel, spec))
+    }
+
+    /// Height and width of the output.
+    pub fn out_size(&self) -> (usize, usize) {
+        (self.0.oh, self.0.ow)
+    }
+
+    /// `[b, h', w', outputs]`.
+    ///
+    /// # Panics
+    /// When a slice is too short; likewise for the gradients.
+    pub fn forward(&self, x: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        let g = &self.0;
+        let mut y = output(g.pixels() * g.outputs);
+        if g.pointwise() {
+            linear::forward(x, w, bias, g.inputs, g.outputs, &mut y);
+        } else if g.depthwise() {
+            depthwise::forward(g, x, &depthwise::pack(w, g.taps()), bias, &mut y);
+        } else if winograd::suits(g) {
+            let (weights, zeros) = (winograd::Weights::new(w, g.inputs, g.outputs), vec![0f32; g.outputs]);
+            winograd::forward(g, x, &weights, bias.unwrap_or(&zeros), None, None, &mut y);
+        } else {
+            columns::forward(g, x, &columns::pack(g, w), bias, &mut y);
+        }
+        y
+    }
+
+    /// Gradient of the input from the output's.
+    pub fn input_gradient(&self, w: &[f32], dy: &[f32]) -> Vec<f32> {
+        let g = &self.0;
+        let len = g.b * g.h * g.w * g.inputs;
+        if g.pointwise() {
+            let mut dx = output(len);
+            linear::input_gradient(w, dy, g.inputs, g.outputs, &mut dx);
+            dx
+        } else if winograd::suits(&g.turned()) {
+            let (turned, weights) = (g.turned(), winograd::Weights::turned(w, g.inputs, g.outputs));
+            let mut dx = output(len);
+            winograd::forward(&turned, dy, &weights, &vec![0f32; g.inputs], None, None, &mut dx);
+            dx
+        } else {
+            let mut dx = vec![0f32; len];
+            if g.depthwise() {
+                depthwise::input_gradient(g, &depthwise::pack(w, g.taps()), dy, &mut dx);
+            } else {
+                columns::input_gradient(g, &columns::pack(g, w), dy, &mut dx);
+            }
+            dx
+        }
+    }
+
+    /// Gradient of the weight, as the checkpoint has it.
+    pub fn weight_gradient(&self, x: &[f32], dy: &[f32]) -> Vec<f32> {
+        let g = &self.0;
+        if g.pointwise() {
+            linear::weight_gradient(x, dy, g.inputs, g.outputs)
+        } else if g.depthwise() {
+            depthwise::weight_gradient(g, x, dy)
+        } else if winograd::suits(g) {
+            winograd::weight_gradient(g, x, dy)
+        } else {
+            columns::weight_gradient(g, x, dy)
+        }
     }
 }
 
@@ -102,9 +196,9 @@ struct Op {
 }
 
 impl Op {
-    fn geometry(&self, x: &Shape, w: &Shape) -> Result<Geometry> {
+    fn pass(&self, x: &Shape, w: &Shape) -> Result<ConvPass> {
         let (b, height, width, inputs) = x.dims4()?;
-        Ok(Geometry::new([b, height, width], inputs, w.dims4()?.0, self.kernel, self.spec))
+        Ok(ConvPass::new([b, height, width], inputs, w.dims4()?.0, self.kernel, self.spec))
     }
 
     fn forward(
@@ -115,51 +209,16 @@ impl Op {
         lw: &Layout,
         bias: Option<&[f32]>,
     ) -> Result<(CpuStorage, Shape)> {
-        let g = self.geometry(lx.shape(), lw.shape())?;
-        let mut y = vec![0f32; g.pixels() * g.outputs];
-        if g.pointwise() {
-            if let Some(bias) = bias {
-                for_rows(&mut y, g.outputs, |_, y| y.chunks_exact_mut(g.outputs).for_each(|y| y.copy_from_slice(bias)));
-            }
-            let (x, w) = (Mat::new(x, g.pixels(), g.inputs, g.inputs), Mat::new(w, g.outputs, g.inputs, g.inputs));
-            par_product(x, w.t(), &mut y, g.outputs, bias.is_some());
-        } else if g.depthwise() {
-            depthwise::forward(&g, x, &depthwise::pack(w, g.taps()), bias, &mut y);
-        } else {
-            columns::forward(&g, x, &columns::pack(&g, w), bias, &mut y);
-        }
-        Ok((CpuStorage::F32(y), (g.b, g.oh, g.ow, g.outputs).into()))
+        let pass = self.pass(lx.shape(), lw.shape())?;
+        let g = &pass.0;
+        Ok((CpuStorage::F32(pass.forward(x, w, bias)), (g.b, g.oh, g.ow, g.outputs).into()))
     }
 
     fn backward(&self, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let g = self.geometry(x.shape(), w.shape())?;
+        let pass = self.pass(x.shape(), w.shape())?;
         let (xs, ws, dy) = (Values::of(x)?, Values::of(w)?, Values::of(dy)?);
-        let (mut dx, mut dw) = (None, None);
-        if x.track_op() {
-            let mut grad = vec![0f32; xs.len()];
-            if g.pointwise() {
-                let dy = Mat::new(&dy, g.pixels(), g.outputs, g.outputs);
-                par_product(dy, Mat::new(&ws, g.outputs, g.inputs, g.inputs), &mut grad, g.inputs, false);
-            } else if g.depthwise() {
-                depthwise::input_gradient(&g, &depthwise::pack(&ws, g.taps()), &dy, &mut grad);
-            } else {
-                columns::input_gradient(&g, &columns::pack(&g, &ws), &dy, &mut grad);
-            }
-            dx = Some(cpu::like(grad, x)?);
-        }
-        if w.track_op() {
-            let grad = if g.pointwise() {
-                let mut grad = vec![0f32; ws.len()];
-                let dy = Mat::new(&dy, g.pixels(), g.outputs, g.outputs);
-                par_product(dy.t(), Mat::new(&xs, g.pixels(), g.inputs, g.inputs), &mut grad, g.inputs, false);
-                grad
-            } else if g.depthwise() {
-                depthwise::weight_gradient(&g, &xs, &dy)
-            } else {
-                columns::weight_gradient(&g, &xs, &dy)
-            };
-            dw = Some(cpu::like(grad, w)?);
-        }
+        let dx = x.track_op().then(|| cpu::like(pass.input_gradient(&ws, &dy), x)).transpose()?;
+        let dw = w.track_op().then(|| cpu::like(pass.weight_gradient(&xs, &dy), w)).transpose()?;
         Ok((dx, dw))
     }
 }
@@ -340,12 +399,20 @@ pub(crate) mod tests {
             Geometry::new([1, 10, 10], 5, 5, [3, 3], spec([1, 2], [2, 2, 2, 2], [2, 2], 5)),
             Geometry::new([1, 2, 3], 16, 16, [5, 5], plain(1, 2, 16)),
             Geometry::new([1, 7, 7], 4, 8, [3, 3], plain(1, 1, 4)),
+            Geometry::new([2, 7, 7], 48, 80, [3, 3], plain(1, 1, 1)),
+            Geometry::new([1, 13, 10], 32, 112, [3, 3], spec([1, 1], [0, 2, 1, 0], [1, 1], 1)),
+            Geometry::new([2, 9, 14], 64, 32, [3, 3], plain(1, 1, 1)),
         ]
+    }
+
+    /// Weights of a size that gives outputs of about the size of the inputs.
+    pub(crate) fn range(g: &Geometry) -> f32 {
+        1.5 / (columns::depth(g) as f32).sqrt()
     }
 
     fn tensors(g: &Geometry) -> [Tensor; 3] {
         let [kh, kw] = g.kernel;
-        let w = random(&[g.outputs, g.inputs / g.spec.groups, kh, kw], 2, 0.5);
+        let w = random(&[g.outputs, g.inputs / g.spec.groups, kh, kw], 2, range(g));
         [random(&[g.b, g.h, g.w, g.inputs], 1, 1.0), w, random(&[g.outputs], 3, 1.0)]
     }
 

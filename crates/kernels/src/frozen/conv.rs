@@ -3,9 +3,10 @@
 use super::panels::{Panels, Rows};
 use super::{PackedLinear, limits};
 use crate::act::{self, Act};
-use crate::conv::{ConvSpec, Geometry, columns, depthwise, out_size};
+use crate::conv::{ConvSpec, Geometry, columns, depthwise, out_size, winograd};
 use crate::cpu::{Shared, for_rows};
 use rayon::prelude::*;
+use std::sync::OnceLock;
 
 /// y = act(x ∗ W + b + residual) on images `[b, h, w, c]`, with the weight laid out for this processor.
 #[derive(Debug, Clone)]
@@ -23,8 +24,29 @@ enum Kind {
     Pointwise(PackedLinear),
     /// Weights `[kh · kw, c]`.
     Depthwise(Vec<f32>, Option<Vec<f32>>),
+    /// Anything else: the size of the image decides how.
+    General(General),
+}
+
+/// The checkpoint's weights, laid out for each way of computing when that is first used.
+#[derive(Debug, Clone)]
+struct General {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    points: OnceLock<winograd::Weights>,
     /// A matrix for each group.
-    Columns(Vec<Panels>),
+    panels: OnceLock<Vec<Panels>>,
+}
+
+/// What `cell` holds, made first where that is nothing. Two threads may make it at the same time: waiting for each other
+/// in the middle of shared work could be forever.
+fn ready<T>(cell: &OnceLock<T>, make: impl Fn() -> T) -> &T {
+    loop {
+        match cell.get() {
+            Some(value) => return value,
+            None => drop(cell.set(make())),
+        }
+    }
 }
 
 impl PackedConv {
@@ -43,7 +65,7 @@ impl PackedConv {
     ) -> Self {
         let groups = spec.groups;
         assert!(groups > 0 && inputs.is_multiple_of(groups) && outputs.is_multiple_of(groups), "{groups} groups");
-        let (gi, go, taps) = (inputs / groups, outputs / groups, kernel[0] * kernel[1]);
+        let (gi, taps) = (inputs / groups, kernel[0] * kernel[1]);
         assert_eq!(weight.len(), outputs * gi * taps, "a weight of {outputs} x {gi} x {kernel:?}");
         assert!(bias.is_none_or(|b| b.len() == outputs), "a bias of {outputs}");
         let kind = if groups == 1 && kernel == [1, 1] {
@@ -51,12 +73,12 @@ impl PackedConv {
         } else if groups == inputs && outputs == inputs {
             Kind::Depthwise(depthwise::pack(weight, taps), bias.map(<[f32]>::to_vec))
         } else {
-            let panels = |group: usize| {
-                let bias = bias.map(|b| &b[group * go..(group + 1) * go]);
-                let at = |k: usize, o: usize| weight[((group * go + o) * gi + k % gi) * taps + k / gi];
-                Panels::new(taps * gi, go, bias, at)
-            };
-            Kind::Columns((0..groups).map(panels).collect())
+            Kind::General(General {
+                weight: weight.to_vec(),
+                bias: bias.map_or_else(|| vec![0.0; outputs], <[f32]>::to_vec),
+                points: OnceLock::new(),
+                panels: OnceLock::new(),
+            })
         };
         Self { inputs, outputs, kernel, spec: *spec, kind }
     }
@@ -139,8 +161,26 @@ impl PackedConv {
                     for_rows(out, 1, |_, out| act::apply(act, out));
                 }
             }
-            Kind::Columns(groups) => run_columns(&g, x, groups, act, residual, out, scratch),
+            Kind::General(general) if winograd::suits(&g) => {
+                let weights = ready(&general.points, || winograd::Weights::new(&general.weight, g.inputs, g.outputs));
+                winograd::forward(&g, x, weights, &general.bias, act, residual, out);
+            }
+            Kind::General(general) => {
+                let panels = ready(&general.panels, || general.pack(&g));
+                run_columns(&g, x, panels, act, residual, out, scratch);
+            }
         }
+    }
+}
+
+impl General {
+    fn pack(&self, g: &Geometry) -> Vec<Panels> {
+        let (gi, go, taps) = (g.inputs / g.spec.groups, g.outputs / g.spec.groups, g.taps());
+        let panels = |group: usize| {
+            let at = |k: usize, o: usize| self.weight[((group * go + o) * gi + k % gi) * taps + k / gi];
+            Panels::new(taps * gi, go, Some(&self.bias[group * go..(group + 1) * go]), at)
+        };
+        (0..g.spec.groups).map(panels).collect()
     }
 }
 
@@ -178,7 +218,7 @@ fn run_columns(
                 let at = first * g.outputs + group * go;
                 let len = (count - 1) * g.outputs + go;
                 // SAFETY: these rows exist, and these columns of them are written by this task alone.
-                unsafe { panels.rows(count, rows, act, shared.at(at, len), 0..panels.panels()) };
+                unsafe { panels.rows(count, rows, act, shared.at(at, len), 0..panels.format.panels()) };
             }
         }
     });

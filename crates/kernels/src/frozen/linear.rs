@@ -22,12 +22,12 @@ impl PackedLinear {
 
     /// Width of the input's rows.
     pub fn inputs(&self) -> usize {
-        self.0.depth
+        self.0.format.depth
     }
 
     /// Width of the output's rows.
     pub fn outputs(&self) -> usize {
-        self.0.outputs
+        self.0.format.outputs
     }
 
     /// Computes `rows` rows: `x` `[rows, inputs]`, `residual` and `out` `[rows, outputs]`.
@@ -35,18 +35,18 @@ impl PackedLinear {
     /// # Panics
     /// When the slices are shorter than that.
     pub fn run(&self, x: &[f32], rows: usize, act: Option<Act>, residual: Option<&[f32]>, out: &mut [f32]) {
-        let (inputs, outputs) = (self.0.depth, self.0.outputs);
+        let (inputs, outputs) = (self.0.format.depth, self.0.format.outputs);
         let (x, out) = (&x[..rows * inputs], &mut out[..rows * outputs]);
         let residual = residual.map(|r| &r[..rows * outputs]);
-        let block = self.0.block();
+        let block = self.0.format.block();
         let tasks = rows.div_ceil(block);
         // Few rows: the panels are shared out as well.
-        let groups = if tasks < 8 && rows * inputs * outputs > 1 << 20 { self.0.panels().min(8) } else { 1 };
+        let groups = if tasks < 8 && rows * inputs * outputs > 1 << 20 { self.0.format.panels().min(8) } else { 1 };
         let shared = Shared::new(out);
         let work = |task: usize| {
             let (first, group) = (task / groups * block, task % groups);
             let count = block.min(rows - first);
-            let panels = self.0.panels() * group / groups..self.0.panels() * (group + 1) / groups;
+            let panels = self.0.format.panels() * group / groups..self.0.format.panels() * (group + 1) / groups;
             let part = Rows {
                 x: &x[first * inputs..(first + count) * inputs],
                 x_stride: inputs,

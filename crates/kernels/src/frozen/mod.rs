@@ -6,20 +6,21 @@
 mod attention;
 mod conv;
 mod linear;
-mod panels;
+pub(crate) mod panels;
 mod pieces;
 
 pub use attention::attention;
 pub use conv::PackedConv;
 pub use linear::PackedLinear;
 pub use pieces::{
-    act_in_place, add, embed_sum, global_avg_pool, layer_norm, max_pool, pool_rows_first, pool_rows_mean,
+    act_in_place, adaptive_avg_pool, add, channels_first, embed_sum, layer_norm, max_pool, pool_rows_first,
+    pool_rows_mean,
 };
 
 use crate::act::Act;
 
 /// The lowest and highest result that an activation means, and what remains to be applied.
-fn limits(act: Option<Act>) -> ((f32, f32), Option<Act>) {
+pub(crate) fn limits(act: Option<Act>) -> ((f32, f32), Option<Act>) {
     match act {
         Some(Act::Relu) => ((0.0, f32::INFINITY), None),
         Some(Act::Relu6) => ((0.0, 6.0), None),

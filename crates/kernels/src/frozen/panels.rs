@@ -8,17 +8,45 @@ use crate::simd::{LANES, Level, level};
 /// Inner dimension that is worked through before the next panel, so that a panel's piece stays in a core's own cache.
 const DEPTH: usize = 256;
 
-/// A weight matrix `[depth, outputs]` and a bias, packed.
+/// Columns of a whole panel, where the processor has registers for that.
+pub(crate) const PANEL: usize = 4 * LANES;
+
+/// What sums start from.
+#[derive(Clone, Copy)]
+pub(crate) enum Start<'a> {
+    Zero,
+    /// One value for each column, filled up to whole vectors.
+    Bias(&'a [f32]),
+    /// What `out` holds.
+    Out,
+}
+
+impl Start<'_> {
+    /// From what is there when it is to be added to.
+    pub(crate) fn from(add: bool) -> Self {
+        if add { Self::Out } else { Self::Zero }
+    }
+}
+
+static ZEROS: [f32; PANEL] = [0.0; PANEL];
+
+/// How a weight matrix `[depth, outputs]` lies in memory: panel behind panel, each `[depth, 16 · vectors]`, the last
+/// one filled up with zeros.
 #[derive(Debug, Clone)]
-pub(crate) struct Panels {
+pub(crate) struct Format {
     pub(crate) depth: usize,
     pub(crate) outputs: usize,
-    /// Panel behind panel, each `[depth, 16 · vectors]`, filled up with zeros.
-    weights: Vec<f32>,
-    /// Filled up with zeros as well.
-    bias: Vec<f32>,
     /// Vectors of 16 columns in each panel.
     vectors: Vec<usize>,
+}
+
+/// A weight matrix and a bias, packed.
+#[derive(Debug, Clone)]
+pub(crate) struct Panels {
+    pub(crate) format: Format,
+    weights: Vec<f32>,
+    /// Filled up with zeros as the weights.
+    bias: Vec<f32>,
 }
 
 /// Where a block of rows is read and written.
@@ -187,13 +215,10 @@ impl Panels {
         bias: Option<&[f32]>,
         weight: impl Fn(usize, usize) -> f32,
     ) -> Self {
-        let total = outputs.div_ceil(LANES);
-        let most = if matches!(level(), Level::Portable) || crate::simd::instruction_set() == "avx2" { 1 } else { 4 };
-        let panels = total.div_ceil(most);
-        let vectors: Vec<usize> = (0..panels).map(|p| total / panels + usize::from(p < total % panels)).collect();
-        let mut weights = Vec::with_capacity(depth * total * LANES);
+        let format = Format::new(depth, outputs);
+        let mut weights = Vec::with_capacity(format.len());
         let mut first = 0;
-        for &count in &vectors {
+        for &count in &format.vectors {
             for k in 0..depth {
                 weights.extend(
                     (first..first + count * LANES).map(|column| if column < outputs { weight(k, column) } else { 0.0 }),
@@ -201,9 +226,58 @@ impl Panels {
             }
             first += count * LANES;
         }
+        let bias = format.bias(bias);
+        Self { format, weights, bias }
+    }
+
+    /// [`Format::rows`] with these weights.
+    ///
+    /// # Safety
+    /// As there.
+    pub(crate) unsafe fn rows(
+        &self,
+        count: usize,
+        rows: Rows,
+        act: Option<Act>,
+        out: *mut f32,
+        panels: std::ops::Range<usize>,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { self.format.rows(&self.weights, Start::Bias(&self.bias), count, rows, act, out, panels) };
+    }
+}
+
+impl Format {
+    pub(crate) fn new(depth: usize, outputs: usize) -> Self {
+        let total = outputs.div_ceil(LANES);
+        let most = if matches!(level(), Level::Portable) || crate::simd::instruction_set() == "avx2" { 1 } else { 4 };
+        let panels = total.div_ceil(most);
+        let vectors = (0..panels).map(|p| total / panels + usize::from(p < total % panels)).collect();
+        Self { depth, outputs, vectors }
+    }
+
+    /// Values of a packed matrix.
+    pub(crate) fn len(&self) -> usize {
+        self.depth * self.outputs.next_multiple_of(LANES)
+    }
+
+    /// A bias filled up with zeros.
+    pub(crate) fn bias(&self, bias: Option<&[f32]>) -> Vec<f32> {
         let mut padded = bias.map_or_else(Vec::new, <[f32]>::to_vec);
-        padded.resize(total * LANES, 0.0);
-        Self { depth, outputs, weights, bias: padded, vectors }
+        padded.resize(self.outputs.next_multiple_of(LANES), 0.0);
+        padded
+    }
+
+    /// Where the 16 columns from `column` on, a multiple of 16, begin in row 0, and the distance to the next row.
+    pub(crate) fn place(&self, column: usize) -> (usize, usize) {
+        let mut first = 0;
+        for &vectors in &self.vectors {
+            if column < first + vectors * LANES {
+                return (first * self.depth + column - first, vectors * LANES);
+            }
+            first += vectors * LANES;
+        }
+        (self.len(), LANES)
     }
 
     /// Rows that one task should take: about 0.1 ms of work, a multiple of every tile's height.
@@ -211,13 +285,16 @@ impl Panels {
         ((4 << 20) / (self.depth * self.outputs).max(1)).clamp(48, 960) / 48 * 48
     }
 
-    /// Computes some rows, for `columns` of panels.
+    /// Computes some rows, for some of the panels.
     ///
     /// # Safety
     /// `out` is valid for `count` rows of `outputs` values, `out_stride` apart, and nobody else uses them meanwhile
     /// (in the columns of these panels).
+    #[allow(clippy::too_many_arguments)]
     pub(crate) unsafe fn rows(
         &self,
+        weights: &[f32],
+        start: Start,
         count: usize,
         rows: Rows,
         act: Option<Act>,
@@ -241,15 +318,18 @@ impl Panels {
             let last = piece + 1 == pieces;
             let mut column = before * LANES;
             for &vectors in &self.vectors[panels.clone()] {
-                let panel = &self.weights[column * self.depth + from * vectors * LANES..];
+                let panel = &weights[column * self.depth + from * vectors * LANES..];
                 assert!(panel.len() >= (to - from) * vectors * LANES && rows.x.len() >= from);
                 let tile = Tile {
                     x: rows.x[from..].as_ptr(),
                     x_stride: rows.x_stride,
                     depth: to - from,
                     panel: panel.as_ptr(),
-                    bias: self.bias[column..column + vectors * LANES].as_ptr(),
-                    first: piece == 0,
+                    bias: match start {
+                        Start::Bias(bias) => bias[column..column + vectors * LANES].as_ptr(),
+                        _ => ZEROS.as_ptr(),
+                    },
+                    first: piece == 0 && !matches!(start, Start::Out),
                     residual: rows.residual.filter(|_| last).map_or(std::ptr::null(), |r| r[column..].as_ptr()),
                     // SAFETY: the column exists in every row of `out`.
                     out: unsafe { out.add(column) },

@@ -1,10 +1,11 @@
 //! The small operations: normalization of rows, activations, sums, pooling, look-up.
 
 use crate::act::{self, Act};
+use crate::add::sum_in_place;
 use crate::cpu::{for_rows, for_rows_by};
 use crate::norm::layer_norm_rows;
-use crate::pool::{Pool, average, max_rows};
-use crate::simd::simd;
+use crate::pool::average::{Bins, averages};
+use crate::pool::max::{Pool, max_rows};
 
 /// Layer normalization of rows of `gamma.len()` values.
 pub fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], eps: f64, out: &mut [f32]) {
@@ -18,19 +19,7 @@ pub fn act_in_place(x: &mut [f32], act: Act) {
     for_rows(x, 1, |_, x| act::apply(act, x));
 }
 
-simd! {
-    fn add_rows(x: &mut [f32], y: &[f32]) {
-        for (x, &y) in x.iter_mut().zip(y) {
-            *x += y;
-        }
-    }
-}
-
-/// x ← x + y.
-pub fn add(x: &mut [f32], y: &[f32]) {
-    assert!(y.len() >= x.len());
-    for_rows(x, 1, |i, x| add_rows(x, &y[i..i + x.len()]));
-}
+pub use crate::add::in_place as add;
 
 /// Largest value of each window of images `[b, h, w, c]`; `pads` (top, bottom, left, right) count as -∞.
 ///
@@ -54,14 +43,25 @@ pub fn max_pool(
     (oh, ow)
 }
 
-/// Mean over the pixels of images `[b, pixels, c]`: `out` is `[b, c]`.
-pub fn global_avg_pool(x: &[f32], b: usize, pixels: usize, channels: usize, out: &mut [f32]) {
-    let image = pixels * channels;
-    for_rows_by(&mut out[..b * channels], channels, 1, |first, out| {
-        for (n, out) in (first..).zip(out.chunks_exact_mut(channels)) {
-            average(&x[n * image..][..image], out);
+/// Means of `size` windows that cover each image of `[b, h, w, c]`: `out` is `[b, size[0], size[1], c]`.
+pub fn adaptive_avg_pool([b, h, w, c]: [usize; 4], size: [usize; 2], x: &[f32], out: &mut [f32]) {
+    let (rows, columns) = (Bins::adaptive(h, size[0]), Bins::adaptive(w, size[1]));
+    let (image, result) = (h * w * c, size[0] * size[1] * c);
+    for_rows_by(&mut out[..b * result], result, 1, |first, out| {
+        let mut part = vec![0f32; c];
+        for (n, out) in (first..).zip(out.chunks_exact_mut(result)) {
+            averages(&x[n * image..][..image], w, &rows, &columns, &mut part, out);
         }
     });
+}
+
+/// Images `[b, pixels, c]` as `[b, c, pixels]`.
+pub fn channels_first(x: &[f32], pixels: usize, c: usize, out: &mut [f32]) {
+    for (x, out) in x.chunks_exact(pixels * c).zip(out.chunks_exact_mut(pixels * c)) {
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = x[i % pixels * c + i / pixels];
+        }
+    }
 }
 
 /// Sum of one row of every table: `ids` is `[rows, tables]`, `out` `[rows, width]`.
@@ -73,7 +73,7 @@ pub fn embed_sum(tables: &[&[f32]], ids: &[u32], width: usize, out: &mut [f32]) 
         for (row, out) in (first..).zip(out.chunks_exact_mut(width)) {
             out.fill(0.0);
             for (table, &id) in tables.iter().zip(&ids[row * tables.len()..]) {
-                add_rows(out, &table[id as usize * width..][..width]);
+                sum_in_place(out, &table[id as usize * width..][..width]);
             }
         }
     });

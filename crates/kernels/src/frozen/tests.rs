@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::conv::ConvSpec;
-use crate::conv::tests::{cases, naive};
+use crate::conv::tests::{cases, naive, range};
 use crate::testing::{close_values, flat, random, values};
 use candle_core::Result;
 use proptest::prelude::*;
@@ -43,7 +43,7 @@ fn convolution_agrees_with_plain_loops() {
     let mut scratch = Vec::new();
     for g in cases() {
         let x = values(g.b * g.h * g.w * g.inputs, 1, 1.0);
-        let w = values(g.outputs * g.inputs / g.spec.groups * g.taps(), 2, 0.5);
+        let w = values(g.outputs * g.inputs / g.spec.groups * g.taps(), 2, range(&g));
         let (b, residual) = (values(g.outputs, 3, 1.0), values(g.pixels() * g.outputs, 4, 1.0));
         let plain = naive(&g, &x, &w, &b);
         let packed = PackedConv::new(&w, Some(&b), g.inputs, g.outputs, g.kernel, &g.spec);
@@ -102,7 +102,7 @@ fn small_operations_agree_with_the_tensors() -> Result<()> {
     assert_eq!(max_pool(&values, [2, 9, 11, 5], [3, 3], [2, 2], [1; 4], &mut out), (5, 6));
     close_values(&out, &flat(&want), 0.0);
     let mut out = vec![f32::NAN; 10];
-    global_avg_pool(&values, 2, 99, 5, &mut out);
+    adaptive_avg_pool([2, 9, 11, 5], [1, 1], &values, &mut out);
     close_values(&out, &flat(&crate::global_avg_pool(&x)?), 0.0);
     let mut out = values.clone();
     act_in_place(&mut out, Act::Gelu);

@@ -1,7 +1,9 @@
 //! Normalization of each channel over all but the last dimension.
 
 use super::width;
-use crate::cpu::{self, CHUNK, Values, for_rows, sum_parts};
+use crate::act::Act;
+use crate::cpu::{self, CHUNK, Shared, Values, for_rows, output, sum_parts};
+use crate::frozen::limits;
 use crate::simd::simd;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -67,21 +69,57 @@ fn moments(x: &[f32], width: usize) -> (Vec<f32>, Vec<f32>) {
 }
 
 simd! {
-    fn normalize(x: &[f32], mean: &[f32], factor: &[f32], beta: &[f32], y: &mut [f32]) {
-        let width = mean.len();
-        for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-            for c in 0..width {
-                y[c] = (x[c] - mean[c]).mul_add(factor[c], beta[c]);
+    /// y = clamp((x - mean) factor + beta + residual).
+    fn normalize(
+        x: &[f32],
+        mean: &[f32],
+        factor: &[f32],
+        beta: &[f32],
+        residual: Option<&[f32]>,
+        limits: (f32, f32),
+        y: &mut [f32],
+    ) {
+        let (width, (low, high)) = (mean.len(), limits);
+        for (i, (y, x)) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).enumerate() {
+            match residual {
+                Some(r) => {
+                    let r = &r[i * width..][..width];
+                    for c in 0..width {
+                        let v = (x[c] - mean[c]).mul_add(factor[c], beta[c]) + r[c];
+                        let v = if v < low { low } else { v };
+                        y[c] = if v > high { high } else { v };
+                    }
+                }
+                None => {
+                    for c in 0..width {
+                        let v = (x[c] - mean[c]).mul_add(factor[c], beta[c]);
+                        let v = if v < low { low } else { v };
+                        y[c] = if v > high { high } else { v };
+                    }
+                }
             }
         }
     }
 }
 
 simd! {
-    /// Adds up Σ dy (x - mean) and Σ dy.
-    fn reduce(x: &[f32], dy: &[f32], mean: &[f32], products: &mut [f32], sums: &mut [f32]) {
-        let width = mean.len();
-        for (x, dy) in x.chunks_exact(width).zip(dy.chunks_exact(width)) {
+    /// Adds up Σ dy (x - mean) and Σ dy, after `dy` was set to 0 wherever `y` is at a limit.
+    fn reduce(
+        x: &[f32],
+        y: Option<&[f32]>,
+        limits: (f32, f32),
+        dy: &mut [f32],
+        mean: &[f32],
+        products: &mut [f32],
+        sums: &mut [f32],
+    ) {
+        let (width, (low, high)) = (mean.len(), limits);
+        for (i, (x, dy)) in x.chunks_exact(width).zip(dy.chunks_exact_mut(width)).enumerate() {
+            if let Some(y) = y {
+                for (dy, &y) in dy.iter_mut().zip(&y[i * width..][..width]) {
+                    *dy = if y > low && y < high { *dy } else { 0.0 };
+                }
+            }
             for c in 0..width {
                 products[c] = (x[c] - mean[c]).mul_add(dy[c], products[c]);
                 sums[c] += dy[c];
@@ -91,23 +129,131 @@ simd! {
 }
 
 simd! {
-    /// dx = factor dy - slope (x - mean) - shift.
-    fn input_gradient(x: &[f32], dy: &[f32], mean: &[f32], factor: &[f32], slope: &[f32], shift: &[f32], dx: &mut [f32]) {
+    /// dx = factor dy - slope (x - mean) - shift, in place of dy.
+    fn input_gradient(x: &[f32], mean: &[f32], factor: &[f32], slope: &[f32], shift: &[f32], dy: &mut [f32]) {
         let width = mean.len();
-        for ((dx, x), dy) in dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(dy.chunks_exact(width)) {
+        for (dy, x) in dy.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
             for c in 0..width {
-                dx[c] = factor[c].mul_add(dy[c], -slope[c].mul_add(x[c] - mean[c], shift[c]));
+                dy[c] = factor[c].mul_add(dy[c], -slope[c].mul_add(x[c] - mean[c], shift[c]));
             }
         }
     }
 }
 
-struct Op {
+/// The normalization of one batch on slices, forward and backward, with what commonly follows it: a sum, and an
+/// activation that limits the result.
+#[derive(Debug, Clone)]
+pub struct BatchNormPass {
     mean: Vec<f32>,
+    var: Vec<f32>,
     rstd: Vec<f32>,
     /// Whether mean and deviation are functions of the input.
     train: bool,
+    limits: (f32, f32),
 }
+
+/// Gradients of a [`BatchNormPass`]'s parameters, and what its input's takes.
+#[derive(Debug, Clone)]
+pub struct BatchNormSums {
+    /// Of the factor, `[c]`.
+    pub gamma: Vec<f32>,
+    /// Of the additive term, `[c]`.
+    pub beta: Vec<f32>,
+}
+
+impl BatchNormPass {
+    /// Normalizes by the moments of `x`, rows of `width` values; `act` may be ReLU or ReLU6.
+    pub fn of_batch(x: &[f32], width: usize, eps: f64, act: Option<Act>) -> Self {
+        let (mean, var) = moments(x, width);
+        let rstd = rstd(&var, eps);
+        Self { mean, var, rstd, train: true, limits: limits(act).0 }
+    }
+
+    /// Normalizes by given moments.
+    pub fn of_moments(mean: Vec<f32>, var: Vec<f32>, eps: f64, act: Option<Act>) -> Self {
+        let rstd = rstd(&var, eps);
+        Self { mean, var, rstd, train: false, limits: limits(act).0 }
+    }
+
+    /// Mean of each channel.
+    pub fn mean(&self) -> &[f32] {
+        &self.mean
+    }
+
+    /// Biased variance of each channel.
+    pub fn var(&self) -> &[f32] {
+        &self.var
+    }
+
+    fn factor(&self, gamma: &[f32]) -> Vec<f32> {
+        gamma.iter().zip(&self.rstd).map(|(g, r)| g * r).collect()
+    }
+
+    /// y = act(normalized x · gamma + beta + residual).
+    pub fn forward(&self, x: &[f32], gamma: &[f32], beta: &[f32], residual: Option<&[f32]>) -> Vec<f32> {
+        let (width, factor) = (self.mean.len(), self.factor(gamma));
+        let mut y = output(x.len());
+        for_rows(&mut y, width, |row, y| {
+            let range = row * width..row * width + y.len();
+            let residual = residual.map(|r| &r[range.clone()]);
+            normalize(&x[range], &self.mean, &factor, beta, residual, self.limits, y);
+        });
+        y
+    }
+
+    /// The parameters' gradients. `dy` becomes the gradient of the sum before the activation, which is the residual's;
+    /// `y` is what [`BatchNormPass::forward`] gave.
+    pub fn sums(&self, x: &[f32], y: &[f32], dy: &mut [f32]) -> BatchNormSums {
+        let width = self.mean.len();
+        let rows = x.len().checked_div(width).unwrap_or(0);
+        let limited = self.limits != (f32::NEG_INFINITY, f32::INFINITY);
+        let shared = Shared::new(dy);
+        let mut sums = sum_parts(rows.div_ceil(CHUNK), 2 * width, |part, sums| {
+            let range = part * CHUNK * width..((part + 1) * CHUNK).min(rows) * width;
+            let (products, sums) = sums.split_at_mut(width);
+            // SAFETY: every part has rows of its own.
+            let dy = unsafe { shared.part(range.start, range.len()) };
+            let y = limited.then(|| &y[range.clone()]);
+            reduce(&x[range], y, self.limits, dy, &self.mean, products, sums);
+        });
+        let beta = sums.split_off(width);
+        sums.iter_mut().zip(&self.rstd).for_each(|(s, r)| *s *= r);
+        BatchNormSums { gamma: sums, beta }
+    }
+
+    /// [`BatchNormPass::input_gradient`] beside `dy`, which stays.
+    pub fn input_gradient_of(&self, x: &[f32], gamma: &[f32], sums: &BatchNormSums, dy: &[f32]) -> Vec<f32> {
+        let mut dx = output(dy.len());
+        self.differentiate(x, gamma, sums, &mut dx, Some(dy));
+        dx
+    }
+
+    /// The input's gradient, in place of `dy` as [`BatchNormPass::sums`] left it.
+    pub fn input_gradient(&self, x: &[f32], gamma: &[f32], sums: &BatchNormSums, dy: &mut [f32]) {
+        self.differentiate(x, gamma, sums, dy, None);
+    }
+
+    fn differentiate(&self, x: &[f32], gamma: &[f32], sums: &BatchNormSums, dx: &mut [f32], dy: Option<&[f32]>) {
+        let (width, factor) = (self.mean.len(), self.factor(gamma));
+        let rows = x.len().checked_div(width).unwrap_or(0);
+        let (mut slope, mut shift) = (vec![0f32; width], vec![0f32; width]);
+        if self.train {
+            for c in 0..width {
+                slope[c] = factor[c] * self.rstd[c] * sums.gamma[c] / rows as f32;
+                shift[c] = factor[c] * sums.beta[c] / rows as f32;
+            }
+        }
+        for_rows(dx, width, |row, dx| {
+            let range = row * width..row * width + dx.len();
+            if let Some(dy) = dy {
+                dx.copy_from_slice(&dy[range.clone()]);
+            }
+            input_gradient(&x[range], &self.mean, &factor, &slope, &shift, dx);
+        });
+    }
+}
+
+struct Op(BatchNormPass);
 
 impl CustomOp3 for Op {
     fn name(&self) -> &'static str {
@@ -124,11 +270,7 @@ impl CustomOp3 for Op {
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, gamma, beta) = (cpu::values(x, lx)?, cpu::values(gamma, lg)?, cpu::values(beta, lb)?);
-        let width = self.mean.len();
-        let factor: Vec<f32> = gamma.iter().zip(&self.rstd).map(|(g, r)| g * r).collect();
-        let mut y = vec![0f32; x.len()];
-        for_rows(&mut y, width, |row, y| normalize(&x[row * width..][..y.len()], &self.mean, &factor, beta, y));
-        Ok((CpuStorage::F32(y), lx.shape().clone()))
+        Ok((CpuStorage::F32(self.0.forward(x, gamma, beta, None)), lx.shape().clone()))
     }
 
     fn bwd(
@@ -136,42 +278,20 @@ impl CustomOp3 for Op {
         x: &Tensor,
         gamma: &Tensor,
         beta: &Tensor,
-        _: &Tensor,
+        y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let dy = dy.contiguous()?;
-        let (xs, gammas, dy) = (Values::of(x)?, Values::of(gamma)?, Values::of(&dy)?);
-        let width = self.mean.len();
-        let rows = xs.len().checked_div(width).unwrap_or(0);
-        let mut sums = Vec::new();
-        if gamma.track_op() || beta.track_op() || (self.train && x.track_op()) {
-            sums = sum_parts(rows.div_ceil(CHUNK), 2 * width, |part, sums| {
-                let range = part * CHUNK * width..((part + 1) * CHUNK).min(rows) * width;
-                let (products, sums) = sums.split_at_mut(width);
-                reduce(&xs[range.clone()], &dy[range], &self.mean, products, sums);
-            });
+        let (xs, gammas, ys) = (Values::of(x)?, Values::of(gamma)?, Values::of(y)?);
+        let mut dy = Values::of(&dy.contiguous()?)?.to_vec();
+        let sums = self.0.sums(&xs, &ys, &mut dy);
+        let mut dx = None;
+        if x.track_op() {
+            self.0.input_gradient(&xs, &gammas, &sums, &mut dy);
+            dx = Some(cpu::like(dy, x)?);
         }
-        let dx = if x.track_op() {
-            let factor: Vec<f32> = gammas.iter().zip(&self.rstd).map(|(g, r)| g * r).collect();
-            let (mut slope, mut shift) = (vec![0f32; width], vec![0f32; width]);
-            if self.train {
-                for c in 0..width {
-                    slope[c] = factor[c] * self.rstd[c] * self.rstd[c] * sums[c] / rows as f32;
-                    shift[c] = factor[c] * sums[width + c] / rows as f32;
-                }
-            }
-            let mut dx = vec![0f32; xs.len()];
-            for_rows(&mut dx, width, |row, dx| {
-                let range = row * width..row * width + dx.len();
-                input_gradient(&xs[range.clone()], &dy[range], &self.mean, &factor, &slope, &shift, dx);
-            });
-            Some(cpu::like(dx, x)?)
-        } else {
-            None
-        };
-        let dgamma = gamma.track_op().then(|| sums[..width].iter().zip(&self.rstd).map(|(s, r)| s * r).collect());
-        let dbeta = beta.track_op().then(|| sums[width..].to_vec());
-        Ok((dx, dgamma.map(|g| cpu::like(g, gamma)).transpose()?, dbeta.map(|b| cpu::like(b, beta)).transpose()?))
+        let dgamma = gamma.track_op().then(|| cpu::like(sums.gamma, gamma)).transpose()?;
+        let dbeta = beta.track_op().then(|| cpu::like(sums.beta, beta)).transpose()?;
+        Ok((dx, dgamma, dbeta))
     }
 }
 
@@ -192,14 +312,13 @@ pub fn batch_norm_train(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> 
         return train_composed(x, gamma, beta, eps);
     }
     let x = x.contiguous()?;
-    let (mean, var) = moments(&Values::of(&x)?, width);
+    let pass = BatchNormPass::of_batch(&Values::of(&x)?, width, eps, None);
     let stats = BatchStats {
-        mean: Tensor::from_slice(&mean, width, x.device())?,
-        var: Tensor::from_slice(&var, width, x.device())?,
+        mean: Tensor::from_slice(&pass.mean, width, x.device())?,
+        var: Tensor::from_slice(&pass.var, width, x.device())?,
         count,
     };
-    let op = Op { mean, rstd: rstd(&var, eps), train: true };
-    Ok((x.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, op)?, stats))
+    Ok((x.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, Op(pass))?, stats))
 }
 
 fn train_composed(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result<(Tensor, BatchStats)> {
@@ -224,8 +343,8 @@ pub fn batch_norm_eval(
     if !x.device().is_cpu() {
         return eval_composed(x, gamma, beta, mean, var, eps);
     }
-    let op = Op { mean: mean.to_vec1()?, rstd: rstd(&var.to_vec1::<f32>()?, eps), train: false };
-    x.contiguous()?.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, op)
+    let pass = BatchNormPass::of_moments(mean.to_vec1()?, var.to_vec1()?, eps, None);
+    x.contiguous()?.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, Op(pass))
 }
 
 fn eval_composed(x: &Tensor, gamma: &Tensor, beta: &Tensor, mean: &Tensor, var: &Tensor, eps: f64) -> Result<Tensor> {

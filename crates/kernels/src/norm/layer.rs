@@ -1,7 +1,7 @@
 //! Normalization of each row over the last dimension.
 
 use super::width;
-use crate::cpu::{self, CHUNK, Values, for_rows, sum_parts};
+use crate::cpu::{self, CHUNK, Values, for_rows, output, sum_parts};
 use crate::simd::{dot, simd, sum};
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 
@@ -76,9 +76,40 @@ simd! {
     }
 }
 
+/// y = normalized x · gamma + beta, rows of `gamma.len()` values.
+pub fn forward(x: &[f32], gamma: &[f32], beta: &[f32], eps: f64) -> Vec<f32> {
+    let width = gamma.len();
+    let mut y = output(x.len());
+    for_rows(&mut y, width, |row, y| rows(&x[row * width..][..y.len()], gamma, beta, eps as f32, y));
+    y
+}
+
+/// Gradient of the input.
+pub fn input_gradients(x: &[f32], gamma: &[f32], eps: f64, dy: &[f32]) -> Vec<f32> {
+    let width = gamma.len();
+    let mut dx = output(x.len());
+    for_rows(&mut dx, width, |row, dx| {
+        let range = row * width..row * width + dx.len();
+        input_gradient(&x[range.clone()], &dy[range], gamma, eps as f32, dx);
+    });
+    dx
+}
+
+/// Gradients of gamma and beta.
+pub fn parameter_gradients(x: &[f32], width: usize, eps: f64, dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let rows = x.len() / width.max(1);
+    let mut sums = sum_parts(rows.div_ceil(CHUNK), 2 * width, |part, sums| {
+        let range = part * CHUNK * width..((part + 1) * CHUNK).min(rows) * width;
+        let (products, sums) = sums.split_at_mut(width);
+        reduce(&x[range.clone()], &dy[range], eps as f32, products, sums);
+    });
+    let last = sums.split_off(width);
+    (sums, last)
+}
+
 struct Op {
     width: usize,
-    eps: f32,
+    eps: f64,
 }
 
 impl CustomOp3 for Op {
@@ -96,9 +127,7 @@ impl CustomOp3 for Op {
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, gamma, beta) = (cpu::values(x, lx)?, cpu::values(gamma, lg)?, cpu::values(beta, lb)?);
-        let mut y = vec![0f32; x.len()];
-        for_rows(&mut y, self.width, |row, y| rows(&x[row * self.width..][..y.len()], gamma, beta, self.eps, y));
-        Ok((CpuStorage::F32(y), lx.shape().clone()))
+        Ok((CpuStorage::F32(forward(x, gamma, beta, self.eps)), lx.shape().clone()))
     }
 
     fn bwd(
@@ -111,28 +140,12 @@ impl CustomOp3 for Op {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let dy = dy.contiguous()?;
         let (xs, gammas, dy) = (Values::of(x)?, Values::of(gamma)?, Values::of(&dy)?);
-        let width = self.width;
-        let dx = if x.track_op() {
-            let mut dx = vec![0f32; xs.len()];
-            for_rows(&mut dx, width, |row, dx| {
-                let range = row * width..row * width + dx.len();
-                input_gradient(&xs[range.clone()], &dy[range], &gammas, self.eps, dx);
-            });
-            Some(cpu::like(dx, x)?)
-        } else {
-            None
-        };
+        let dx = x.track_op().then(|| cpu::like(input_gradients(&xs, &gammas, self.eps, &dy), x)).transpose()?;
         let (mut dgamma, mut dbeta) = (None, None);
         if gamma.track_op() || beta.track_op() {
-            let rows = xs.len() / width.max(1);
-            let mut sums = sum_parts(rows.div_ceil(CHUNK), 2 * width, |part, sums| {
-                let range = part * CHUNK * width..((part + 1) * CHUNK).min(rows) * width;
-                let (products, sums) = sums.split_at_mut(width);
-                reduce(&xs[range.clone()], &dy[range], self.eps, products, sums);
-            });
-            let last = sums.split_off(width);
-            dgamma = if gamma.track_op() { Some(cpu::like(sums, gamma)?) } else { None };
-            dbeta = if beta.track_op() { Some(cpu::like(last, beta)?) } else { None };
+            let (products, sums) = parameter_gradients(&xs, self.width, self.eps, &dy);
+            dgamma = if gamma.track_op() { Some(cpu::like(products, gamma)?) } else { None };
+            dbeta = if beta.track_op() { Some(cpu::like(sums, beta)?) } else { None };
         }
         Ok((dx, dgamma, dbeta))
     }
@@ -145,7 +158,7 @@ pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result
     if !x.device().is_cpu() {
         return composed(x, gamma, beta, eps);
     }
-    x.contiguous()?.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, Op { width, eps: eps as f32 })
+    x.contiguous()?.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, Op { width, eps })
 }
 
 fn composed(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result<Tensor> {

@@ -1,7 +1,7 @@
 //! Batch normalization (Ioffe & Szegedy 2015) and layer normalization (Ba et al. 2016).
 
-mod batch;
-mod layer;
+pub(crate) mod batch;
+pub(crate) mod layer;
 
 pub use batch::{BatchStats, batch_norm_eval, batch_norm_train};
 pub use layer::layer_norm;

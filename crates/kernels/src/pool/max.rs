@@ -1,9 +1,10 @@
-//! Pooling of images `[b, h, w, c]`.
+//! Largest values of windows.
 
 use crate::conv::{out_size, tap};
-use crate::cpu::{self, Values, for_rows_by};
+use crate::cpu::{self, Values, for_rows_by, output};
 use crate::simd::simd;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
 use std::sync::OnceLock;
 
 /// Window and input size of a pooling.
@@ -64,10 +65,57 @@ pub(crate) fn max_rows(pool: &Pool, x: &[f32], first: usize, y: &mut [f32], mut 
     }
 }
 
+/// Largest values of windows on slices, with where they were.
+#[derive(Debug, Clone)]
+pub struct MaxPoolPass {
+    pool: Pool,
+    index: Vec<u32>,
+}
+
+impl MaxPoolPass {
+    /// Of images `[b, h, w, c]`: the pass, the output, and its height and width. The arguments are those of
+    /// [`max_pool2d`], which checks them.
+    pub fn forward(
+        x: &[f32],
+        [b, height, width, channels]: [usize; 4],
+        kernel: [usize; 2],
+        stride: [usize; 2],
+        pads: [usize; 4],
+    ) -> (Self, Vec<f32>, [usize; 2]) {
+        let pool = Pool { kernel, stride, pads, height, width, channels };
+        let (oh, ow) = pool.out_size();
+        let (mut y, mut index) = (output(b * oh * ow * channels), vec![0u32; b * oh * ow * channels]);
+        let (row, image) = ((ow * channels).max(1), height * width * channels);
+        y.par_chunks_mut(row).zip(index.par_chunks_mut(row)).enumerate().for_each(|(i, (y, index))| {
+            max_rows(&pool, &x[i / oh * image..][..image], i % oh, y, Some(index));
+        });
+        (Self { pool, index }, y, [oh, ow])
+    }
+
+    /// Gradient of the input.
+    pub fn input_gradient(&self, dy: &[f32]) -> Vec<f32> {
+        let (oh, ow) = self.pool.out_size();
+        let c = self.pool.channels;
+        let (image, result) = ((self.pool.height * self.pool.width * c).max(1), (oh * ow * c).max(1));
+        let mut dx = output(dy.len() / result * image);
+        for_rows_by(&mut dx, image, 1, |first, dx| {
+            for (sample, dx) in (first..).zip(dx.chunks_exact_mut(image)) {
+                dx.fill(0.0);
+                let range = sample * result..(sample + 1) * result;
+                for (dy, index) in dy[range.clone()].chunks_exact(c).zip(self.index[range].chunks_exact(c)) {
+                    for (channel, (&dy, &position)) in dy.iter().zip(index).enumerate() {
+                        dx[position as usize * c + channel] += dy;
+                    }
+                }
+            }
+        });
+        dx
+    }
+}
+
 struct Max {
     pool: Pool,
-    /// Where in its image each output came from.
-    index: OnceLock<Vec<u32>>,
+    pass: OnceLock<MaxPoolPass>,
 }
 
 impl CustomOp1 for Max {
@@ -76,34 +124,17 @@ impl CustomOp1 for Max {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        use rayon::prelude::*;
-        let x = cpu::values(storage, layout)?;
         let (b, h, w, c) = layout.shape().dims4()?;
-        let (oh, ow) = self.pool.out_size();
-        let mut y = vec![0f32; b * oh * ow * c];
-        let mut index = vec![0u32; y.len()];
-        let row = (ow * c).max(1);
-        y.par_chunks_mut(row).zip(index.par_chunks_mut(row)).enumerate().for_each(|(i, (y, index))| {
-            max_rows(&self.pool, &x[i / oh * h * w * c..][..h * w * c], i % oh, y, Some(index));
-        });
-        let _ = self.index.set(index);
+        let Pool { kernel, stride, pads, .. } = self.pool;
+        let (pass, y, [oh, ow]) =
+            MaxPoolPass::forward(cpu::values(storage, layout)?, [b, h, w, c], kernel, stride, pads);
+        let _ = self.pass.set(pass);
         Ok((CpuStorage::F32(y), (b, oh, ow, c).into()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let dy = dy.contiguous()?;
-        let dy = Values::of(&dy)?;
-        let (_, h, w, c) = x.dims4()?;
-        let (oh, ow) = self.pool.out_size();
-        let Some(index) = self.index.get() else { bail!("max_pool2d: backward before forward") };
-        let mut dx = vec![0f32; x.elem_count()];
-        for_rows_by(&mut dx, (h * w * c).max(1), 1, |sample, dx| {
-            let range = sample * oh * ow * c..(sample + 1) * oh * ow * c;
-            for (i, (&dy, &position)) in dy[range.clone()].iter().zip(&index[range]).enumerate() {
-                dx[position as usize * c + i % c] += dy;
-            }
-        });
-        cpu::like(dx, x).map(Some)
+        let Some(pass) = self.pass.get() else { bail!("max_pool2d: backward before forward") };
+        cpu::like(pass.input_gradient(&Values::of(&dy.contiguous()?)?), x).map(Some)
     }
 }
 
@@ -124,7 +155,7 @@ pub fn max_pool2d(x: &Tensor, kernel: [usize; 2], stride: [usize; 2], pads: [usi
         bail!("max_pool2d: a window of {kernel:?} does not fit an image of {height} x {width}");
     }
     if x.device().is_cpu() {
-        x.contiguous()?.apply_op1(Max { pool, index: OnceLock::new() })
+        x.contiguous()?.apply_op1(Max { pool, pass: OnceLock::new() })
     } else {
         max_composed(x, &pool)
     }
@@ -155,74 +186,6 @@ fn max_composed(x: &Tensor, pool: &Pool) -> Result<Tensor> {
         });
     }
     best.map_or_else(|| bail!("max_pool2d: an empty window"), |y| y.reshape((b, oh, ow, c)))
-}
-
-struct Average;
-
-/// Mean over the pixels of one image.
-pub(crate) fn average(x: &[f32], y: &mut [f32]) {
-    let c = y.len();
-    y.fill(0.0);
-    let mut part = vec![0f32; c];
-    let pixels = x.len() / c.max(1);
-    // Two levels of sums keep the rounding of large images small.
-    for x in x.chunks(64 * c.max(1)) {
-        part.fill(0.0);
-        add_rows(x, &mut part);
-        y.iter_mut().zip(&part).for_each(|(y, part)| *y += part);
-    }
-    y.iter_mut().for_each(|y| *y /= pixels as f32);
-}
-
-simd! {
-    fn add_rows(x: &[f32], sums: &mut [f32]) {
-        for row in x.chunks_exact(sums.len()) {
-            for (sum, &x) in sums.iter_mut().zip(row) {
-                *sum += x;
-            }
-        }
-    }
-}
-
-impl CustomOp1 for Average {
-    fn name(&self) -> &'static str {
-        "global_avg_pool"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = cpu::values(storage, layout)?;
-        let (b, h, w, c) = layout.shape().dims4()?;
-        let mut y = vec![0f32; b * c];
-        for_rows_by(&mut y, c.max(1), 1, |sample, y| average(&x[sample * h * w * c..][..h * w * c], y));
-        Ok((CpuStorage::F32(y), (b, c).into()))
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let dy = dy.contiguous()?;
-        let dy = Values::of(&dy)?;
-        let (_, h, w, c) = x.dims4()?;
-        let mut dx = vec![0f32; x.elem_count()];
-        for_rows_by(&mut dx, (h * w * c).max(1), 1, |sample, dx| {
-            let scale = 1.0 / (h * w) as f32;
-            for row in dx.chunks_exact_mut(c) {
-                row.iter_mut().zip(&dy[sample * c..]).for_each(|(dx, dy)| *dx = dy * scale);
-            }
-        });
-        cpu::like(dx, x).map(Some)
-    }
-}
-
-/// Mean over height and width: `[b, h, w, c]` to `[b, c]`.
-pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
-    let (b, h, w, c) = x.dims4()?;
-    if h * w == 0 {
-        bail!("global_avg_pool: an image of {h} x {w} has no mean");
-    }
-    if x.device().is_cpu() {
-        x.contiguous()?.apply_op1(Average)
-    } else {
-        x.contiguous()?.reshape((b, h * w, c))?.mean(1)
-    }
 }
 
 #[cfg(test)]
@@ -291,14 +254,6 @@ mod tests {
         let x = candle_core::Var::zeros((1, 2, 2, 1), candle_core::DType::F32, &candle_core::Device::Cpu)?;
         let grads = max_pool2d(&x, [2, 2], [2, 2], [0; 4])?.sum_all()?.backward()?;
         assert_eq!(grads.get(&x).map(flat), Some(vec![1.0, 0.0, 0.0, 0.0]));
-        Ok(())
-    }
-
-    #[test]
-    fn average_and_its_gradient() -> Result<()> {
-        let x = random(&[2, 9, 11, 5], 1, 1.0);
-        close(&global_avg_pool(&x)?, &x.reshape((2, 99, 5))?.mean(1)?, 1e-5);
-        check_gradients(&[x], 2e-3, |x| global_avg_pool(&x[0]));
         Ok(())
     }
 

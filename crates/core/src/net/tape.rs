@@ -1,0 +1,616 @@
+//! The trainable pass on the CPU: layers on slices, each leaving behind what takes a gradient back through it.
+//!
+//! What [`super::forward::Pass`] does on any device with tensors that autograd follows, this does with fewer passes over
+//! memory: normalization, residual sum and activation are one operation, gradients are written over what they came from,
+//! a gradient that nobody asked for is not computed, and an activation is dropped as soon as its last use is over.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use topwork_kernels::passes as k;
+use topwork_kernels::{ConvSpec, Values, frozen};
+
+use super::forward::{Mode, lengths, positions};
+use super::{
+    Act, Attention, BatchNorm, Conv, Embed, Index, Layer, LayerNorm, Linear, Params, PoolRows, Residual, Stage,
+};
+use crate::data::{Activation, Rows};
+use crate::plan::BatchNormMode;
+use crate::{Error, Result};
+
+/// Numbers that several may read and the last one may write over.
+type Shared = Arc<Vec<f32>>;
+/// From the gradient of a layer's output to that of its input; `None` where nobody wants that.
+type Back<'a> = Box<dyn FnOnce(Shared, &mut Gradients) -> Result<Option<Shared>> + 'a>;
+/// Gradients of parameters, by name.
+pub type Gradients = BTreeMap<String, Tensor>;
+
+/// One forward pass over one batch, and the way back.
+pub struct Tape<'a> {
+    params: &'a Params,
+    mode: Mode,
+    recompute: bool,
+    draws: u64,
+    statistics: Vec<(String, Tensor)>,
+    steps: Vec<Back<'a>>,
+    /// Whether something before here learns, so that a gradient is wanted.
+    tracked: bool,
+}
+
+/// A batch on its way.
+#[derive(Clone)]
+struct Flow {
+    data: Shared,
+    /// In place of the numbers, while they are still to be looked up.
+    indices: Option<Tensor>,
+    /// Shape, the first dimension being all rows.
+    dims: Vec<usize>,
+    rows: Rows,
+}
+
+/// The numbers alone, copied where somebody else still reads them.
+fn owned(values: Shared) -> Vec<f32> {
+    Arc::try_unwrap(values).unwrap_or_else(|shared| shared.to_vec())
+}
+
+/// Takes a gradient back through some steps.
+fn back(steps: Vec<Back>, gradient: Shared, grads: &mut Gradients) -> Result<Option<Shared>> {
+    let mut gradient = Some(gradient);
+    for step in steps.into_iter().rev() {
+        let Some(dy) = gradient else { break };
+        gradient = step(dy, grads)?;
+    }
+    Ok(gradient)
+}
+
+impl<'a> Tape<'a> {
+    /// A pass with these parameters. With `recompute`, only the stages' inputs are kept, and each stage is computed a
+    /// second time on the way back (Chen et al. 2016, *Training deep nets with sublinear memory cost*).
+    pub fn new(params: &'a Params, mode: Mode, recompute: bool) -> Self {
+        Self { params, mode, recompute, draws: 0, statistics: Vec::new(), steps: Vec::new(), tracked: false }
+    }
+
+    /// Runs stages, each with whether something in it learns, and gives what comes out of the last.
+    ///
+    /// # Errors
+    /// When a parameter is missing or of another shape.
+    pub fn forward(&mut self, stages: &[(&'a Stage, bool)], input: &Activation) -> Result<Activation> {
+        let mut flow = Flow::of(input)?;
+        for &(stage, learns) in stages {
+            flow = self.stage(stage, flow, learns)?;
+        }
+        let rows = flow.rows.clone();
+        Ok(Activation { data: Tensor::from_vec(owned(flow.data), flow.dims, &Device::Cpu)?, rows })
+    }
+
+    /// Takes the gradient of the last output back; gives those of the parameters that learn, and the running statistics
+    /// that the pass moved.
+    ///
+    /// # Errors
+    /// When a tensor is not what it was.
+    pub fn backward(self, gradient: &Tensor) -> Result<(Gradients, Vec<(String, Tensor)>)> {
+        let mut grads = Gradients::new();
+        back(self.steps, Arc::new(gradient.flatten_all()?.to_vec1()?), &mut grads)?;
+        Ok((grads, self.statistics))
+    }
+
+    fn stage(&mut self, stage: &'a Stage, flow: Flow, learns: bool) -> Result<Flow> {
+        let mode = if learns { self.mode } else { Mode::Eval };
+        if !self.recompute || !(learns || self.tracked) {
+            return self.layers(&stage.layers, flow, mode);
+        }
+        let (params, draws, tracked, input) = (self.params, self.draws, self.tracked, flow.clone());
+        let steps = std::mem::take(&mut self.steps);
+        let flow = self.layers(&stage.layers, flow, mode)?;
+        let passed = !std::mem::replace(&mut self.steps, steps).is_empty();
+        if passed {
+            self.steps.push(Box::new(move |dy, grads| {
+                let statistics = Vec::new();
+                let mut again = Tape { params, mode, recompute: false, draws, statistics, steps: Vec::new(), tracked };
+                again.layers(&stage.layers, input, mode)?;
+                back(again.steps, dy, grads)
+            }));
+        }
+        Ok(flow)
+    }
+
+    fn layers(&mut self, layers: &'a [Layer], mut flow: Flow, mode: Mode) -> Result<Flow> {
+        let mut rest = layers;
+        while let Some((layer, after)) = rest.split_first() {
+            rest = after;
+            flow = match layer {
+                Layer::Conv(c) => self.conv(c, flow)?,
+                Layer::Linear(l) => self.linear(l, flow)?,
+                Layer::BatchNorm(n) => {
+                    let act = following(&mut rest);
+                    self.batch_norm(n, flow, None, act, mode)?
+                }
+                Layer::LayerNorm(n) => self.layer_norm(n, flow)?,
+                Layer::Act(act) => self.act(*act, flow),
+                Layer::MaxPool(window) => {
+                    let [b, h, w, c] = flow.image()?;
+                    let (pass, y, [oh, ow]) = k::MaxPoolPass::forward(
+                        &flow.data,
+                        [b, h, w, c],
+                        window.kernel,
+                        window.stride,
+                        window.pads(h, w),
+                    );
+                    self.push(move |dy, _| Ok(Some(Arc::new(pass.input_gradient(&dy)))));
+                    flow.with(y, vec![b, oh, ow, c])
+                }
+                Layer::AdaptiveAvgPool(size) => {
+                    let [b, h, w, c] = flow.image()?;
+                    let pass = k::AveragePass::adaptive([h, w, c], *size);
+                    let y = pass.forward(&flow.data);
+                    self.push(move |dy, _| Ok(Some(Arc::new(pass.input_gradient(&dy)))));
+                    flow.with(y, vec![b, size[0], size[1], c])
+                }
+                Layer::Flatten => self.flatten(flow)?,
+                Layer::Embed(e) => self.embed(e, flow)?,
+                Layer::Attention(a) => self.attention(a, flow, mode)?,
+                Layer::PoolRows(pool) => self.pool_rows(*pool, flow),
+                Layer::Dropout(p) => self.dropout(*p, flow, mode)?,
+                Layer::Residual(r) => self.residual(r, flow, mode)?,
+            };
+        }
+        Ok(flow)
+    }
+
+    /// Remembers a step, if a gradient comes through here.
+    fn push(&mut self, step: impl FnOnce(Shared, &mut Gradients) -> Result<Option<Shared>> + 'a) {
+        if self.tracked {
+            self.steps.push(Box::new(step));
+        }
+    }
+
+    /// A parameter and its name if it learns.
+    fn param(&self, prefix: &str, name: &str) -> Result<(Tensor, Option<String>)> {
+        let name = format!("{prefix}.{name}");
+        let value = self.params.get(&name)?;
+        let learns = self.params.learning().contains_key(&name);
+        Ok((value.detach(), learns.then_some(name)))
+    }
+
+    /// Whether a gradient of what came before is wanted; from here on one is, if `learns`.
+    fn track(&mut self, learns: bool) -> bool {
+        let wanted = self.tracked;
+        self.tracked |= learns;
+        wanted
+    }
+
+    fn conv(&mut self, c: &'a Conv, flow: Flow) -> Result<Flow> {
+        let [b, h, w, _] = flow.image()?;
+        let spec = ConvSpec {
+            stride: c.window.stride,
+            pads: c.window.pads(h, w),
+            dilation: c.window.dilation,
+            groups: c.groups,
+        };
+        let (weight, weight_name) = self.param(&c.name, "weight")?;
+        expect(&c.name, &flow.dims[3..], &[c.inputs])?;
+        let [kh, kw] = c.window.kernel;
+        expect(&c.name, weight.dims(), &[c.outputs, c.inputs / c.groups, kh, kw])?;
+        let bias = c.bias.then(|| self.param(&c.name, "bias")).transpose()?;
+        let pass = k::ConvPass::new([b, h, w], c.inputs, c.outputs, c.window.kernel, spec);
+        let (oh, ow) = pass.out_size();
+        if oh == 0 || ow == 0 {
+            return Err(misfit(&c.name, format!("a window of {kh} x {kw} does not fit an image of {h} x {w}")));
+        }
+        let y = {
+            let bias = bias.as_ref().map(|(bias, _)| Values::of(bias)).transpose()?;
+            pass.forward(&flow.data, &Values::of(&weight)?, bias.as_deref())
+        };
+        let bias_name = bias.and_then(|(_, name)| name);
+        let wanted = self.track(weight_name.is_some() || bias_name.is_some());
+        let x = weight_name.is_some().then(|| flow.data.clone());
+        self.push(move |dy, grads| {
+            if let (Some(name), Some(x)) = (weight_name, x) {
+                put(grads, name, pass.weight_gradient(&x, &dy), weight.dims())?;
+            }
+            if let Some(name) = bias_name {
+                put(grads, name, k::column_sums(&dy, c.outputs), &[c.outputs])?;
+            }
+            if !wanted {
+                return Ok(None);
+            }
+            Ok(Some(Arc::new(pass.input_gradient(&Values::of(&weight)?, &dy))))
+        });
+        Ok(flow.with(y, vec![b, oh, ow, c.outputs]))
+    }
+
+    fn linear(&mut self, l: &'a Linear, flow: Flow) -> Result<Flow> {
+        let wanted = self.tracked;
+        let (y, step) = self.project(l, &flow)?;
+        self.push(move |dy, grads| step(dy, grads, wanted));
+        let mut dims = flow.dims.clone();
+        if let Some(last) = dims.last_mut() {
+            *last = l.outputs;
+        }
+        Ok(flow.with(y, dims))
+    }
+
+    /// A linear layer's output, and the step back, which is told whether the input's gradient is wanted.
+    #[allow(clippy::type_complexity)]
+    fn project(
+        &mut self,
+        l: &'a Linear,
+        flow: &Flow,
+    ) -> Result<(Vec<f32>, impl FnOnce(Shared, &mut Gradients, bool) -> Result<Option<Shared>> + use<'a>)> {
+        let (weight, weight_name) = self.param(&l.name, "weight")?;
+        let bias = l.bias.then(|| self.param(&l.name, "bias")).transpose()?;
+        expect(&l.name, weight.dims(), &[l.outputs, l.inputs])?;
+        expect(&l.name, &flow.dims[flow.dims.len() - 1..], &[l.inputs])?;
+        let mut y = vec![0f32; flow.data.len() / l.inputs * l.outputs];
+        {
+            let bias = bias.as_ref().map(|(bias, _)| Values::of(bias)).transpose()?;
+            k::linear(&flow.data, &Values::of(&weight)?, bias.as_deref(), l.inputs, l.outputs, &mut y);
+        }
+        let bias_name = bias.and_then(|(_, name)| name);
+        self.track(weight_name.is_some() || bias_name.is_some());
+        let x = weight_name.is_some().then(|| flow.data.clone());
+        let step = move |dy: Shared, grads: &mut Gradients, wanted: bool| {
+            if let (Some(name), Some(x)) = (weight_name, x) {
+                put(grads, name, k::linear_weight_gradient(&x, &dy, l.inputs, l.outputs), weight.dims())?;
+            }
+            if let Some(name) = bias_name {
+                put(grads, name, k::column_sums(&dy, l.outputs), &[l.outputs])?;
+            }
+            if !wanted {
+                return Ok(None);
+            }
+            let mut dx = vec![0f32; dy.len() / l.outputs * l.inputs];
+            k::linear_input_gradient(&Values::of(&weight)?, &dy, l.inputs, l.outputs, &mut dx);
+            Ok(Some(Arc::new(dx)))
+        };
+        Ok((y, step))
+    }
+
+    /// act(normalized + residual). The step back leaves the residual's gradient in the given place.
+    fn batch_norm(
+        &mut self,
+        n: &'a BatchNorm,
+        flow: Flow,
+        residual: Option<(&Shared, Arc<std::sync::OnceLock<Shared>>)>,
+        act: Option<Act>,
+        mode: Mode,
+    ) -> Result<Flow> {
+        let ((gamma, gamma_name), (beta, beta_name)) = (self.param(&n.name, "weight")?, self.param(&n.name, "bias")?);
+        let [mean, var] = ["running_mean", "running_var"].map(|name| self.param(&n.name, name));
+        let ((mean, _), (var, _)) = (mean?, var?);
+        expect(&n.name, &flow.dims[flow.dims.len() - 1..], &[n.width])?;
+        expect(&n.name, gamma.dims(), &[n.width])?;
+        let pass = if matches!(mode, Mode::Train { batch_norm: BatchNormMode::Update, .. }) {
+            let count = flow.data.len() / n.width.max(1);
+            if count < 2 {
+                return Err(misfit(
+                    &n.name,
+                    "one value per channel has no variance; use a larger batch or image".into(),
+                ));
+            }
+            let pass = k::BatchNormPass::of_batch(&flow.data, n.width, n.eps, act);
+            // The running variance is of the population: unbiased, as PyTorch keeps it.
+            let unbiased = count as f64 / (count as f64 - 1.0);
+            for (name, old, new, scale) in
+                [("running_mean", mean, pass.mean(), 1.0), ("running_var", var, pass.var(), unbiased)]
+            {
+                let new = (Tensor::new(new, &Device::Cpu)? * (scale * n.momentum))?;
+                self.statistics.push((format!("{}.{name}", n.name), ((old * (1.0 - n.momentum))? + new)?));
+            }
+            pass
+        } else {
+            k::BatchNormPass::of_moments(mean.to_vec1()?, var.to_vec1()?, n.eps, act)
+        };
+        let y = {
+            let residual = residual.as_ref().map(|(values, _)| values.as_slice());
+            Arc::new(pass.forward(&flow.data, &Values::of(&gamma)?, &Values::of(&beta)?, residual))
+        };
+        let learns = gamma_name.is_some() || beta_name.is_some();
+        let wanted = self.track(learns);
+        let (x, kept) = (flow.data.clone(), y.clone());
+        let place = residual.map(|(_, place)| place);
+        self.push(move |dy, grads| {
+            let mut dy = owned(dy);
+            let sums = pass.sums(&x, &kept, &mut dy);
+            drop(kept);
+            let dx = if !wanted {
+                None
+            } else if place.is_some() {
+                Some(pass.input_gradient_of(&x, &Values::of(&gamma)?, &sums, &dy))
+            } else {
+                pass.input_gradient(&x, &Values::of(&gamma)?, &sums, &mut dy);
+                Some(std::mem::take(&mut dy))
+            };
+            if let Some(place) = place {
+                let _ = place.set(Arc::new(dy));
+            }
+            let k::BatchNormSums { gamma: dgamma, beta: dbeta } = sums;
+            for (name, grad) in [(gamma_name, dgamma), (beta_name, dbeta)] {
+                if let Some(name) = name {
+                    put(grads, name, grad, gamma.dims())?;
+                }
+            }
+            Ok(dx.map(Arc::new))
+        });
+        Ok(Flow { data: y, ..flow })
+    }
+
+    fn layer_norm(&mut self, n: &'a LayerNorm, flow: Flow) -> Result<Flow> {
+        let ((gamma, gamma_name), (beta, beta_name)) = (self.param(&n.name, "weight")?, self.param(&n.name, "bias")?);
+        expect(&n.name, &flow.dims[flow.dims.len() - 1..], &[n.width])?;
+        expect(&n.name, gamma.dims(), &[n.width])?;
+        let y = k::layer_norm(&flow.data, &Values::of(&gamma)?, &Values::of(&beta)?, n.eps);
+        let wanted = self.track(gamma_name.is_some() || beta_name.is_some());
+        let x = flow.data.clone();
+        self.push(move |dy, grads| {
+            if gamma_name.is_some() || beta_name.is_some() {
+                let (dgamma, dbeta) = k::layer_norm_parameter_gradients(&x, n.width, n.eps, &dy);
+                for (name, grad) in [(gamma_name, dgamma), (beta_name, dbeta)] {
+                    if let Some(name) = name {
+                        put(grads, name, grad, gamma.dims())?;
+                    }
+                }
+            }
+            if !wanted {
+                return Ok(None);
+            }
+            Ok(Some(Arc::new(k::layer_norm_input_gradient(&x, &Values::of(&gamma)?, n.eps, &dy))))
+        });
+        let dims = flow.dims.clone();
+        Ok(flow.with(y, dims))
+    }
+
+    fn act(&mut self, act: Act, flow: Flow) -> Flow {
+        let dims = flow.dims.clone();
+        // What a limit leaves tells the slope as well: the input is not needed any more.
+        let limits = matches!(act, Act::Relu | Act::Relu6);
+        let (x, y) = if limits {
+            let Flow { data, indices, dims, rows } = flow;
+            let mut data = owned(data);
+            frozen::act_in_place(&mut data, act);
+            let y = Arc::new(data);
+            let kept = y.clone();
+            self.push(move |dy, _| {
+                let mut dy = owned(dy);
+                k::act_gradient(act, &kept, &mut dy);
+                Ok(Some(Arc::new(dy)))
+            });
+            return Flow { data: y, indices, dims, rows };
+        } else {
+            (flow.data.clone(), k::act(act, &flow.data))
+        };
+        self.push(move |dy, _| {
+            let mut dy = owned(dy);
+            k::act_gradient(act, &x, &mut dy);
+            Ok(Some(Arc::new(dy)))
+        });
+        flow.with(y, dims)
+    }
+
+    fn flatten(&mut self, flow: Flow) -> Result<Flow> {
+        let [b, h, w, c] = flow.image()?;
+        let pixels = h * w;
+        let dims = vec![b, pixels * c];
+        if pixels == 1 {
+            return Ok(Flow { dims, ..flow });
+        }
+        let mut y = vec![0f32; flow.data.len()];
+        frozen::channels_first(&flow.data, pixels, c, &mut y);
+        self.push(move |dy, _| {
+            let mut dx = vec![0f32; dy.len()];
+            // Channels and pixels exchange places once more.
+            frozen::channels_first(&dy, c, pixels, &mut dx);
+            Ok(Some(Arc::new(dx)))
+        });
+        Ok(flow.with(y, dims))
+    }
+
+    fn embed(&mut self, e: &'a Embed, flow: Flow) -> Result<Flow> {
+        let Some(indices) = &flow.indices else {
+            return Err(misfit("embed", "numbers where indices are wanted".into()));
+        };
+        let total = flow.dims[0];
+        let mut sum: Option<Vec<f32>> = None;
+        let mut learning = Vec::new();
+        for table in &e.tables {
+            let ids: Vec<u32> = match table.index {
+                Index::Column(column) => indices.narrow(1, column, 1)?.flatten_all()?.to_vec1()?,
+                Index::Position(offset) => positions(&flow.rows, total, offset),
+            };
+            let (weight, name) = self.param(&table.name, "weight")?;
+            expect(&table.name, weight.dims(), &[table.rows, e.width])?;
+            if let Some(id) = ids.iter().find(|&&id| id as usize >= table.rows) {
+                return Err(misfit(&table.name, format!("index {id} into a table of {} rows", table.rows)));
+            }
+            let found = k::embed(&Values::of(&weight)?, e.width, &ids);
+            match &mut sum {
+                Some(sum) => k::add(sum, &found),
+                None => sum = Some(found),
+            }
+            learning.extend(name.map(|name| (name, ids, [table.rows, e.width])));
+        }
+        let y = sum.ok_or_else(|| misfit("embed", "an embedding without tables".into()))?;
+        self.track(!learning.is_empty());
+        self.push(move |dy, grads| {
+            for (name, ids, shape) in learning {
+                put(grads, name, k::embed_gradient(shape[0] * shape[1], shape[1], &ids, &dy), &shape)?;
+            }
+            Ok(None)
+        });
+        Ok(Flow { data: Arc::new(y), indices: None, dims: vec![total, e.width], rows: flow.rows })
+    }
+
+    fn attention(&mut self, a: &'a Attention, flow: Flow, mode: Mode) -> Result<Flow> {
+        let wanted = self.tracked;
+        let width = a.query.outputs;
+        let (q, query) = self.project(&a.query, &flow)?;
+        let (key_values, key) = self.project(&a.key, &flow)?;
+        let (v, value) = self.project(&a.value, &flow)?;
+        let dropout = match mode {
+            Mode::Train { seed, .. } if a.dropout > 0.0 => Some((a.dropout, self.draw(seed))),
+            _ => None,
+        };
+        let lengths = lengths(&flow.rows, flow.dims[0]);
+        let (pass, joined) = k::AttentionPass::forward([&q, &key_values, &v], width, &lengths, a.heads, dropout)?;
+        self.push(move |dy, grads| {
+            let [dq, dk, dv] = pass.gradients([&q, &key_values, &v], width, &dy);
+            drop((q, key_values, v, dy));
+            let mut sum = query(Arc::new(dq), grads, wanted)?.map(owned);
+            for dx in [key(Arc::new(dk), grads, wanted)?, value(Arc::new(dv), grads, wanted)?] {
+                if let (Some(sum), Some(dx)) = (&mut sum, dx) {
+                    k::add(sum, &dx);
+                }
+            }
+            Ok(sum.map(Arc::new))
+        });
+        let dims = vec![flow.dims[0], width];
+        self.linear(&a.output, flow.with(joined, dims))
+    }
+
+    fn pool_rows(&mut self, pool: PoolRows, flow: Flow) -> Flow {
+        let width = flow.dims.last().copied().unwrap_or(1);
+        let lengths = lengths(&flow.rows, flow.dims[0]);
+        let mut y = vec![0f32; lengths.len() * width];
+        match pool {
+            PoolRows::Mean => frozen::pool_rows_mean(&flow.data, width, &lengths, &mut y),
+            PoolRows::First => frozen::pool_rows_first(&flow.data, width, &lengths, &mut y),
+        }
+        let samples = lengths.len();
+        self.push(move |dy, _| {
+            let gradient = match pool {
+                PoolRows::Mean => k::mean_gradient,
+                PoolRows::First => k::first_gradient,
+            };
+            Ok(Some(Arc::new(gradient(&dy, width, &lengths))))
+        });
+        Flow { rows: Rows::One, ..flow.with(y, vec![samples, width]) }
+    }
+
+    fn dropout(&mut self, p: f32, flow: Flow, mode: Mode) -> Result<Flow> {
+        let Mode::Train { seed, .. } = mode else { return Ok(flow) };
+        if p <= 0.0 {
+            return Ok(flow);
+        }
+        let seed = self.draw(seed);
+        let Flow { data, indices, dims, rows } = flow;
+        let mut data = owned(data);
+        k::dropout(&mut data, p, seed)?;
+        self.push(move |dy, _| {
+            let mut dy = owned(dy);
+            k::dropout(&mut dy, p, seed)?;
+            Ok(Some(Arc::new(dy)))
+        });
+        Ok(Flow { data: Arc::new(data), indices, dims, rows })
+    }
+
+    fn residual(&mut self, r: &'a Residual, flow: Flow, mode: Mode) -> Result<Flow> {
+        let before = self.tracked;
+        let outer = std::mem::take(&mut self.steps);
+        let shortcut = self.layers(&r.shortcut, flow.clone(), mode)?;
+        let shortcut_steps = std::mem::take(&mut self.steps);
+        let shortcut_tracked = std::mem::replace(&mut self.tracked, before);
+        // Where the body ends in batch normalization, the sum and the activation behind it happen there.
+        let mut then = r.then.as_slice();
+        let fused = match r.body.split_last() {
+            Some((Layer::BatchNorm(n), rest)) => Some((n, rest, following(&mut then))),
+            _ => None,
+        };
+        let place = Arc::new(std::sync::OnceLock::new());
+        let mut body = match fused {
+            Some((n, rest, act)) => {
+                let body = self.layers(rest, flow, mode)?;
+                expect(&n.name, &body.dims, &shortcut.dims)?;
+                // The normalization is on the tape where either path is: the shortcut's gradient comes out of it.
+                self.tracked |= shortcut_tracked;
+                self.batch_norm(n, body, Some((&shortcut.data, place.clone())), act, mode)?
+            }
+            None => self.layers(&r.body, flow, mode)?,
+        };
+        let body_steps = std::mem::replace(&mut self.steps, outer);
+        self.tracked |= shortcut_tracked;
+        if fused.is_none() {
+            expect("residual", &body.dims, &shortcut.dims)?;
+            let mut sum = owned(body.data);
+            k::add(&mut sum, &shortcut.data);
+            body.data = Arc::new(sum);
+        }
+        let is_fused = fused.is_some();
+        self.push(move |dy, grads| {
+            let mut through_body = back(body_steps, dy.clone(), grads)?;
+            let dy = if is_fused { place.get().cloned().unwrap_or(dy) } else { dy };
+            drop(place);
+            let through_shortcut = back(shortcut_steps, dy, grads)?;
+            if !before {
+                return Ok(None);
+            }
+            Ok(match (through_body.take(), through_shortcut) {
+                (Some(a), Some(b)) => {
+                    let (to, from) = if Arc::strong_count(&a) == 1 { (a, b) } else { (b, a) };
+                    let mut sum = owned(to);
+                    k::add(&mut sum, &from);
+                    Some(Arc::new(sum))
+                }
+                (one, other) => one.or(other),
+            })
+        });
+        self.layers(then, body, mode)
+    }
+
+    /// A number for the next random layer of this step.
+    fn draw(&mut self, seed: crate::seed::Seed) -> u64 {
+        self.draws += 1;
+        seed.child(self.draws).0
+    }
+}
+
+impl Flow {
+    fn of(input: &Activation) -> Result<Self> {
+        let (dims, rows) = (input.data.dims().to_vec(), input.rows.clone());
+        if input.data.dtype() == DType::U32 {
+            return Ok(Self { data: Arc::default(), indices: Some(input.data.clone()), dims, rows });
+        }
+        Ok(Self { data: Arc::new(input.data.flatten_all()?.to_vec1()?), indices: None, dims, rows })
+    }
+
+    fn image(&self) -> Result<[usize; 4]> {
+        self.dims.as_slice().try_into().map_err(|_| misfit("image", format!("a batch of shape {:?}", self.dims)))
+    }
+
+    fn with(self, data: Vec<f32>, dims: Vec<usize>) -> Self {
+        Self { data: Arc::new(data), dims, ..self }
+    }
+}
+
+/// Takes the activation that comes next, where normalization can do it.
+fn following(rest: &mut &[Layer]) -> Option<Act> {
+    match rest.first() {
+        Some(Layer::Act(act @ (Act::Relu | Act::Relu6))) => {
+            *rest = &rest[1..];
+            Some(*act)
+        }
+        _ => None,
+    }
+}
+
+fn misfit(name: &str, what: String) -> Error {
+    Error::Tensor(candle_core::Error::Msg(format!("{name}: {what}")))
+}
+
+fn expect(name: &str, found: &[usize], wanted: &[usize]) -> Result<()> {
+    if found == wanted {
+        return Ok(());
+    }
+    Err(misfit(name, format!("a shape of {found:?} where {wanted:?} is wanted")))
+}
+
+/// Adds a gradient; a parameter that is used twice has the sum of both.
+fn put(grads: &mut Gradients, name: String, values: Vec<f32>, shape: &[usize]) -> Result<()> {
+    let gradient = Tensor::from_vec(values, shape, &Device::Cpu)?;
+    let sum = match grads.get(&name) {
+        Some(other) => topwork_kernels::add(other, &gradient)?,
+        None => gradient,
+    };
+    grads.insert(name, sum);
+    Ok(())
+}
