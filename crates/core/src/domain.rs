@@ -61,13 +61,14 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
     /// When it cannot be written.
     fn save(folder: &Path, model: &Opened<Self::Pipeline>) -> Result<()>;
 
-    /// What the flags of `args` change about preprocessing (a longest sequence, an image size). Called once after
-    /// [`Domain::open`], before anything depends on the pipeline; what comes back is what is saved.
+    /// What the flags of `args` change about the model (a longest sequence, an image size, how rows become one). Called
+    /// once after [`Domain::open`], before anything depends on it; what comes back is what is saved. The weights may not
+    /// be there yet.
     ///
     /// # Errors
     /// When the model cannot work with it.
-    fn configure(pipeline: Self::Pipeline, _args: &Self::DataArgs) -> Result<Self::Pipeline> {
-        Ok(pipeline)
+    fn configure(model: Opened<Self::Pipeline>, _args: &Self::DataArgs) -> Result<Opened<Self::Pipeline>> {
+        Ok(model)
     }
 
     /// Reads labelled data. `seed` decides a split that the data do not come with. With `classes`, labels are those of

@@ -154,7 +154,7 @@ impl<D: Domain> Fit<D> {
         let name = self.model.as_deref().unwrap_or(D::DEFAULT_MODEL);
         // A strategy that starts from random weights needs the description alone.
         let mut opened = describe::<D>(name, self.offline, observer)?;
-        opened.pipeline = D::configure(opened.pipeline, &self.data)?;
+        opened = D::configure(opened, &self.data)?;
         let mut splits = D::splits(&self.data, &opened.pipeline, None, seed)?;
         splits.train = within(splits.train, &splits.classes, budget, seed)?;
         let network = opened.network.with_classes(splits.classes.len());

@@ -87,8 +87,11 @@ impl Domain for Photos {
         model_folder::save(folder, model)
     }
 
-    fn configure(pipeline: Pipeline, args: &DataArgs) -> Result<Pipeline> {
-        args.size.map_or(Ok(pipeline), |side| pipeline.sized(side))
+    fn configure(mut model: Opened<Pipeline>, args: &DataArgs) -> Result<Opened<Pipeline>> {
+        if let Some(side) = args.size {
+            model.pipeline = model.pipeline.sized(side)?;
+        }
+        Ok(model)
     }
 
     fn splits(args: &DataArgs, pipeline: &Pipeline, classes: Option<&[String]>, seed: Seed) -> Result<Splits> {

@@ -27,6 +27,7 @@ mod rows;
 mod simd;
 #[cfg(test)]
 mod testing;
+mod transpose;
 
 pub use act::{Act, act};
 pub use add::add;

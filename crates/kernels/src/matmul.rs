@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use crate::cpu::{Shared, with_scratch};
 use crate::frozen::panels::{Format, PANEL, Rows, Start};
 use crate::simd::LANES;
+use crate::transpose;
 
 /// A matrix within a slice.
 #[derive(Clone, Copy)]
@@ -238,24 +239,7 @@ fn deep_product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add: bool) {
     let depth = DEPTH.max(k.div_ceil(64));
     let sums = crate::cpu::sum_parts(k.div_ceil(depth), m * n, |part, out| {
         let end = ((part + 1) * depth).min(k);
-        let out = Shared::new(out);
-        with_scratch(PIECE * (m.next_multiple_of(16) + n.next_multiple_of(LANES)), |scratch| {
-            let (packed, turned) = scratch.split_at_mut(PIECE * n.next_multiple_of(LANES));
-            for from in (part * depth..end).step_by(PIECE) {
-                let piece = PIECE.min(end - from);
-                let format = Format::new(piece, n);
-                pack_part(b, from, 0, &format, packed);
-                let a = if a.column_stride == 1 {
-                    Mat::new(&a.data[from..], m, piece, a.row_stride)
-                } else {
-                    let turned = &mut turned[..m * piece];
-                    turned.chunks_mut(piece * 16).enumerate().for_each(|(i, to)| turn(a, i * 16, from, piece, to));
-                    Mat::new(turned, m, piece, piece)
-                };
-                // SAFETY: `out` belongs to this part.
-                unsafe { multiply(a, (0, m), packed, &format, &out, n, 0..format.panels(), from > part * depth) };
-            }
-        });
+        serial_product(a, b, part * depth..end, out, n, false);
     });
     for (i, sums) in sums.chunks_exact(n).enumerate() {
         let row = &mut c[i * row_stride..i * row_stride + n];
@@ -265,13 +249,42 @@ fn deep_product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add: bool) {
     }
 }
 
+/// Part of the inner dimension of a product, on this thread: pieces of both matrices are packed as they are needed.
+pub(crate) fn serial_product(a: Mat, b: Mat, inner: Range<usize>, c: &mut [f32], row_stride: usize, add: bool) {
+    let (m, n) = (a.rows, b.columns);
+    assert!(inner.end <= a.columns && a.columns == b.rows && (m == 0 || (m - 1) * row_stride + n <= c.len()));
+    let out = Shared::new(c);
+    with_scratch(PIECE * (m.next_multiple_of(LANES) + n.next_multiple_of(LANES)), |scratch| {
+        let (packed, turned) = scratch.split_at_mut(PIECE * n.next_multiple_of(LANES));
+        for from in inner.clone().step_by(PIECE) {
+            let piece = PIECE.min(inner.end - from);
+            let format = Format::new(piece, n);
+            pack_part(b, from, 0, &format, packed);
+            let a = if a.column_stride == 1 {
+                Mat::new(&a.data[from..], m, piece, a.row_stride)
+            } else {
+                let turned = &mut turned[..m * piece];
+                turned.chunks_mut(piece * LANES).enumerate().for_each(|(i, to)| turn(a, i * LANES, from, piece, to));
+                Mat::new(turned, m, piece, piece)
+            };
+            let add = add || from > inner.start;
+            // SAFETY: `c` is borrowed by this thread alone.
+            unsafe { multiply(a, (0, m), packed, &format, &out, row_stride, 0..format.panels(), add) };
+        }
+    });
+}
+
 /// Up to 16 rows of `a` from `first` on, whose columns lie behind each other, `depth` columns from `from` on, as rows.
 fn turn(a: Mat, first: usize, from: usize, depth: usize, to: &mut [f32]) {
     let count = to.len() / depth;
-    for k in 0..depth {
+    let whole = if count == LANES && a.row_stride == 1 { depth / LANES * LANES } else { 0 };
+    for k in (0..whole).step_by(LANES) {
+        transpose::block(&a.data[(from + k) * a.column_stride + first..], a.column_stride, &mut to[k..], depth);
+    }
+    for k in whole..depth {
         let column = &a.data[(from + k) * a.column_stride + first * a.row_stride..];
-        for (i, to) in to.iter_mut().skip(k).step_by(depth).take(count).enumerate() {
-            *to = column[i * a.row_stride];
+        for i in 0..count {
+            to[i * depth + k] = column[i * a.row_stride];
         }
     }
 }
@@ -315,7 +328,14 @@ unsafe fn pack_columns(b: Mat, row: usize, column: usize, to: usize, format: &Fo
         }
         return;
     }
-    for k in (0..format.depth).step_by(LANES) {
+    let whole = if count == LANES && b.row_stride == 1 { format.depth / LANES * LANES } else { 0 };
+    for k in (0..whole).step_by(LANES) {
+        let from = &b.data[row + k + column * b.column_stride..];
+        // SAFETY: the caller's promise: rows of 16 columns, `stride` apart. Other tasks' columns lie between them, so
+        // that no slice may reach from the first to the last.
+        unsafe { transpose::block_to(from, b.column_stride, packed.at(start + k * stride, 15 * stride + 16), stride) };
+    }
+    for k in (whole..format.depth).step_by(LANES) {
         let depth = LANES.min(format.depth - k);
         let mut block = [[0f32; LANES]; LANES];
         for j in 0..count {

@@ -11,6 +11,7 @@ use topwork_core::data::{Dataset, Sample, Splits, Subset, View, hold_out};
 use topwork_core::seed::Seed;
 use topwork_core::{Error, Result};
 
+use crate::models::bert::Pooling;
 use crate::pipeline::Pipeline;
 use crate::table::{Table, place};
 use crate::tokenizer::Tokens;
@@ -37,6 +38,9 @@ pub struct DataArgs {
     /// Longest sequence, in tokens; what is longer is cut [default: 128]
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
+    /// How the rows of a sentence become one [default: as the model comes]
+    #[arg(long, value_name = "NAME")]
+    pub pooling: Option<Pooling>,
     /// Share of the training file to validate on when there is no validation file [default: 0.2]
     #[arg(long, value_name = "SHARE")]
     pub validation_share: Option<f64>,

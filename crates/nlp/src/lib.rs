@@ -71,8 +71,13 @@ impl Domain for Sentences {
         folder::save(folder, model)
     }
 
-    fn configure(pipeline: Pipeline, args: &DataArgs) -> Result<Pipeline> {
-        pipeline.for_training(args.max_tokens)
+    fn configure(mut model: Opened<Pipeline>, args: &DataArgs) -> Result<Opened<Pipeline>> {
+        model.pipeline = model.pipeline.for_training(args.max_tokens)?;
+        if let Some(pooling) = args.pooling {
+            model.network = model.pipeline.config.network(pooling, model.network.classes());
+            model.pipeline = model.pipeline.pooled(pooling);
+        }
+        Ok(model)
     }
 
     fn splits(args: &DataArgs, pipeline: &Pipeline, classes: Option<&[String]>, seed: Seed) -> Result<Splits> {

@@ -39,6 +39,18 @@ impl Pipeline {
         self.tokenizer.max_tokens()
     }
 
+    /// The same with another pooling; what the upstream files say of it goes.
+    pub(crate) fn pooled(mut self, pooling: Pooling) -> Self {
+        if pooling != self.pooling {
+            let says = |name: &str| {
+                ["1_Pooling", "modules", "sentence_bert", "config_sentence"].iter().any(|p| name.starts_with(p))
+            };
+            Arc::make_mut(&mut self.files).retain(|name, _| !says(name));
+            (self.pooling, self.normalize) = (pooling, false);
+        }
+        self
+    }
+
     /// The same with the longest sequence that a flag asks for; without one, what the model was trained with.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use crate::cpu::{Shared, with_scratch};
 use crate::frozen::limits;
 use crate::frozen::panels::{Format, Rows, Start};
 use crate::lanes::{Lanes, lanes};
-use crate::matmul::{Mat, product};
+use crate::matmul::{Mat, serial_product};
 use crate::simd::LANES;
 
 /// Outputs along one side of a tile.
@@ -457,7 +457,7 @@ pub(crate) fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32]) -> Vec<f32> {
             points.par_chunks_exact_mut(c * o).enumerate().for_each(|(p, sums)| {
                 let x = Mat::new(&inputs[p * n * c..(p + 1) * n * c], n, c, c);
                 let dy = Mat::new(&gradients[p * n * o..(p + 1) * n * o], n, o, o);
-                product(x.t(), dy, sums, o, first > 0);
+                serial_product(x.t(), dy, 0..n, sums, o, first > 0);
             });
         }
     });

@@ -69,7 +69,7 @@ impl Default for BertConfig {
 }
 
 /// How the rows of a sentence become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pooling {
     /// Their mean, as most sentence-transformers models (Reimers & Gurevych 2019).
