@@ -320,11 +320,31 @@ impl CustomOp1 for Softmax {
         });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
+
+    fn bwd(&self, _: &Tensor, y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        let dy = dy.contiguous()?;
+        let (y, gradient) = (Values::of(y)?, Values::of(&dy)?);
+        let width = dy.dims().last().copied().unwrap_or(1).max(1);
+        let mut dx = output(y.len());
+        for_rows(&mut dx, width, |row, dx| softmax_gradient(&y[row * width..], &gradient[row * width..], width, dx));
+        cpu::like(dx, &dy).map(Some)
+    }
 }
 
-/// Softmax over the last dimension, for predictions: the result is detached.
+simd! {
+    fn softmax_gradient(y: &[f32], dy: &[f32], width: usize, dx: &mut [f32]) {
+        for ((dx, y), dy) in dx.chunks_exact_mut(width).zip(y.chunks_exact(width)).zip(dy.chunks_exact(width)) {
+            let mean = dot(y, dy);
+            for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
+                *dx = y * (dy - mean);
+            }
+        }
+    }
+}
+
+/// Softmax over the last dimension.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() { x.contiguous()?.apply_op1_no_bwd(&Softmax) } else { Ok(softmax_composed(x)?.detach()) }
+    if x.device().is_cpu() { x.contiguous()?.apply_op1(Softmax) } else { softmax_composed(x) }
 }
 
 #[cfg(test)]
