@@ -104,6 +104,11 @@ impl PackedConv {
         self.outputs
     }
 
+    /// Numbers that the checkpoint's weight has.
+    pub fn weights(&self) -> usize {
+        self.outputs * (self.inputs / self.spec.groups) * self.kernel[0] * self.kernel[1]
+    }
+
     /// Height and width of the output for an image of `h` × `w`; 0 where the window does not fit.
     pub fn out_size(&self, h: usize, w: usize) -> (usize, usize) {
         out_size(h, w, self.kernel, self.spec.stride, self.spec.pads, self.spec.dilation)
