@@ -169,7 +169,10 @@ impl<D: Domain> Fit<D> {
                 if opened.weights.is_empty() {
                     opened.weights = open_model::<D>(name, self.offline, observer)?.weights;
                 }
-                model::fit(&network, &opened.weights, Head::Fresh(seed), &device, name)?
+                // A model of the very same classes goes on learning; other ones, however many, are another task.
+                let same = opened.classes.as_ref() == Some(&splits.classes);
+                let head = if same { Head::Keep } else { Head::Fresh(seed) };
+                model::fit(&network, &opened.weights, head, &device, name)?
             }
             Start::Random => (model::random(&network, seed, &device)?, LoadReport::default()),
         };

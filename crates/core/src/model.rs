@@ -42,7 +42,7 @@ fn some_of(names: &[String]) -> String {
 /// Whether the head of the checkpoint is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Head {
-    /// As it is: the model is going to be used.
+    /// As it is: the model is going to be used, or to learn more of the same task.
     Keep,
     /// Not at all: a new task.
     Fresh(Seed),
