@@ -6,7 +6,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use crate::cpu::{Shared, with_scratch};
-use crate::frozen::panels::{Format, PANEL, Rows, Start};
+use crate::frozen::panels::{Format, Matrix, PANEL, Rows, Start};
 use crate::simd::LANES;
 use crate::transpose;
 
@@ -202,11 +202,38 @@ unsafe fn multiply(
         Rows { x: &a.data[first * a.row_stride..], x_stride: a.row_stride, residual: None, out_stride: row_stride };
     let out = c.at(first * row_stride, (end - first - 1) * row_stride + format.outputs);
     // SAFETY: the caller's promise.
-    unsafe { format.rows(packed, Start::from(add), end - first, rows, None, out, panels) };
+    unsafe { format.rows(Matrix::Packed(packed), Start::from(add), end - first, rows, None, out, panels) };
 }
 
-/// Few rows: packing all of `b` first would take longer than the product. Every task packs one panel and uses it.
+/// The right side of several products, packed once.
+pub(crate) struct Packed {
+    format: Format,
+    values: Vec<f32>,
+}
+
+impl Packed {
+    /// Packs `b`.
+    pub(crate) fn new(b: Mat) -> Self {
+        let format = Format::new(b.rows, b.columns);
+        let mut values = vec![0f32; format.len()];
+        pack(b, &format, &mut values);
+        Self { format, values }
+    }
+
+    /// `c` (rows of `row_stride`) = `a` `b`, or `c` += `a` `b`, on this thread; rows of `a` lie behind each other.
+    pub(crate) fn product(&self, a: Mat, c: &mut [f32], row_stride: usize, add: bool) {
+        assert!(a.column_stride == 1 && a.columns == self.format.depth);
+        let out = Shared::new(c);
+        // SAFETY: `c` is borrowed by this thread alone.
+        unsafe { multiply(a, (0, a.rows), &self.values, &self.format, &out, row_stride, 0..self.format.panels(), add) };
+    }
+}
+
+/// Few rows: packing all of `b` first would take longer than the product.
 fn flat_product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add: bool) {
+    if b.row_stride == 1 {
+        return turned_product(a, b, c, row_stride, add);
+    }
     let (m, n, k) = (a.rows, b.columns, a.columns);
     let mut turned = Vec::new();
     let a = if a.column_stride == 1 {
@@ -216,18 +243,45 @@ fn flat_product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add: bool) {
         turned.chunks_mut(k * 16).enumerate().for_each(|(i, to)| turn(a, i * 16, 0, k, to));
         Mat::new(&turned, m, k, k)
     };
+    let plain = b.column_stride == 1 && n.is_multiple_of(LANES);
     let target = Shared::new(c);
+    // Every task has a panel of its own, and packs it piece by piece if it must.
     (0..n.div_ceil(PANEL)).into_par_iter().for_each(|panel| {
         let (first, count) = (panel * PANEL, PANEL.min(n - panel * PANEL));
-        with_scratch(PIECE * PANEL, |scratch| {
+        with_scratch(if plain { 0 } else { PIECE * PANEL }, |scratch| {
             for from in (0..k).step_by(PIECE) {
-                let depth = PIECE.min(k - from);
-                let format = Format::new(depth, count);
-                pack_part(b, from, first, &format, scratch);
+                let format = Format::new(PIECE.min(k - from), count);
+                let matrix = if plain {
+                    Matrix::Plain(&b.data[from * b.row_stride + first..], b.row_stride)
+                } else {
+                    pack_part(b, from, first, &format, scratch);
+                    Matrix::Packed(scratch)
+                };
                 let rows = Rows { x: &a.data[from..], x_stride: a.row_stride, residual: None, out_stride: row_stride };
                 let out = target.at(first, (m - 1) * row_stride + count);
                 // SAFETY: these columns belong to this task alone.
-                unsafe { format.rows(scratch, Start::from(add || from > 0), m, rows, None, out, 0..format.panels()) };
+                unsafe { format.rows(matrix, Start::from(add || from > 0), m, rows, None, out, 0..format.panels()) };
+            }
+        });
+    });
+}
+
+/// Few rows, and a `b` whose columns are what lies behind each other: `bᵀ aᵀ`, for which only the small `a` is packed.
+fn turned_product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add: bool) {
+    let (m, n) = (a.rows, b.columns);
+    let packed = Packed::new(a.t());
+    let target = Shared::new(c);
+    (0..n.div_ceil(ROWS)).into_par_iter().for_each(|task| {
+        let (first, count) = (task * ROWS, ROWS.min(n - task * ROWS));
+        with_scratch(count * m, |products| {
+            let rows = Mat::new(&b.data[first * b.column_stride..], count, b.rows, b.column_stride);
+            packed.product(rows, products, m, false);
+            for i in 0..m {
+                // SAFETY: these columns belong to this task alone.
+                let to = unsafe { target.part(i * row_stride + first, count) };
+                for (to, product) in to.iter_mut().zip(products[i..].iter().step_by(m)) {
+                    *to = if add { *to + product } else { *product };
+                }
             }
         });
     });

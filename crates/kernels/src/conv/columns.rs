@@ -1,26 +1,38 @@
 //! Convolution as a matrix product: the windows of some output pixels side by side (im2col), times the weights.
 
 use super::{Geometry, tap};
-use crate::cpu::for_rows_by;
-use crate::matmul::{Mat, par_product, product};
+use crate::cpu::{for_rows, for_rows_by, with_scratch};
+use crate::matmul::{Mat, Packed, par_product};
 
 /// Weights as one matrix `[kh · kw · in / groups, out / groups]` for each group.
-pub(crate) fn pack(g: &Geometry, w: &[f32]) -> Vec<f32> {
+fn pack(g: &Geometry, w: &[f32]) -> Vec<f32> {
+    let (gi, go, taps) = (g.inputs / g.spec.groups, g.outputs / g.spec.groups, g.taps());
     let mut packed = vec![0f32; w.len()];
-    permute(g, |weight, column| packed[column] = w[weight]);
+    for_rows(&mut packed, go, |first, rows| {
+        for (row, to) in rows.chunks_exact_mut(go).enumerate() {
+            let (group, k, i) = ((first + row) / (taps * gi), (first + row) / gi % taps, (first + row) % gi);
+            let from = w[(group * go * gi + i) * taps + k..].iter().step_by(gi * taps);
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        }
+    });
     packed
 }
 
-/// Calls `f(index into checkpoint weights, index into packed weights)` for each weight.
-fn permute(g: &Geometry, mut f: impl FnMut(usize, usize)) {
+/// [`pack`], backwards.
+fn unpack(g: &Geometry, packed: &[f32]) -> Vec<f32> {
     let (gi, go, taps) = (g.inputs / g.spec.groups, g.outputs / g.spec.groups, g.taps());
-    for o in 0..g.outputs {
-        for i in 0..gi {
-            for k in 0..taps {
-                f((o * gi + i) * taps + k, ((o / go * taps + k) * gi + i) * go + o % go);
+    let mut w = vec![0f32; packed.len()];
+    for_rows(&mut w, gi * taps, |first, rows| {
+        for (row, to) in rows.chunks_exact_mut(gi * taps).enumerate() {
+            let (group, o) = ((first + row) / go, (first + row) % go);
+            for (i, to) in to.chunks_exact_mut(taps).enumerate() {
+                for (k, to) in to.iter_mut().enumerate() {
+                    *to = packed[((group * taps + k) * gi + i) * go + o];
+                }
             }
         }
-    }
+    });
+    w
 }
 
 /// Length of a window.
@@ -69,43 +81,47 @@ pub(crate) fn gather(g: &Geometry, x: &[f32], group: usize, first: usize, column
     }
 }
 
-/// y = x ∗ w + bias, with packed weights.
-pub(crate) fn forward(g: &Geometry, x: &[f32], packed: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+/// y = x ∗ w + bias, with weights as the checkpoint has them.
+pub(crate) fn forward(g: &Geometry, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
     let (k, go) = (depth(g), g.outputs / g.spec.groups);
+    let matrices = pack(g, w);
+    let weights: Vec<Packed> = matrices.chunks_exact(k * go).map(|w| Packed::new(Mat::new(w, k, go, go))).collect();
     for_rows_by(y, g.outputs, block(g), |first, y| {
         let rows = y.len() / g.outputs;
-        let mut columns = vec![0f32; rows * k];
         if let Some(bias) = bias {
             y.chunks_exact_mut(g.outputs).for_each(|y| y.copy_from_slice(bias));
         }
-        for group in 0..g.spec.groups {
-            gather(g, x, group, first, &mut columns);
-            let w = Mat::new(&packed[group * k * go..][..k * go], k, go, go);
-            product(Mat::new(&columns, rows, k, k), w, &mut y[group * go..], g.outputs, bias.is_some());
-        }
+        with_scratch(rows * k, |columns| {
+            for (group, weights) in weights.iter().enumerate() {
+                gather(g, x, group, first, columns);
+                weights.product(Mat::new(columns, rows, k, k), &mut y[group * go..], g.outputs, bias.is_some());
+            }
+        });
     });
 }
 
 /// Gradient of the input: `dx` must be zero on entry.
-pub(crate) fn input_gradient(g: &Geometry, packed: &[f32], dy: &[f32], dx: &mut [f32]) {
+pub(crate) fn input_gradient(g: &Geometry, w: &[f32], dy: &[f32], dx: &mut [f32]) {
     let (k, gi, go) = (depth(g), g.inputs / g.spec.groups, g.outputs / g.spec.groups);
     let pixels = g.oh * g.ow;
     let block = block(g).min(pixels);
+    let matrices = pack(g, w);
+    let weights: Vec<Packed> = matrices.chunks_exact(k * go).map(|w| Packed::new(Mat::new(w, k, go, go).t())).collect();
     // One task for each image: windows overlap, so that two tasks in one image would meet.
     for_rows_by(dx, g.h * g.w * g.inputs, 1, |first, dx| {
-        let mut columns = vec![0f32; block * k];
-        for (n, dx) in dx.chunks_exact_mut(g.h * g.w * g.inputs).enumerate() {
-            let dy = &dy[(first + n) * pixels * g.outputs..][..pixels * g.outputs];
-            for start in (0..pixels).step_by(block) {
-                let rows = block.min(pixels - start);
-                for group in 0..g.spec.groups {
-                    let w = Mat::new(&packed[group * k * go..][..k * go], k, go, go);
-                    let dy = Mat::new(&dy[start * g.outputs + group * go..], rows, go, g.outputs);
-                    product(dy, w.t(), &mut columns, k, false);
-                    scatter(g, &columns[..rows * k], group * gi, start, dx);
+        with_scratch(block * k, |columns| {
+            for (n, dx) in dx.chunks_exact_mut(g.h * g.w * g.inputs).enumerate() {
+                let dy = &dy[(first + n) * pixels * g.outputs..][..pixels * g.outputs];
+                for start in (0..pixels).step_by(block) {
+                    let rows = block.min(pixels - start);
+                    for (group, weights) in weights.iter().enumerate() {
+                        let dy = Mat::new(&dy[start * g.outputs + group * go..], rows, go, g.outputs);
+                        weights.product(dy, columns, k, false);
+                        scatter(g, &columns[..rows * k], group * gi, start, dx);
+                    }
                 }
             }
-        }
+        });
     });
 }
 
@@ -145,7 +161,5 @@ pub(crate) fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32]) -> Vec<f32> {
             par_product(Mat::new(&columns, rows, k, k).t(), dy, sums, go, true);
         }
     }
-    let mut dw = vec![0f32; packed.len()];
-    permute(g, |weight, column| dw[weight] = packed[column]);
-    dw
+    unpack(g, &packed)
 }

@@ -146,7 +146,7 @@ impl ConvPass {
             let (weights, zeros) = (winograd::Weights::new(w, g.inputs, g.outputs), vec![0f32; g.outputs]);
             winograd::forward(g, x, &weights, bias.unwrap_or(&zeros), None, None, &mut y);
         } else {
-            columns::forward(g, x, &columns::pack(g, w), bias, &mut y);
+            columns::forward(g, x, w, bias, &mut y);
         }
         y
     }
@@ -169,7 +169,7 @@ impl ConvPass {
             if g.depthwise() {
                 depthwise::input_gradient(g, &depthwise::pack(w, g.taps()), dy, &mut dx);
             } else {
-                columns::input_gradient(g, &columns::pack(g, w), dy, &mut dx);
+                columns::input_gradient(g, w, dy, &mut dx);
             }
             dx
         }

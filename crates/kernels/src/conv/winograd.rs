@@ -13,7 +13,7 @@ use super::Geometry;
 use crate::act::Act;
 use crate::cpu::{Shared, with_scratch};
 use crate::frozen::limits;
-use crate::frozen::panels::{Format, Rows, Start};
+use crate::frozen::panels::{Format, Matrix, Rows, Start};
 use crate::lanes::{Lanes, lanes};
 use crate::matmul::{Mat, serial_product};
 use crate::simd::LANES;
@@ -324,6 +324,11 @@ impl Weights {
     }
 }
 
+/// Number of tiles of a batch.
+pub(crate) fn tiles_of(g: &Geometry) -> usize {
+    Tiles::of(g).len()
+}
+
 /// The tiles of a batch.
 struct Tiles<'a> {
     g: &'a Geometry,
@@ -405,7 +410,7 @@ pub(crate) fn forward(
                 let w = &weights.points[p * len..(p + 1) * len];
                 let (to, panels) = (to.at(p * n * o, n * o), 0..weights.format.panels());
                 // SAFETY: one point's rows belong to one task.
-                unsafe { weights.format.rows(w, Start::Zero, n, rows, None, to, panels) };
+                unsafe { weights.format.rows(Matrix::Packed(w), Start::Zero, n, rows, None, to, panels) };
             });
             for t in 0..n {
                 let places = tiles.outputs(first + t);

@@ -104,9 +104,14 @@ impl PackedConv {
         self.outputs
     }
 
-    /// Numbers that the checkpoint's weight has.
-    pub fn weights(&self) -> usize {
-        self.outputs * (self.inputs / self.spec.groups) * self.kernel[0] * self.kernel[1]
+    /// How often one image of `h` × `w` with these paddings uses each weight; `None` where there are hardly any weights.
+    pub fn uses(&self, [h, w]: [usize; 2], pads: [usize; 4]) -> Option<usize> {
+        let g = Geometry::new([1, h, w], self.inputs, self.outputs, self.kernel, ConvSpec { pads, ..self.spec });
+        match self.kind {
+            Kind::Depthwise(..) => None,
+            Kind::General(_) if winograd::suits(&g) => Some(winograd::tiles_of(&g)),
+            _ => Some(g.pixels()),
+        }
     }
 
     /// Height and width of the output for an image of `h` × `w`; 0 where the window does not fit.

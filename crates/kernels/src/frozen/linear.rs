@@ -30,11 +30,6 @@ impl PackedLinear {
         self.0.format.outputs
     }
 
-    /// Numbers that it reads for every few rows.
-    pub fn weights(&self) -> usize {
-        self.inputs() * self.outputs()
-    }
-
     /// Computes `rows` rows: `x` `[rows, inputs]`, `residual` and `out` `[rows, outputs]`.
     ///
     /// # Panics

@@ -40,6 +40,28 @@ pub(crate) struct Format {
     vectors: Vec<usize>,
 }
 
+/// The numbers of a weight matrix.
+#[derive(Clone, Copy)]
+pub(crate) enum Matrix<'a> {
+    /// As the format says.
+    Packed(&'a [f32]),
+    /// Rows this far apart; the outputs are whole vectors.
+    Plain(&'a [f32], usize),
+}
+
+impl Matrix<'_> {
+    /// `depth` rows from `row` on of a panel of `width` columns, whose first is `column`: the start, and the distance of
+    /// rows.
+    fn panel(&self, format: &Format, row: usize, depth: usize, column: usize, width: usize) -> (*const f32, usize) {
+        let (values, start, stride) = match *self {
+            Self::Packed(values) => (values, column * format.depth + row * width, width),
+            Self::Plain(values, stride) => (values, row * stride + column, stride),
+        };
+        assert!(depth == 0 || start + (depth - 1) * stride + width <= values.len());
+        (values[start.min(values.len())..].as_ptr(), stride)
+    }
+}
+
 /// A weight matrix and a bias, packed.
 #[derive(Debug, Clone)]
 pub(crate) struct Panels {
@@ -68,6 +90,7 @@ struct Tile {
     x_stride: usize,
     depth: usize,
     panel: *const f32,
+    panel_stride: usize,
     bias: *const f32,
     /// Whether the sums start at the bias or at what `out` holds.
     first: bool,
@@ -102,7 +125,7 @@ unsafe fn products<L: Lanes, const R: usize, const V: usize>(mut sums: [[L; V]; 
                 }
             }
             x = x.add(1);
-            panel = panel.add(V * LANES);
+            panel = panel.add(t.panel_stride);
         }
     }
     sums
@@ -243,7 +266,9 @@ impl Panels {
         panels: std::ops::Range<usize>,
     ) {
         // SAFETY: the caller's promise.
-        unsafe { self.format.rows(&self.weights, Start::Bias(&self.bias), count, rows, act, out, panels) };
+        unsafe {
+            self.format.rows(Matrix::Packed(&self.weights), Start::Bias(&self.bias), count, rows, act, out, panels)
+        };
     }
 }
 
@@ -293,7 +318,7 @@ impl Format {
     #[allow(clippy::too_many_arguments)]
     pub(crate) unsafe fn rows(
         &self,
-        weights: &[f32],
+        weights: Matrix,
         start: Start,
         count: usize,
         rows: Rows,
@@ -318,13 +343,14 @@ impl Format {
             let last = piece + 1 == pieces;
             let mut column = before * LANES;
             for &vectors in &self.vectors[panels.clone()] {
-                let panel = &weights[column * self.depth + from * vectors * LANES..];
-                assert!(panel.len() >= (to - from) * vectors * LANES && rows.x.len() >= from);
+                let (panel, panel_stride) = weights.panel(self, from, to - from, column, vectors * LANES);
+                assert!(rows.x.len() >= from);
                 let tile = Tile {
                     x: rows.x[from..].as_ptr(),
                     x_stride: rows.x_stride,
                     depth: to - from,
-                    panel: panel.as_ptr(),
+                    panel,
+                    panel_stride,
                     bias: match start {
                         Start::Bias(bias) => bias[column..column + vectors * LANES].as_ptr(),
                         _ => ZEROS.as_ptr(),

@@ -123,21 +123,21 @@ struct Segment {
 const APART: usize = 128 * 384;
 /// Input values of a part where the weights are: each read of them serves many samples.
 const TOGETHER: usize = 4 << 20;
+/// Uses of a weight that are worth reading it for.
+const ENOUGH: usize = 48;
 
-/// Early layers have large images and small weights: samples pass through them one by one, within a core's own cache.
-/// Late ones have it the other way round: there the batch stays together.
+/// Early layers use each weight many times for one sample: samples pass through them one by one, within a core's own
+/// cache. Late ones use it a few times: there the batch stays together. Steps without weights follow their neighbours.
 fn segments(steps: &[Step], input: &Flow) -> Vec<Segment> {
     let rows = input.lengths.iter().sum::<usize>().div_ceil(input.lengths.len().max(1));
     let mut row = input.row.clone();
     let mut segments: Vec<Segment> = Vec::new();
     for (i, step) in steps.iter().enumerate() {
-        let before: usize = row.iter().product();
+        let values = step.uses(rows, &row).map(|uses| if uses < ENOUGH { TOGETHER } else { APART });
         row = step.row_after(&row);
-        let values = rows * before.max(row.iter().product());
-        let values = if step.weights() > 2 * values { TOGETHER } else { APART };
         match segments.last_mut() {
-            Some(last) if last.values == values => last.steps.end = i + 1,
-            _ => segments.push(Segment { steps: i..i + 1, values }),
+            Some(last) if values.is_none_or(|values| last.values == values) => last.steps.end = i + 1,
+            _ => segments.push(Segment { steps: i..i + 1, values: values.unwrap_or(APART) }),
         }
     }
     segments

@@ -160,15 +160,24 @@ impl Step {
         }
     }
 
-    /// Numbers that are read for every part of a batch.
-    pub(super) fn weights(&self) -> usize {
-        let all = |steps: &[Self]| steps.iter().map(Self::weights).sum::<usize>();
+    /// How often one sample of `rows` rows of this shape uses each weight; `None` without weights to speak of.
+    pub(super) fn uses(&self, rows: usize, row: &[usize]) -> Option<usize> {
         match self {
-            Self::Conv { conv, .. } => conv.weights(),
-            Self::Linear { linear, .. } => linear.weights(),
-            Self::Attention { query_key_value, output, .. } => query_key_value.weights() + output.weights(),
-            Self::Residual { body, shortcut, .. } => all(body).max(all(shortcut)),
-            _ => 0,
+            Self::Conv { conv, window, .. } => conv.uses([row[0], row[1]], window.pads(row[0], row[1])),
+            Self::Linear { .. } | Self::Attention { .. } => Some(rows),
+            Self::Residual { body, shortcut, .. } => {
+                let least = |steps: &[Self]| {
+                    let mut row = row.to_vec();
+                    let uses = steps.iter().filter_map(|step| {
+                        let uses = step.uses(rows, &row);
+                        row = step.row_after(&row);
+                        uses
+                    });
+                    uses.min()
+                };
+                least(body).into_iter().chain(least(shortcut)).min()
+            }
+            _ => None,
         }
     }
 
