@@ -13,6 +13,7 @@ use candle_core::{Device, Tensor};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use topwork_core::data::{Activation, Rows};
+use topwork_core::device::Place;
 use topwork_core::net::forward::Mode as PassMode;
 use topwork_core::net::frozen::Frozen;
 use topwork_core::net::{Network, Params, Role};
@@ -21,6 +22,7 @@ use topwork_core::run::peak_memory;
 use topwork_core::seed::Seed;
 use topwork_core::train::Optimizer;
 use topwork_core::train::gradient::Objective;
+use topwork_kernels::frozen::Precision;
 use topwork_nlp::models::bert::{BertConfig, Pooling};
 
 /// Tokens of every sentence.
@@ -42,6 +44,9 @@ pub struct Args {
     /// In training, keep only the stages' inputs and compute the stages again on the way back
     #[arg(long)]
     recompute: bool,
+    /// What the frozen pass multiplies: f32 or bf16
+    #[arg(long, value_name = "NAME", default_value = "f32")]
+    precision: String,
     /// Number of threads [default: one per core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -91,7 +96,7 @@ struct Measured {
 pub fn run(args: &Args) -> Result<()> {
     let archs = if args.arch.is_empty() { Arch::value_variants() } else { &args.arch };
     let modes = if args.mode.is_empty() { Mode::value_variants() } else { &args.mode };
-    let peers = args.against.as_ref().map(read).transpose()?.unwrap_or_default();
+    let peers = args.against.as_ref().map(|path| read(path, &args.precision)).transpose()?.unwrap_or_default();
     if !args.json {
         println!("{:20} {:8} {:>10} {:>9}  peers", "network", "mode", "items / s", "peak MB");
     }
@@ -114,7 +119,7 @@ fn name(value: impl ValueEnum) -> String {
 fn elsewhere(arch: Arch, mode: Mode, args: &Args) -> Result<Measured> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["speed", "--here", "--json", "--arch", &name(arch), "--mode", &name(mode)]);
-    command.args(["--repeat", &args.repeat.to_string()]);
+    command.args(["--repeat", &args.repeat.to_string(), "--precision", &args.precision]);
     if args.recompute {
         command.arg("--recompute");
     }
@@ -128,14 +133,14 @@ fn elsewhere(arch: Arch, mode: Mode, args: &Args) -> Result<Measured> {
     serde_json::from_slice(&output.stdout).context("a measurement that is not JSON")
 }
 
-/// The peers' lines in f32, by network and mode, the fastest first.
-fn read(path: &PathBuf) -> Result<BTreeMap<(Arch, Mode), Vec<Measured>>> {
+/// The peers' lines in this precision, by network and mode, the fastest first.
+fn read(path: &PathBuf, precision: &str) -> Result<BTreeMap<(Arch, Mode), Vec<Measured>>> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let mut found: BTreeMap<_, Vec<Measured>> = BTreeMap::new();
     for (i, line) in text.lines().enumerate().filter(|(_, line)| line.starts_with('{')) {
         let measured: Measured =
             serde_json::from_str(line).with_context(|| format!("{}: line {}", path.display(), i + 1))?;
-        if measured.dtype == "f32" {
+        if measured.dtype == precision {
             found.entry((measured.arch, measured.mode)).or_default().push(measured);
         }
     }
@@ -203,18 +208,20 @@ fn measure(arch: Arch, mode: Mode, args: &Args) -> Result<Measured> {
     let network = arch.network()?;
     let input = arch.input(&network)?;
     let params = Params::initial(&network.params(), Seed(1), &Device::Cpu)?;
+    let place = Place::parse(None, Some(&args.precision))?;
     let seconds = match mode {
-        Mode::Forward => forward(&network, params, &input, args.repeat)?,
+        Mode::Forward => forward(&network, params, &input, &place, args.repeat)?,
+        Mode::Train if place.precision != Precision::F32 => bail!("training is in f32"),
         Mode::Train => train(&network, params, &input, args)?,
     };
     let peak_mb = peak_memory().unwrap_or(0) >> 20;
-    let (peer, dtype, batch) = ("topwork".into(), "f32".into(), arch.batch());
+    let (peer, dtype, batch) = ("topwork".into(), args.precision.clone(), arch.batch());
     Ok(Measured { peer, arch, mode, dtype, batch, items_per_s: batch as f64 / seconds, peak_mb })
 }
 
-fn forward(network: &Network, params: Params, input: &Activation, repeat: usize) -> Result<f64> {
+fn forward(network: &Network, params: Params, input: &Activation, place: &Place, repeat: usize) -> Result<f64> {
     let stages: Vec<_> = network.stages.iter().chain([&network.head]).collect();
-    let frozen = Frozen::compile(&stages, &params, &Device::Cpu)?;
+    let frozen = Frozen::compile(&stages, &params, place)?;
     drop(params);
     best(repeat, || Ok(frozen.run(input).map(drop)?))
 }

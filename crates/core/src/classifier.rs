@@ -7,6 +7,7 @@ use candle_core::Device;
 use serde::Serialize;
 
 use crate::data::{Activation, Sample};
+use crate::device::Place;
 use crate::domain::{Domain, Opened};
 use crate::embedder::scale_to_one;
 use crate::model::{self, Head};
@@ -75,14 +76,14 @@ impl<D: Domain> Classifier<D> {
     /// # Errors
     /// When the folder is not a finished model of this domain with a head.
     pub fn load(folder: impl AsRef<Path>) -> Result<Self> {
-        Self::load_on(folder, Device::Cpu)
+        Self::load_on(folder, Place::default())
     }
 
-    /// As [`Classifier::load`], on a device.
+    /// As [`Classifier::load`], elsewhere or in another precision.
     ///
     /// # Errors
     /// As there; and when the device is out of memory.
-    pub fn load_on(folder: impl AsRef<Path>, device: Device) -> Result<Self> {
+    pub fn load_on(folder: impl AsRef<Path>, place: Place) -> Result<Self> {
         let folder = model_folder(folder.as_ref())?;
         let model = D::open(&folder, None)?;
         let classes = model.classes.clone().ok_or_else(|| {
@@ -101,10 +102,11 @@ impl<D: Domain> Classifier<D> {
             ));
         }
         let (params, _) =
-            model::fit(&model.network, &model.weights, Head::Keep, &device, &folder.display().to_string())?;
+            model::fit(&model.network, &model.weights, Head::Keep, &place, &folder.display().to_string())?;
         let stages: Vec<_> = model.network.stages.iter().collect();
-        let backbone = Frozen::compile(&stages, &params, &device)?;
-        let head = Frozen::compile(&[&model.network.head], &params, &device)?;
+        let backbone = Frozen::compile(&stages, &params, &place)?;
+        let head = Frozen::compile(&[&model.network.head], &params, &place)?;
+        let device = place.device;
         Ok(Self { model, classes, backbone, head, device })
     }
 

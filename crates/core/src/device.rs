@@ -1,8 +1,62 @@
-//! `--device` and `--threads`: where tensors live and how many cores may work.
+//! `--device`, `--precision` and `--threads`: where tensors live, what the frozen path multiplies, how many cores may work.
 
 use candle_core::Device;
 
+use topwork_kernels::frozen::Precision;
+
 use crate::{Error, Result};
+
+/// Where to compute, and with what the frozen path does: a device that knows how precise it should be.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Where tensors live.
+    pub device: Device,
+    /// What matrix products of the frozen path multiply; f32 unless the device is the CPU.
+    pub precision: Precision,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Device::Cpu.into()
+    }
+}
+
+impl From<Device> for Place {
+    fn from(device: Device) -> Self {
+        Self { device, precision: Precision::F32 }
+    }
+}
+
+impl std::ops::Deref for Place {
+    type Target = Device;
+
+    fn deref(&self) -> &Device {
+        &self.device
+    }
+}
+
+impl Place {
+    /// Understands the values of `--device` and `--precision`.
+    ///
+    /// # Errors
+    /// As [`parse`]; and when the precision is unknown, or the device has no instructions for it.
+    pub fn parse(device: Option<&str>, precision: Option<&str>) -> Result<Self> {
+        let device = parse(device.unwrap_or("cpu"))?;
+        let Some(name) = precision else { return Ok(device.into()) };
+        let subject = format!("--precision {name}");
+        let known = [Precision::F32, Precision::Bf16];
+        let precision = known.into_iter().find(|known| known.name() == name);
+        let precision = precision.ok_or_else(|| Error::input(&subject, "no such precision", "use f32 or bf16"))?;
+        if precision != Precision::F32 && !device.is_cpu() {
+            return Err(Error::input(&subject, "it is for the CPU alone", "leave it out on other devices"));
+        }
+        if !precision.available() {
+            let reason = "this processor has no instructions for it (AVX-512 BF16)";
+            return Err(Error::input(&subject, reason, "leave it out"));
+        }
+        Ok(Self { device, precision })
+    }
+}
 
 /// Understands `cpu`, `cuda`, `cuda:1`, `metal`.
 ///

@@ -7,6 +7,7 @@ use candle_core::Device;
 use crate::Result;
 use crate::classifier::{BATCH, model_folder};
 use crate::data::{Activation, Sample};
+use crate::device::Place;
 use crate::domain::{Domain, Opened};
 use crate::fit;
 use crate::model::{self, Head};
@@ -28,24 +29,25 @@ impl<D: Domain> Embedder<D> {
     ///
     /// # Errors
     /// When there is no such model, no source has it, or the device is out of memory.
-    pub fn load(model: &str, offline: bool, device: Device, observer: &dyn Observer) -> Result<Self> {
+    pub fn load(model: &str, offline: bool, place: Place, observer: &dyn Observer) -> Result<Self> {
         let folder = Path::new(model);
         let opened = if folder.is_dir() {
             D::open(&model_folder(folder)?, None)?
         } else {
             fit::open_model::<D>(model, offline, observer)?
         };
-        Self::new(opened, device, model)
+        Self::new(opened, place, model)
     }
 
     /// The backbone of a model that is open already; `subject` is what to call it in errors.
     ///
     /// # Errors
     /// When a parameter is missing or of another shape, or the device is out of memory.
-    pub fn new(model: Opened<D::Pipeline>, device: Device, subject: &str) -> Result<Self> {
-        let (params, _) = model::fit(&model.network, &model.weights, Head::Fresh(Seed(0)), &device, subject)?;
+    pub fn new(model: Opened<D::Pipeline>, place: Place, subject: &str) -> Result<Self> {
+        let (params, _) = model::fit(&model.network, &model.weights, Head::Fresh(Seed(0)), &place, subject)?;
         let stages: Vec<_> = model.network.stages.iter().collect();
-        let backbone = Frozen::compile(&stages, &params, &device)?;
+        let backbone = Frozen::compile(&stages, &params, &place)?;
+        let device = place.device;
         Ok(Self { normalizes: D::normalizes(&model.pipeline), pipeline: model.pipeline, backbone, device })
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::Cache;
 use crate::data::{Budget, Dataset, Splits, Subset, choose};
+use crate::device::Place;
 use crate::domain::{Domain, Opened};
 use crate::loader::Strictness;
 use crate::model::{self, Head, LoadReport};
@@ -23,7 +24,7 @@ use crate::source::{self, Fetcher, Reference};
 use crate::strategy::{self, Options, Settings, Strategy, Task};
 use crate::summary::Summary;
 use crate::train::{self, Job, Outcome};
-use crate::{Error, Result, device};
+use crate::{Error, Result};
 
 const REPORT: &str = "report.html";
 /// Disk space for kept features unless `--cache-limit` says otherwise.
@@ -71,6 +72,9 @@ pub struct Fit<D: Domain> {
     /// Where to compute (set by --device)
     #[arg(skip)]
     pub device: Option<String>,
+    /// What matrix products of all that is frozen multiply (set by --precision)
+    #[arg(skip)]
+    pub precision: Option<String>,
     /// Never touch the network (set by --offline)
     #[arg(skip)]
     pub offline: bool,
@@ -101,7 +105,7 @@ pub struct Prepared<D: Domain> {
     pub pipeline: D::Pipeline,
     /// The data, budget applied.
     pub splits: Splits,
-    device: candle_core::Device,
+    device: Place,
 }
 
 impl<D: Domain> Fit<D> {
@@ -147,7 +151,7 @@ impl<D: Domain> Fit<D> {
     pub fn prepare(&self, observer: &dyn Observer) -> Result<Prepared<D>> {
         self.options.check()?;
         self.check()?;
-        let device = device::parse(self.device.as_deref().unwrap_or("cpu"))?;
+        let device = Place::parse(self.device.as_deref(), self.precision.as_deref())?;
         let strategy = find_strategy(self.strategy.as_deref().unwrap_or("feature-extraction"))?;
         let seed = Seed(self.seed.unwrap_or(0));
         let budget = self.budget()?;

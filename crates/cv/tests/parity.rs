@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 use topwork_core::data::{Activation, Rows};
+use topwork_core::device::Place;
 use topwork_core::net::forward::{Mode, Pass};
 use topwork_core::net::frozen::Frozen;
 use topwork_core::net::{Network, Params, Role};
@@ -90,8 +91,8 @@ fn agrees(architecture: &str, stored: &str, seen: impl Fn(&str) -> String) {
     let logits = pass.stage(&network.head, features.clone(), true).unwrap();
 
     let stages: Vec<_> = network.stages.iter().collect();
-    let frozen = Frozen::compile(&stages, &params, &Device::Cpu).unwrap().run(&input).unwrap();
-    let head = Frozen::compile(&[&network.head], &params, &Device::Cpu).unwrap().run(&frozen).unwrap();
+    let frozen = Frozen::compile(&stages, &params, &Place::default()).unwrap().run(&input).unwrap();
+    let head = Frozen::compile(&[&network.head], &params, &Place::default()).unwrap().run(&frozen).unwrap();
 
     for (path, features, logits) in [("pass", features, logits), ("frozen", frozen, head)] {
         let (features, logits) = (rows(&features.data), rows(&logits.data));

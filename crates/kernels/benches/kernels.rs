@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
-use topwork_kernels::frozen::{self, PackedConv, PackedLinear};
+use topwork_kernels::frozen::{self, PackedConv, PackedLinear, Precision};
 use topwork_kernels::{Act, ConvSpec, act, attention, layer_norm, linear};
 
 fn filled(len: usize) -> Vec<f32> {
@@ -33,7 +33,8 @@ fn convolution(c: &mut Criterion) {
         let pad = kernel / 2;
         let spec = ConvSpec { stride: [stride; 2], pads: [pad; 4], dilation: [1; 2], groups };
         let weight = filled(outputs * inputs / groups * kernel * kernel);
-        let conv = PackedConv::new(&weight, Some(&filled(outputs)), inputs, outputs, [kernel; 2], &spec);
+        let conv =
+            PackedConv::new(&weight, Some(&filled(outputs)), inputs, outputs, [kernel; 2], &spec, Precision::F32);
         let x = filled(8 * size * size * inputs);
         let (h, w) = conv.out_size(size, size);
         let (mut out, mut scratch) = (vec![0.0; 8 * h * w * outputs], Vec::new());
@@ -48,7 +49,7 @@ fn convolution(c: &mut Criterion) {
 fn rows(c: &mut Criterion) {
     let (x, w, b) = (tensor(&[1024, 384]), tensor(&[1536, 384]), tensor(&[1536]));
     c.bench_function("linear 1024x384-1536", |bench| bench.iter(|| linear(&x, &w, Some(&b)).expect("fits")));
-    let packed = PackedLinear::new(&filled(1536 * 384), Some(&filled(1536)), 384, 1536);
+    let packed = PackedLinear::new(&filled(1536 * 384), Some(&filled(1536)), 384, 1536, Precision::F32);
     let (values, mut out) = (filled(1024 * 384), vec![0.0; 1024 * 1536]);
     c.bench_function("frozen linear 1024x384-1536", |bench| {
         bench.iter(|| packed.run(black_box(&values), 1024, None, None, &mut out));
@@ -90,7 +91,7 @@ fn lite0() -> Vec<Step> {
     let conv = |inputs: usize, outputs: usize, kernel: usize, stride: usize, groups: usize| {
         let weight = filled(outputs * inputs / groups * kernel * kernel);
         let spec = ConvSpec { stride: [stride; 2], pads: [kernel / 2; 4], dilation: [1; 2], groups };
-        PackedConv::new(&weight, Some(&filled(outputs)), inputs, outputs, [kernel; 2], &spec)
+        PackedConv::new(&weight, Some(&filled(outputs)), inputs, outputs, [kernel; 2], &spec, Precision::F32)
     };
     let relu6 = Some(Act::Relu6);
     let mut steps = vec![Step(conv(3, 32, 3, 2, 1), relu6, false)];

@@ -3,9 +3,9 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_set1_ps,
-    _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps,
-    _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
+    __m256, __m512, __m512bh, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps,
+    _mm256_set1_ps, _mm256_storeu_ps, _mm256_sub_ps, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_max_ps, _mm512_min_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_sub_ps,
 };
 
 /// 16 values.
@@ -108,6 +108,47 @@ impl Lanes for Pair {
                 _mm256_min_ps(high.1, _mm256_max_ps(low.1, self.1)),
             )
         }
+    }
+}
+
+/// One AVX-512 register that multiplies pairs of bf16: every 32 bits of a factor hold two of them, whose products are
+/// both added to the sum, which is f32.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(crate) struct Pairs(__m512);
+
+#[cfg(target_arch = "x86_64")]
+// SAFETY (of the calls): the caller promises AVX-512F and its BF16 extension, and valid pointers.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl Lanes for Pairs {
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        unsafe { Pairs(_mm512_set1_ps(x)) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { Pairs(_mm512_loadu_ps(from)) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, a: Self, b: Self) -> Self {
+        let pairs = |x: Self| unsafe { std::mem::transmute::<__m512, __m512bh>(x.0) };
+        unsafe { Pairs(_mm512_dpbf16_ps(self.0, pairs(a), pairs(b))) }
+    }
+    #[inline(always)]
+    unsafe fn plus(self, a: Self) -> Self {
+        unsafe { Pairs(self.0.plus(a.0)) }
+    }
+    #[inline(always)]
+    unsafe fn minus(self, a: Self) -> Self {
+        unsafe { Pairs(self.0.minus(a.0)) }
+    }
+    #[inline(always)]
+    unsafe fn clamp(self, low: Self, high: Self) -> Self {
+        unsafe { Pairs(self.0.clamp(low.0, high.0)) }
     }
 }
 

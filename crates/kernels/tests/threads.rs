@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Result, Tensor, Var};
 use rayon::ThreadPoolBuilder;
-use topwork_kernels::frozen::PackedConv;
+use topwork_kernels::frozen::{PackedConv, Precision};
 use topwork_kernels::{
     ConvSpec, attention, batch_norm_train, conv2d, cross_entropy, layer_norm, linear, sum_of_squares,
 };
@@ -77,7 +77,7 @@ fn frozen_convolutions() -> Result<()> {
         same(|| {
             let spec = ConvSpec { pads: [kernel / 2; 4], groups, ..ConvSpec::default() };
             let weight = filled(32 * 32 / groups * kernel * kernel);
-            let conv = PackedConv::new(&weight, None, 32, 32, [kernel; 2], &spec);
+            let conv = PackedConv::new(&weight, None, 32, 32, [kernel; 2], &spec, Precision::F32);
             let mut out = vec![0.0; 3 * 40 * 40 * 32];
             conv.run(&filled(out.len()), 3, 40, 40, None, None, &mut out, &mut Vec::new());
             Ok(vec![out.into_iter().map(f32::to_bits).collect()])

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 use topwork_core::data::Activation;
+use topwork_core::device::Place;
 use topwork_core::domain::Domain;
 use topwork_core::fit;
 use topwork_core::net::forward::{Mode, Pass};
@@ -129,8 +130,9 @@ fn agrees(stored: &str) {
     let trainable = |stages: &[&Stage], x: &Activation| {
         stages.iter().fold(x.clone(), |x, stage| pass.stage(stage, x, true).unwrap())
     };
-    let frozen =
-        |stages: &[&Stage], x: &Activation| Frozen::compile(stages, &params, &Device::Cpu).unwrap().run(x).unwrap();
+    let frozen = |stages: &[&Stage], x: &Activation| {
+        Frozen::compile(stages, &params, &Place::default()).unwrap().run(x).unwrap()
+    };
     type Run<'a> = &'a dyn Fn(&[&Stage], &Activation) -> Activation;
     for (path, run) in [("pass", &trainable as Run), ("frozen", &frozen as Run)] {
         let hidden = run(&encoder, &stored.encoder.batch(0..stored.encoder.ids.len()));
@@ -227,7 +229,7 @@ fn minilm_embeds_as_sentence_transformers_does() {
     let pass = Pass::new(&params, Mode::Eval);
     let pooled = model.network.stages.iter().fold(input, |x, stage| pass.stage(stage, x, true).unwrap());
     let sentences: Vec<&str> = stored.sentences.iter().map(|s| s.sentence.as_str()).collect();
-    let embedded = Embedder::new(model, Device::Cpu, name).unwrap().embed(&sentences).unwrap();
+    let embedded = Embedder::new(model, Place::default(), name).unwrap().embed(&sentences).unwrap();
 
     let pooled = pooled.data.to_vec2::<f32>().unwrap();
     assert_eq!((pooled.len(), embedded.len()), (sentences.len(), sentences.len()));

@@ -22,6 +22,7 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use crate::data::{Activation, Dataset, Rows, View};
+use crate::device;
 use crate::loader::{Faults, Loader, Request};
 use crate::net::frozen::Frozen;
 use crate::net::{Params, Stage};
@@ -67,7 +68,7 @@ pub struct Extractor<'a> {
     /// Key of the preprocessing.
     pub fingerprint: &'a str,
     /// Where to compute.
-    pub device: &'a Device,
+    pub device: &'a device::Place,
     /// Threads that load samples.
     pub threads: usize,
     /// Told about the progress.
@@ -105,7 +106,9 @@ impl Extractor<'_> {
         let start = Instant::now();
         let samples = dataset.len();
         let keys = self.keys(split, dataset, views, faults)?;
-        let folder = self.cache.open(&boundary_key(self.stages, self.params, self.fingerprint)?, self.observer)?;
+        let folder = self
+            .cache
+            .open(&boundary_key(self.stages, self.params, self.fingerprint, self.device.precision)?, self.observer)?;
         let wanted: HashSet<Key> = keys.iter().flatten().copied().collect();
         let mut segments = folder.as_ref().map(|f| f.segments(&wanted, self.observer)).unwrap_or_default();
         let mut known: HashMap<Key, Slot> = HashMap::new();

@@ -10,6 +10,7 @@ use crate::files::write_atomic_bytes;
 use crate::net::{Params, Stage};
 use crate::observe::Observer;
 use crate::{Error, Result};
+use topwork_kernels::frozen::Precision;
 
 /// To be raised whenever a kernel's results change in any bit.
 const KERNELS: u32 = 1;
@@ -143,13 +144,14 @@ impl Folder<'_> {
     }
 }
 
-/// What the activations behind `stages` depend on besides the sample, as a file name.
+/// What the activations behind `stages`, computed with this precision, depend on besides the sample, as a file name.
 ///
 /// # Errors
 /// When a parameter is missing or cannot be read back from its device.
-pub fn boundary_key(stages: &[&Stage], params: &Params, fingerprint: &str) -> Result<String> {
+pub fn boundary_key(stages: &[&Stage], params: &Params, fingerprint: &str, precision: Precision) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
-    let versions = format!("{KERNELS} {} f32 {}", env!("CARGO_PKG_VERSION"), topwork_kernels::instruction_set());
+    let (version, precision) = (env!("CARGO_PKG_VERSION"), precision.name());
+    let versions = format!("{KERNELS} {version} {precision} {}", topwork_kernels::instruction_set());
     let description = format!("{stages:?}");
     for text in [versions.as_str(), &description, fingerprint] {
         hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());

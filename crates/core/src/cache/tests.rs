@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::loader::Strictness;
+use topwork_kernels::frozen::Precision;
+
 use crate::train::testing::{Clusters, network, params};
 
 #[derive(Default)]
@@ -37,7 +39,7 @@ impl Case {
             stages: &stages,
             params: &params,
             fingerprint,
-            device: &Device::Cpu,
+            device: &device::Place::default(),
             threads: 2,
             observer: &self.listener,
         };
@@ -90,10 +92,10 @@ fn another_weight_is_another_key() {
     let network = network();
     let stages: Vec<&Stage> = network.stages.iter().collect();
     let mut params = params(&network);
-    let before = boundary_key(&stages, &params, "points").unwrap();
+    let before = boundary_key(&stages, &params, "points", Precision::F32).unwrap();
     let bias = Tensor::new(&[1f32; 8], &Device::Cpu).unwrap();
     params.set("two.bias", bias).unwrap();
-    assert_ne!(before, boundary_key(&stages, &params, "points").unwrap());
+    assert_ne!(before, boundary_key(&stages, &params, "points", Precision::F32).unwrap());
 }
 
 #[test]

@@ -4,9 +4,9 @@ use serde_json::json;
 
 use super::predict::stream;
 use super::{Common, Console, print_line};
+use crate::Result;
 use crate::domain::Domain;
 use crate::embedder::Embedder;
-use crate::{Result, device};
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct EmbedArgs<D: Domain> {
@@ -22,7 +22,7 @@ pub(super) struct EmbedArgs<D: Domain> {
 
 pub(super) fn run<D: Domain>(args: EmbedArgs<D>, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
-    let mut embedder = Embedder::<D>::load(&args.model, common.offline, device::parse(common.device())?, &console)?;
+    let mut embedder = Embedder::<D>::load(&args.model, common.offline, common.place()?, &console)?;
     if args.normalize {
         embedder = embedder.normalized();
     }

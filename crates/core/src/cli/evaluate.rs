@@ -10,7 +10,7 @@ use crate::loader::{Faults, Loader, Request, Strictness};
 use crate::metrics::Metrics;
 use crate::observe::Observer;
 use crate::seed::Seed;
-use crate::{Error, Result, device};
+use crate::{Error, Result};
 
 #[derive(clap::Args)]
 pub(super) struct EvaluateArgs<D: Domain> {
@@ -29,7 +29,7 @@ pub(super) struct EvaluateArgs<D: Domain> {
 
 pub(super) fn run<D: Domain>(args: EvaluateArgs<D>, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
-    let classifier = Classifier::<D>::load_on(&args.run, device::parse(common.device())?)?;
+    let classifier = Classifier::<D>::load_on(&args.run, common.place()?)?;
     let splits = D::splits(&args.data, classifier.pipeline(), Some(classifier.classes()), Seed(args.seed))?;
     let data = splits.validation;
     let batches: Vec<Vec<Request>> = (0..data.len())

@@ -11,8 +11,9 @@ mod train;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::device::{self, Place};
 use crate::domain::Domain;
-use crate::{Error, Result, device};
+use crate::{Error, Result};
 
 pub use console::Console;
 
@@ -22,6 +23,9 @@ pub struct Common {
     /// Where to compute: cpu, cuda, cuda:N or metal [default: cpu]
     #[arg(long, global = true, value_name = "DEVICE")]
     pub device: Option<String>,
+    /// What matrix products of all that is frozen multiply: f32, or bf16 on processors that have it [default: f32]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub precision: Option<String>,
     /// Number of threads [default: one per core]
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<usize>,
@@ -37,8 +41,8 @@ pub struct Common {
 }
 
 impl Common {
-    fn device(&self) -> &str {
-        self.device.as_deref().unwrap_or("cpu")
+    fn place(&self) -> Result<Place> {
+        Place::parse(self.device.as_deref(), self.precision.as_deref())
     }
 }
 

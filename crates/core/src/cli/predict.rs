@@ -10,7 +10,7 @@ use super::{Common, print_line};
 use crate::classifier::{BATCH, Classifier, Prediction};
 use crate::data::Sample;
 use crate::domain::Domain;
-use crate::{Error, Result, device};
+use crate::{Error, Result};
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct PredictArgs<D: Domain> {
@@ -28,7 +28,7 @@ pub(super) fn run<D: Domain>(args: PredictArgs<D>, common: &Common) -> Result<()
     if args.top_k == 0 {
         return Err(Error::input("--top-k 0", "there is nothing to show", "use 1 or more"));
     }
-    let classifier = Classifier::<D>::load_on(&args.run, device::parse(common.device())?)?;
+    let classifier = Classifier::<D>::load_on(&args.run, common.place()?)?;
     let top = args.top_k.min(classifier.classes().len());
     let inputs = D::inputs(&args.inputs, classifier.pipeline())?;
     stream(

@@ -32,10 +32,13 @@ pub(super) fn run<D: Domain>(args: TrainArgs<D>, common: &Common) -> Result<()> 
         let out = args.fit.out.ok_or_else(|| {
             Error::input("--resume", "no run is named", "add --out with the interrupted run's directory")
         })?;
-        let run = continued(Fit::<D> { out: None, device: common.device.clone(), ..args.fit }, Fit::of_run(&out)?)?;
+        let run = continued(
+            Fit::<D> { out: None, device: common.device.clone(), precision: common.precision.clone(), ..args.fit },
+            Fit::of_run(&out)?,
+        )?;
         return report(&Fit { offline: common.offline, ..run }.go_on(&console)?, &out, common);
     }
-    let mut fit = Fit { device: common.device.clone(), ..args.fit };
+    let mut fit = Fit { device: common.device.clone(), precision: common.precision.clone(), ..args.fit };
     if let Some(path) = &args.config {
         fit = merged(&fit, Fit::read(path, "compare with the run.toml of a run")?)?;
     }

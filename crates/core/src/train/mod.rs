@@ -16,11 +16,12 @@ mod solve;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::Cache;
 use crate::data::Dataset;
+use crate::device::Place;
 use crate::loader::{Faults, Strictness};
 use crate::metrics::Metrics;
 use crate::net::{Network, Params, Role, Stage};
@@ -53,7 +54,7 @@ pub struct Job<'a> {
     /// Decides order, views, dropout and fresh parameters.
     pub seed: Seed,
     /// Where to compute.
-    pub device: &'a Device,
+    pub device: &'a Place,
     /// Where checkpoints and metrics go.
     pub run: &'a RunDir,
     /// Where activations of frozen stages are kept.

@@ -63,7 +63,7 @@ impl Position {
 pub(super) fn identity(job: &Job<'_>, start: &Params) -> Result<String> {
     let stages: Vec<&Stage> = job.network.stages.iter().chain([&job.network.head]).collect();
     let mut hasher = blake3::Hasher::new();
-    hasher.update(boundary_key(&stages, start, job.fingerprint)?.as_bytes());
+    hasher.update(boundary_key(&stages, start, job.fingerprint, job.device.precision)?.as_bytes());
     hasher.update(format!("{:?} {:?} {:?}", job.plan, job.seed, job.classes).as_bytes());
     for dataset in [&job.train, &job.validation] {
         hasher.update(&(dataset.len() as u64).to_le_bytes());

@@ -8,6 +8,7 @@ use candle_core::Device;
 
 use crate::cache::Cache;
 use crate::data::{Dataset, Sample, Values, View};
+use crate::device::Place;
 use crate::loader::Strictness;
 use crate::net::{Act, Layer, Linear, Network, Params, PoolRows, Stage};
 use crate::observe::Observer;
@@ -140,6 +141,7 @@ pub struct Fixture {
     pub train: Arc<dyn Dataset>,
     pub validation: Arc<dyn Dataset>,
     pub cache: Cache,
+    place: Place,
     pub root: tempfile::TempDir,
 }
 
@@ -152,6 +154,7 @@ impl Fixture {
             train: Clusters::new(60, 1),
             validation: Clusters::new(30, 2),
             cache: Cache::at(root.path().join("features"), 1 << 30),
+            place: Place::default(),
             root,
         }
     }
@@ -176,7 +179,7 @@ impl Fixture {
             validation: self.validation.clone(),
             fingerprint: "points",
             seed: Seed(7),
-            device: &Device::Cpu,
+            device: &self.place,
             run,
             cache: &self.cache,
             checkpoint_every: Some(3),

@@ -1,7 +1,7 @@
 //! A convolution of any kind, with activation and residual.
 
 use super::panels::{Panels, Rows};
-use super::{PackedLinear, limits};
+use super::{PackedLinear, Precision, limits};
 use crate::act::{self, Act};
 use crate::conv::{ConvSpec, Geometry, columns, depthwise, out_size, winograd};
 use crate::cpu::{Shared, for_rows};
@@ -33,6 +33,7 @@ enum Kind {
 struct General {
     weight: Vec<f32>,
     bias: Vec<f32>,
+    precision: Precision,
     points: OnceLock<winograd::Weights>,
     /// A matrix for each group.
     panels: OnceLock<Vec<Panels>>,
@@ -54,7 +55,7 @@ impl PackedConv {
     /// [`PackedConv::out_size`] and [`PackedConv::run`] use; see [`PackedConv::with_pads`].
     ///
     /// # Panics
-    /// When the slices do not have these lengths, or the groups do not divide the channels.
+    /// When the slices do not have these lengths, the groups do not divide the channels, or `precision` is not available.
     pub fn new(
         weight: &[f32],
         bias: Option<&[f32]>,
@@ -62,6 +63,7 @@ impl PackedConv {
         outputs: usize,
         kernel: [usize; 2],
         spec: &ConvSpec,
+        precision: Precision,
     ) -> Self {
         let groups = spec.groups;
         assert!(groups > 0 && inputs.is_multiple_of(groups) && outputs.is_multiple_of(groups), "{groups} groups");
@@ -69,13 +71,14 @@ impl PackedConv {
         assert_eq!(weight.len(), outputs * gi * taps, "a weight of {outputs} x {gi} x {kernel:?}");
         assert!(bias.is_none_or(|b| b.len() == outputs), "a bias of {outputs}");
         let kind = if groups == 1 && kernel == [1, 1] {
-            Kind::Pointwise(PackedLinear::new(weight, bias, inputs, outputs))
+            Kind::Pointwise(PackedLinear::new(weight, bias, inputs, outputs, precision))
         } else if groups == inputs && outputs == inputs {
             Kind::Depthwise(depthwise::pack(weight, taps), bias.map(<[f32]>::to_vec))
         } else {
             Kind::General(General {
                 weight: weight.to_vec(),
                 bias: bias.map_or_else(|| vec![0.0; outputs], <[f32]>::to_vec),
+                precision,
                 points: OnceLock::new(),
                 panels: OnceLock::new(),
             })
@@ -188,7 +191,7 @@ impl General {
         let (gi, go, taps) = (g.inputs / g.spec.groups, g.outputs / g.spec.groups, g.taps());
         let panels = |group: usize| {
             let at = |k: usize, o: usize| self.weight[((group * go + o) * gi + k % gi) * taps + k / gi];
-            Panels::new(taps * gi, go, Some(&self.bias[group * go..(group + 1) * go]), at)
+            Panels::new(taps * gi, go, Some(&self.bias[group * go..(group + 1) * go]), self.precision, at)
         };
         (0..g.spec.groups).map(panels).collect()
     }

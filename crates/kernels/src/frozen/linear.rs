@@ -1,5 +1,6 @@
 //! A linear layer, or a 1 × 1 convolution, with activation and residual.
 
+use super::Precision;
 use super::panels::{Panels, Rows};
 use crate::act::Act;
 use crate::cpu::Shared;
@@ -13,16 +14,16 @@ impl PackedLinear {
     /// Packs a weight `[outputs, inputs]` and a bias `[outputs]`.
     ///
     /// # Panics
-    /// When the slices do not have these lengths.
-    pub fn new(weight: &[f32], bias: Option<&[f32]>, inputs: usize, outputs: usize) -> Self {
+    /// When the slices do not have these lengths, or `precision` is not available.
+    pub fn new(weight: &[f32], bias: Option<&[f32]>, inputs: usize, outputs: usize, precision: Precision) -> Self {
         assert_eq!(weight.len(), inputs * outputs, "a weight of {outputs} x {inputs}");
         assert!(bias.is_none_or(|b| b.len() == outputs), "a bias of {outputs}");
-        Self(Panels::new(inputs, outputs, bias, |k, column| weight[column * inputs + k]))
+        Self(Panels::new(inputs, outputs, bias, precision, |k, column| weight[column * inputs + k]))
     }
 
     /// Width of the input's rows.
     pub fn inputs(&self) -> usize {
-        self.0.format.depth
+        self.0.inputs()
     }
 
     /// Width of the output's rows.
@@ -35,7 +36,7 @@ impl PackedLinear {
     /// # Panics
     /// When the slices are shorter than that.
     pub fn run(&self, x: &[f32], rows: usize, act: Option<Act>, residual: Option<&[f32]>, out: &mut [f32]) {
-        let (inputs, outputs) = (self.0.format.depth, self.0.format.outputs);
+        let (inputs, outputs) = (self.inputs(), self.outputs());
         let (x, out) = (&x[..rows * inputs], &mut out[..rows * outputs]);
         let residual = residual.map(|r| &r[..rows * outputs]);
         let block = self.0.format.block();

@@ -8,6 +8,7 @@ mod conv;
 mod linear;
 pub(crate) mod panels;
 mod pieces;
+mod precision;
 
 pub use attention::attention;
 pub use conv::PackedConv;
@@ -16,6 +17,8 @@ pub use pieces::{
     act_in_place, adaptive_avg_pool, add, channels_first, embed_sum, layer_norm, max_pool, pool_rows_first,
     pool_rows_mean,
 };
+
+pub use precision::Precision;
 
 use crate::act::Act;
 

@@ -1,7 +1,9 @@
 //! y = act(x W + b + residual) with weights packed once into panels of up to 64 columns: the bias is where the sums start,
 //! and the rest is done while they are in registers.
 
+use super::precision::{self, Precision};
 use crate::act::{self, Act};
+use crate::cpu::with_scratch;
 use crate::lanes::{Lanes, lanes};
 use crate::simd::{LANES, Level, level};
 
@@ -38,6 +40,8 @@ pub(crate) struct Format {
     pub(crate) outputs: usize,
     /// Vectors of 16 columns in each panel.
     vectors: Vec<usize>,
+    /// What is multiplied; `depth` counts words of it.
+    precision: Precision,
 }
 
 /// The numbers of a weight matrix.
@@ -66,6 +70,8 @@ impl Matrix<'_> {
 #[derive(Debug, Clone)]
 pub(crate) struct Panels {
     pub(crate) format: Format,
+    /// Rows of the matrix: numbers, where the format counts words.
+    inputs: usize,
     weights: Vec<f32>,
     /// Filled up with zeros as the weights.
     bias: Vec<f32>,
@@ -209,48 +215,87 @@ unsafe fn rows<L: Lanes, const R: usize, const V: usize>(mut t: Tile, mut rows: 
     }
 }
 
-lanes! {
-    /// # Safety
-    /// As [`tile`], for all rows.
-    unsafe fn run(t: Tile, count: usize, vectors: usize) {
-        // As many rows as leave registers for the weights; AVX2 has half as many, half as wide.
-        // SAFETY: the caller's promise.
-        unsafe {
-            match vectors {
-                4 => rows::<L, 6, 4>(t, count),
-                3 => rows::<L, 8, 3>(t, count),
-                2 => rows::<L, 12, 2>(t, count),
-                _ => if size_of::<L>() == 64 && align_of::<L>() == 64 {
+/// As many rows as leave registers for the weights; AVX2 has half as many, half as wide.
+///
+/// # Safety
+/// As [`tile`], for all rows.
+#[inline(always)]
+unsafe fn any_rows<L: Lanes>(t: Tile, count: usize, vectors: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match vectors {
+            4 => rows::<L, 6, 4>(t, count),
+            3 => rows::<L, 8, 3>(t, count),
+            2 => rows::<L, 12, 2>(t, count),
+            _ => {
+                if size_of::<L>() == 64 && align_of::<L>() == 64 {
                     rows::<L, 16, 1>(t, count)
                 } else {
                     rows::<L, 6, 1>(t, count)
-                },
+                }
             }
         }
     }
 }
 
+lanes! {
+    /// # Safety
+    /// As [`tile`], for all rows.
+    unsafe fn run(t: Tile, count: usize, vectors: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { any_rows::<L>(t, count, vectors) }
+    }
+}
+
+/// [`run`] on pairs of bf16.
+///
+/// # Safety
+/// As [`tile`], for all rows; [`Precision::Bf16`] is available.
+#[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma"))]
+unsafe fn run_pairs(t: Tile, count: usize, vectors: usize) {
+    // SAFETY: the caller's promise.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        any_rows::<crate::lanes::Pairs>(t, count, vectors)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (t, count, vectors);
+}
+
 impl Panels {
-    /// Packs a matrix given by `weight(row, column)`.
+    /// Packs a matrix of `inputs` rows given by `weight(row, column)`.
+    ///
+    /// # Panics
+    /// When this processor has no instructions for `precision`.
     pub(crate) fn new(
-        depth: usize,
+        inputs: usize,
         outputs: usize,
         bias: Option<&[f32]>,
+        precision: Precision,
         weight: impl Fn(usize, usize) -> f32,
     ) -> Self {
-        let format = Format::new(depth, outputs);
+        assert!(precision.available(), "{} on this processor", precision.name());
+        let format = Format { depth: precision.words(inputs), precision, ..Format::new(inputs, outputs) };
         let mut weights = Vec::with_capacity(format.len());
         let mut first = 0;
+        let number = |k: usize, column: usize| if k < inputs && column < outputs { weight(k, column) } else { 0.0 };
+        let word = |k: usize, column: usize| match precision {
+            Precision::F32 => number(k, column),
+            Precision::Bf16 => precision::pair(number(2 * k, column), number(2 * k + 1, column)),
+        };
         for &count in &format.vectors {
-            for k in 0..depth {
-                weights.extend(
-                    (first..first + count * LANES).map(|column| if column < outputs { weight(k, column) } else { 0.0 }),
-                );
+            for k in 0..format.depth {
+                weights.extend((first..first + count * LANES).map(|column| word(k, column)));
             }
             first += count * LANES;
         }
         let bias = format.bias(bias);
-        Self { format, weights, bias }
+        Self { format, inputs, weights, bias }
+    }
+
+    /// Rows of the matrix.
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
     }
 
     /// [`Format::rows`] with these weights.
@@ -265,10 +310,17 @@ impl Panels {
         out: *mut f32,
         panels: std::ops::Range<usize>,
     ) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            self.format.rows(Matrix::Packed(&self.weights), Start::Bias(&self.bias), count, rows, act, out, panels)
-        };
+        let (matrix, start) = (Matrix::Packed(&self.weights), Start::Bias(&self.bias));
+        match self.format.precision {
+            // SAFETY: the caller's promise.
+            Precision::F32 => unsafe { self.format.rows(matrix, start, count, rows, act, out, panels) },
+            Precision::Bf16 => with_scratch(count * self.format.depth, |words| {
+                precision::pairs(rows.x, rows.x_stride, self.inputs, words);
+                let rows = Rows { x: words, x_stride: self.format.depth, ..rows };
+                // SAFETY: the caller's promise.
+                unsafe { self.format.rows(matrix, start, count, rows, act, out, panels) }
+            }),
+        }
     }
 }
 
@@ -278,7 +330,7 @@ impl Format {
         let most = if matches!(level(), Level::Portable) || crate::simd::instruction_set() == "avx2" { 1 } else { 4 };
         let panels = total.div_ceil(most);
         let vectors = (0..panels).map(|p| total / panels + usize::from(p < total % panels)).collect();
-        Self { depth, outputs, vectors }
+        Self { depth, outputs, vectors, precision: Precision::F32 }
     }
 
     /// Values of a packed matrix.
@@ -364,8 +416,12 @@ impl Format {
                     low: if last { low } else { f32::NEG_INFINITY },
                     high: if last { high } else { f32::INFINITY },
                 };
-                // SAFETY: x, panel, bias and residual were checked; `out` is the caller's promise.
-                unsafe { run(tile, count, vectors) };
+                match self.precision {
+                    // SAFETY: x, panel, bias and residual were checked; `out` is the caller's promise.
+                    Precision::F32 => unsafe { run(tile, count, vectors) },
+                    // SAFETY: as above; panels of pairs are made only where their instructions are.
+                    Precision::Bf16 => unsafe { run_pairs(tile, count, vectors) },
+                }
                 column += vectors * LANES;
             }
         }

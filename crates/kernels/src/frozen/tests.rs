@@ -27,7 +27,7 @@ fn linear_agrees_with_plain_loops() {
             })
             .collect();
         let residual = values(rows * outputs, 4, 1.0);
-        let packed = PackedLinear::new(&w, Some(&b), inputs, outputs);
+        let packed = PackedLinear::new(&w, Some(&b), inputs, outputs, Precision::F32);
         for act in ACTS {
             for residual in [None, Some(residual.as_slice())] {
                 let mut out = vec![f32::NAN; rows * outputs];
@@ -46,7 +46,7 @@ fn convolution_agrees_with_plain_loops() {
         let w = values(g.outputs * g.inputs / g.spec.groups * g.taps(), 2, range(&g));
         let (b, residual) = (values(g.outputs, 3, 1.0), values(g.pixels() * g.outputs, 4, 1.0));
         let plain = naive(&g, &x, &w, &b);
-        let packed = PackedConv::new(&w, Some(&b), g.inputs, g.outputs, g.kernel, &g.spec);
+        let packed = PackedConv::new(&w, Some(&b), g.inputs, g.outputs, g.kernel, &g.spec, Precision::F32);
         assert_eq!(packed.out_size(g.h, g.w), (g.oh, g.ow));
         for act in ACTS {
             for residual in [None, Some(residual.as_slice())] {
@@ -71,7 +71,7 @@ proptest! {
         prop_assume!(g.oh > 0 && g.ow > 0);
         let (x, weight, b) = (values(h * w * c, 1, 1.0), values(c * g.taps(), 2, 0.5), values(c, 3, 1.0));
         let mut out = vec![f32::NAN; g.pixels() * c];
-        PackedConv::new(&weight, Some(&b), c, c, kernel, &spec).run(&x, 1, h, w, None, None, &mut out, &mut Vec::new());
+        PackedConv::new(&weight, Some(&b), c, c, kernel, &spec, Precision::F32).run(&x, 1, h, w, None, None, &mut out, &mut Vec::new());
         close_values(&out, &naive(&g, &x, &weight, &b), 1e-5);
     }
 }
@@ -131,6 +131,55 @@ fn rows_of_samples() {
 
 #[test]
 fn no_rows_do_nothing() {
-    PackedLinear::new(&[1.0, 2.0], None, 2, 1).run(&[], 0, None, None, &mut []);
+    PackedLinear::new(&[1.0, 2.0], None, 2, 1, Precision::F32).run(&[], 0, None, None, &mut []);
     attention(&[], &[], &[], 4, &[], 1, 4, &mut [], &mut Vec::new());
+}
+
+/// Errors of products of rounded numbers, relative to the largest result.
+fn close_in_bf16(got: &[f32], want: &[f32]) {
+    let scale = want.iter().fold(0f32, |scale, y| scale.max(y.abs()));
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        assert!((got - want).abs() <= 1e-2 * scale, "element {i}: {got}, in f32 {want}");
+    }
+}
+
+#[test]
+fn bf16_is_close_to_f32_and_exact_on_small_integers() {
+    if !Precision::Bf16.available() {
+        return println!("skipped: this processor has no AVX-512 BF16");
+    }
+    for (rows, inputs, outputs) in [(1, 1, 1), (7, 5, 16), (50, 33, 100), (13, 1100, 40), (3, 384, 1536), (200, 64, 67)]
+    {
+        let (x, w, b) = (values(rows * inputs, 1, 1.0), values(inputs * outputs, 2, 0.5), values(outputs, 3, 1.0));
+        let residual = values(rows * outputs, 4, 1.0);
+        let run = |[x, w, b]: [&[f32]; 3], precision| {
+            let mut out = vec![f32::NAN; rows * outputs];
+            let packed = PackedLinear::new(w, Some(b), inputs, outputs, precision);
+            packed.run(x, rows, Some(Act::Gelu), Some(&residual), &mut out);
+            out
+        };
+        close_in_bf16(&run([&x, &w, &b], Precision::Bf16), &run([&x, &w, &b], Precision::F32));
+        // Products and sums of these are exact in both.
+        let whole = |x: &[f32]| x.iter().map(|x| (x * 8.0).round()).collect::<Vec<_>>();
+        let (x, w, b) = (whole(&x), whole(&w), whole(&b));
+        close_values(&run([&x, &w, &b], Precision::Bf16), &run([&x, &w, &b], Precision::F32), 1e-6);
+    }
+}
+
+#[test]
+fn convolutions_in_bf16_are_close_to_f32() {
+    if !Precision::Bf16.available() {
+        return println!("skipped: this processor has no AVX-512 BF16");
+    }
+    for g in cases() {
+        let x = values(g.b * g.h * g.w * g.inputs, 1, 1.0);
+        let w = values(g.outputs * g.inputs / g.spec.groups * g.taps(), 2, range(&g));
+        let run = |precision| {
+            let mut out = vec![f32::NAN; g.pixels() * g.outputs];
+            let conv = PackedConv::new(&w, None, g.inputs, g.outputs, g.kernel, &g.spec, precision);
+            conv.run(&x, g.b, g.h, g.w, Some(Act::Relu), None, &mut out, &mut Vec::new());
+            out
+        };
+        close_in_bf16(&run(Precision::Bf16), &run(Precision::F32));
+    }
 }

@@ -1,7 +1,7 @@
 //! Layers to fused steps: batch normalization folded into the convolution before it, activations drawn into the
 //! operation before them, linear layers with one input joined.
 
-use topwork_kernels::frozen as k;
+use topwork_kernels::frozen::{self as k, Precision};
 use topwork_kernels::{Act, ConvSpec};
 
 use super::step::Step;
@@ -10,6 +10,7 @@ use crate::{Error, Result};
 
 pub(super) struct Compiler<'a> {
     pub(super) params: &'a Params,
+    pub(super) precision: Precision,
 }
 
 impl Compiler<'_> {
@@ -47,7 +48,8 @@ impl Compiler<'_> {
                     let (scale, shift) = self.scale_shift(norm)?;
                     let window = Window::square(1, 1);
                     let spec = ConvSpec { stride: [1; 2], pads: [0; 4], dilation: [1; 2], groups: norm.width };
-                    let conv = k::PackedConv::new(&scale, Some(&shift), norm.width, norm.width, [1; 2], &spec);
+                    let conv =
+                        k::PackedConv::new(&scale, Some(&shift), norm.width, norm.width, [1; 2], &spec, self.precision);
                     Step::Conv { conv, window, act: following_act(&mut rest) }
                 }
                 Layer::LayerNorm(norm) => Step::LayerNorm {
@@ -109,7 +111,8 @@ impl Compiler<'_> {
         }
         let spec =
             ConvSpec { stride: conv.window.stride, pads: [0; 4], dilation: conv.window.dilation, groups: conv.groups };
-        let packed = k::PackedConv::new(&weight, bias.as_deref(), conv.inputs, conv.outputs, conv.window.kernel, &spec);
+        let (kernel, bias) = (conv.window.kernel, bias.as_deref());
+        let packed = k::PackedConv::new(&weight, bias, conv.inputs, conv.outputs, kernel, &spec, self.precision);
         Ok(Step::Conv { conv: packed, window: conv.window, act })
     }
 
@@ -124,7 +127,7 @@ impl Compiler<'_> {
         if weight.len() != bias.len() * inputs {
             return Err(Error::Tensor(candle_core::Error::Msg(format!("{} has another shape", parts[0].name))));
         }
-        Ok(k::PackedLinear::new(&weight, Some(&bias), inputs, bias.len()))
+        Ok(k::PackedLinear::new(&weight, Some(&bias), inputs, bias.len(), self.precision))
     }
 }
 

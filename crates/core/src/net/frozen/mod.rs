@@ -18,6 +18,7 @@ use self::step::{Buffers, Flow, Step};
 use super::forward::{self, Mode, Pass};
 use super::{Index, Layer, Params, Stage};
 use crate::data::{Activation, Rows};
+use crate::device::Place;
 use crate::{Error, Result};
 
 /// Consecutive stages, ready to run. On a device without kernels of ours it runs the layers one by one.
@@ -29,17 +30,17 @@ enum Kind {
 }
 
 impl Frozen {
-    /// Compiles `stages`, which follow each other.
+    /// Compiles `stages`, which follow each other, for one place.
     ///
     /// # Errors
     /// When a parameter is missing or of another shape.
-    pub fn compile(stages: &[&Stage], params: &Params, device: &Device) -> Result<Self> {
-        if !device.is_cpu() {
+    pub fn compile(stages: &[&Stage], params: &Params, place: &Place) -> Result<Self> {
+        if !place.is_cpu() {
             let stages = stages.iter().map(|&stage| stage.clone()).collect();
             return Ok(Self(Kind::Layers(stages, Params::new(params.snapshot()))));
         }
         let layers: Vec<Layer> = stages.iter().flat_map(|stage| stage.layers.clone()).collect();
-        Ok(Self(Kind::Compiled(Compiler { params }.sequence(&layers)?)))
+        Ok(Self(Kind::Compiled(Compiler { params, precision: place.precision }.sequence(&layers)?)))
     }
 
     /// Runs a batch.
