@@ -30,5 +30,6 @@ pub mod summary;
 #[doc(hidden)]
 pub mod testing;
 pub mod train;
+pub mod transferability;
 
 pub use error::{Error, Result};
