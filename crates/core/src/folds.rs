@@ -202,13 +202,17 @@ pub(crate) fn arrange(
     })
 }
 
+/// Whether a phase ends at its best epoch.
+fn watches(plan: &Plan) -> bool {
+    plan.phases.iter().any(|phase| matches!(phase, Phase::Train(train) if train.patience.is_some()))
+}
+
 /// Looks whether the final model can follow `plan` with nothing to be judged by.
 ///
 /// # Errors
 /// When a phase is to end at its best epoch.
 pub(crate) fn check(plan: &Plan) -> Result<()> {
-    let watches = |phase: &Phase| matches!(phase, Phase::Train(train) if train.patience.is_some());
-    if plan.phases.iter().any(watches) {
+    if watches(plan) {
         return Err(Error::input(
             "--patience",
             "the final model learns from every sample, so none is left to find its best epoch by",
@@ -250,6 +254,9 @@ pub(crate) fn cross_validate<D: Domain>(
     observer: &dyn Observer,
 ) -> Result<Folds> {
     let parts = stratified(&targets(all), classes, count, Seed(fit.seed.unwrap_or(0)))?;
+    if fit.plan.as_ref().is_some_and(watches) {
+        observer.message("warning: each fold finds its best epoch by the samples that it is judged by, which flatters");
+    }
     let mut rows: Vec<(usize, usize, Vec<f32>)> = Vec::new();
     let mut each = Vec::new();
     for (number, part) in (1..).zip(&parts) {
@@ -319,11 +326,17 @@ struct Within<'a> {
 }
 
 impl Observer for Within<'_> {
+    /// The same for every fold and for the final model: only what is wrong with one is worth a line.
     fn message(&self, text: &str) {
-        self.observer.message(&format!("fold {}: {text}", self.fold.number));
+        if text.starts_with("warning") {
+            self.observer.message(&format!("fold {}: {text}", self.fold.number));
+        }
     }
     fn progress(&self, part: &str, done: usize, total: usize) {
         self.observer.progress(&format!("fold {} {part}", self.fold.number), done, total);
+    }
+    fn step(&self, rate: f64, loss: f64) {
+        self.observer.step(rate, loss);
     }
     fn stop(&self) -> bool {
         self.observer.stop()

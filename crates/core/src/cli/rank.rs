@@ -39,7 +39,8 @@ fn table<D: Domain>(ranking: &Ranking) -> Result<()> {
         print_line(&format!("{:<wide$} {values} {features:>10.2} {scores:>9.2}", ranked.model))?;
     }
     for failed in &ranking.failed {
-        print_line(&format!("{:<wide$} cannot be opened: {}", failed.model, failed.error.replace("\n ", ";")))?;
+        let reason: Vec<&str> = failed.error.lines().map(str::trim).collect();
+        print_line(&format!("{:<wide$} cannot be opened: {}", failed.model, reason.join(" ")))?;
     }
     let Some(first) = ranking.models.first() else { return Ok(()) };
     print_line(&format!(

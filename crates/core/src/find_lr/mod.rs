@@ -43,7 +43,7 @@ pub struct Point {
     pub rate: f64,
     /// Loss of its batch, before the step.
     pub loss: f64,
-    /// Mean loss of the steps around it.
+    /// Mean loss of the steps around it, a tenth of all to either side.
     pub smoothed: f64,
 }
 
@@ -235,31 +235,46 @@ impl Observer for Recorder<'_> {
     }
 }
 
-/// Steps to either side that a smoothed loss takes in.
-fn reach(steps: usize) -> usize {
-    (steps / 20).max(1)
+/// Steps around one that are weighed with it: single batches are noisy, and a fall that shows in them alone is none.
+struct Around {
+    /// Index and weight: the nearer, the heavier.
+    steps: Vec<(usize, f64)>,
 }
 
-/// The steps with the mean of those around each, the nearer the heavier.
+impl Around {
+    fn new(i: usize, count: usize) -> Self {
+        let reach = reach(count);
+        let near = i.saturating_sub(reach)..(i + reach + 1).min(count);
+        Self { steps: near.map(|j| (j, (reach + 1 - i.abs_diff(j)) as f64)).collect() }
+    }
+
+    fn mean(&self, value: impl Fn(usize) -> f64) -> f64 {
+        let weights: f64 = self.steps.iter().map(|(_, weight)| weight).sum();
+        self.steps.iter().map(|&(j, weight)| weight * value(j)).sum::<f64>() / weights
+    }
+
+    /// Slope of the line through (x, y) with the smallest weighted squares.
+    fn slope(&self, x: impl Fn(usize) -> f64, y: impl Fn(usize) -> f64) -> f64 {
+        let (middle, level) = (self.mean(&x), self.mean(&y));
+        self.mean(|j| (x(j) - middle) * (y(j) - level)) / self.mean(|j| (x(j) - middle).powi(2))
+    }
+}
+
+/// A tenth of the steps to either side.
+fn reach(count: usize) -> usize {
+    (count / 10).max(1)
+}
+
+/// The steps with the mean of those around each.
 fn smoothed(steps: &[(f64, f64)]) -> Vec<Point> {
-    let reach = reach(steps.len());
-    let around = |i: usize| {
-        let near = i.saturating_sub(reach)..(i + reach + 1).min(steps.len());
-        let weight = |j: usize| (reach + 1 - i.abs_diff(j)) as f64;
-        let sum: f64 = near.clone().map(|j| weight(j) * steps[j].1).sum();
-        sum / near.map(weight).sum::<f64>()
-    };
-    steps.iter().enumerate().map(|(i, &(rate, loss))| Point { rate, loss, smoothed: around(i) }).collect()
+    let mean = |i: usize| Around::new(i, steps.len()).mean(|j| steps[j].1);
+    steps.iter().enumerate().map(|(i, &(rate, loss))| Point { rate, loss, smoothed: mean(i) }).collect()
 }
 
 fn suggest(points: &[Point]) -> Option<Suggestion> {
     let lowest = (0..points.len()).min_by(|&a, &b| points[a].smoothed.total_cmp(&points[b].smoothed))?;
-    let reach = reach(points.len());
-    let slope = |i: usize| {
-        let (before, after) = (&points[i.saturating_sub(reach)], &points[(i + reach).min(points.len() - 1)]);
-        (after.smoothed - before.smoothed) / (after.rate / before.rate).ln()
-    };
-    let steepest = (reach..lowest).min_by(|&a, &b| slope(a).total_cmp(&slope(b)))?;
+    let slope = |i: usize| Around::new(i, points.len()).slope(|j| points[j].rate.ln(), |j| points[j].loss);
+    let steepest = (reach(points.len())..lowest).min_by(|&a, &b| slope(a).total_cmp(&slope(b)))?;
     let minimum = points[lowest].rate;
     (slope(steepest) < 0.0).then(|| Suggestion {
         steepest: points[steepest].rate,

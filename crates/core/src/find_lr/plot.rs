@@ -137,7 +137,7 @@ impl RangeTest {
                     svg,
                     "<line x1=\"{place:.1}\" y1=\"{TOP}\" x2=\"{place:.1}\" y2=\"{floor}\" stroke=\"{colour}\" \
                      stroke-dasharray=\"4 3\"/><text x=\"{text:.1}\" y=\"{at}\" fill=\"{colour}\" \
-                     text-anchor=\"{anchor}\">{name}: {rate:.1e}</text>"
+                     text-anchor=\"{anchor}\" paint-order=\"stroke\" stroke=\"white\" stroke-width=\"4\">{name}: {rate:.1e}</text>"
                 );
             }
         }
