@@ -185,7 +185,7 @@ impl<D: Domain> Classifier<D> {
 }
 
 /// The softmax of one row of logits.
-fn probabilities(logits: &[f32]) -> Vec<f32> {
+pub(crate) fn probabilities(logits: &[f32]) -> Vec<f32> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let powers: Vec<f32> = logits.iter().map(|x| (x - largest).exp()).collect();
     let sum: f32 = powers.iter().sum();

@@ -111,6 +111,8 @@ pub struct Splits {
     pub train: Arc<dyn Dataset>,
     /// What decides early stopping and is reported.
     pub validation: Arc<dyn Dataset>,
+    /// Whether `validation` was held out of the samples to learn from, the data coming without such a part.
+    pub held_out: bool,
 }
 
 /// How many samples to keep.

@@ -1,11 +1,9 @@
 //! A backbone in use: any model folder or pre-trained model, photos or sentences to vectors.
 
-use std::path::Path;
-
 use candle_core::Device;
 
 use crate::Result;
-use crate::classifier::{BATCH, model_folder};
+use crate::classifier::BATCH;
 use crate::data::{Activation, Sample};
 use crate::device::Place;
 use crate::domain::{Domain, Opened};
@@ -30,13 +28,7 @@ impl<D: Domain> Embedder<D> {
     /// # Errors
     /// When there is no such model, no source has it, or the device is out of memory.
     pub fn load(model: &str, offline: bool, place: Place, observer: &dyn Observer) -> Result<Self> {
-        let folder = Path::new(model);
-        let opened = if folder.is_dir() {
-            D::open(&model_folder(folder)?, None)?
-        } else {
-            fit::open_model::<D>(model, offline, observer)?
-        };
-        Self::new(opened, place, model)
+        Self::new(fit::open_any::<D>(model, offline, observer)?, place, model)
     }
 
     /// The backbone of a model that is open already; `subject` is what to call it in errors.

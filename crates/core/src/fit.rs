@@ -8,13 +8,15 @@ use std::time::Instant;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Extractor, boundary_key};
+use crate::classifier::model_folder;
 use crate::data::{Budget, Dataset, Splits, Subset, choose};
 use crate::device::Place;
 use crate::domain::{Domain, Opened};
+use crate::folds::{self, Fold};
 use crate::loader::Strictness;
 use crate::model::{self, Head, LoadReport};
-use crate::net::{Network, Params};
+use crate::net::{Network, Params, Stage};
 use crate::observe::Observer;
 use crate::plan::{Plan, Start};
 use crate::report;
@@ -54,6 +56,10 @@ pub struct Fit<D: Domain> {
     /// Train on this many samples of each class
     #[arg(long, value_name = "N")]
     pub per_class: Option<usize>,
+    /// Judge by stratified cross-validation: this many models, each predicting the part that it did not learn from, then
+    /// one that learns from everything
+    #[arg(long, value_name = "K")]
+    pub folds: Option<usize>,
     /// Replace an earlier run at --out
     #[arg(long)]
     pub force: bool,
@@ -78,6 +84,9 @@ pub struct Fit<D: Domain> {
     /// Never touch the network (set by --offline)
     #[arg(skip)]
     pub offline: bool,
+    /// In the `run.toml` of a fold: which one of a cross-validation it is.
+    #[arg(skip)]
+    pub fold: Option<Fold>,
     /// How to train.
     #[command(flatten, next_help_heading = "Training")]
     pub options: Options,
@@ -105,7 +114,7 @@ pub struct Prepared<D: Domain> {
     pub pipeline: D::Pipeline,
     /// The data, budget applied.
     pub splits: Splits,
-    device: Place,
+    pub(crate) device: Place,
 }
 
 impl<D: Domain> Fit<D> {
@@ -154,13 +163,13 @@ impl<D: Domain> Fit<D> {
         let device = Place::parse(self.device.as_deref(), self.precision.as_deref())?;
         let strategy = find_strategy(self.strategy.as_deref().unwrap_or("feature-extraction"))?;
         let seed = Seed(self.seed.unwrap_or(0));
-        let budget = self.budget()?;
+        let budget = budget(self.limit, self.per_class)?;
         let name = self.model.as_deref().unwrap_or(D::DEFAULT_MODEL);
         // A strategy that starts from random weights needs the description alone.
         let mut opened = describe::<D>(name, self.offline, observer)?;
         opened = D::configure(opened, &self.data)?;
-        let mut splits = D::splits(&self.data, &opened.pipeline, None, seed)?;
-        splits.train = within(splits.train, &splits.classes, budget, seed)?;
+        let splits = D::splits(&self.data, &opened.pipeline, None, seed)?;
+        let splits = folds::arrange(splits, self.folds, self.fold, budget, seed)?;
         let network = opened.network.with_classes(splits.classes.len());
         let task = Task { classes: splits.classes.len(), samples: splits.train.len() };
         let settings = Settings { options: self.options.clone(), defaults: D::defaults() };
@@ -168,6 +177,9 @@ impl<D: Domain> Fit<D> {
             Some(plan) => plan.clone(),
             None => strategy.plan(&network, &task, &settings),
         };
+        if splits.validation.is_empty() {
+            folds::check(&plan)?;
+        }
         let (params, report) = match plan.start {
             Start::Pretrained => {
                 if opened.weights.is_empty() {
@@ -186,31 +198,12 @@ impl<D: Domain> Fit<D> {
         Ok(Prepared { network, params, report, plan, unused, pipeline: opened.pipeline, splits, device })
     }
 
-    fn budget(&self) -> Result<Budget> {
-        let none = |flag| Err(Error::input(format!("{flag} 0"), "there is nothing to learn from", "use 1 or more"));
-        match (self.limit, self.per_class) {
-            (Some(_), Some(_)) => Err(Error::input("--limit", "it excludes --per-class", "give one of the two")),
-            (Some(0), _) => none("--limit"),
-            (_, Some(0)) => none("--per-class"),
-            (Some(n), _) => Ok(Budget::Total(n)),
-            (_, Some(n)) => Ok(Budget::PerClass(n)),
-            _ => Ok(Budget::All),
-        }
-    }
-
     /// Looks for numbers that make no sense.
     fn check(&self) -> Result<()> {
         if self.checkpoint_every == Some(0) {
             return Err(Error::input("--checkpoint-every 0", "it must be at least 1", "choose a larger number"));
         }
-        match self.cache_limit.filter(|gb| !(gb.is_finite() && *gb >= 0.0)) {
-            Some(gb) => Err(Error::input(
-                format!("--cache-limit {gb}"),
-                "it is no amount of disk space",
-                "give gigabytes, or 0 to keep nothing",
-            )),
-            None => Ok(()),
-        }
+        cache(self.cache_limit).map(drop)
     }
 
     /// Does the job: trains, and leaves a complete run directory at `out`.
@@ -256,6 +249,15 @@ impl<D: Domain> Fit<D> {
         toml::from_str(&text).map_err(|e| Error::input(path.display(), e.to_string().trim_end(), remedy))
     }
 
+    /// Brings the run at `out` to its end from wherever it is: not begun, interrupted or finished.
+    pub(crate) fn complete(&self, observer: &dyn Observer) -> Result<()> {
+        let out = self.out.clone().unwrap_or_default();
+        if out.join(REPORT).is_file() {
+            return Ok(());
+        }
+        self.execute(observer, out.join("run.toml").is_file()).map(drop)
+    }
+
     /// Does the job as [`Fit::run`], or goes on with it at the same `out`.
     pub(crate) fn go_on(&self, observer: &dyn Observer) -> Result<Finished> {
         self.execute(observer, true)
@@ -283,12 +285,25 @@ impl<D: Domain> Fit<D> {
         };
         let text = toml::to_string(&resolved).map_err(|e| Error::input("run.toml", e, "report this as a defect"))?;
         run.write("run.toml", &text)?;
-        let cache = match self.cache_limit {
-            Some(0.0) => Cache::none(),
-            limit => Cache::at(source::cache_dir().join("features"), (limit.unwrap_or(CACHE_GB) * 1e9) as u64),
-        };
+        let cache = cache(self.cache_limit)?;
         let preparation = started.elapsed().as_secs_f64();
         let classes = prepared.splits.classes;
+        let folded = Instant::now();
+        let folds = match self.folds {
+            Some(count) => {
+                let all = &*prepared.splits.train;
+                Some(folds::cross_validate(&resolved, count, all, &classes, &run, observer)?)
+            }
+            None => None,
+        };
+        let folded = folded.elapsed().as_secs_f64();
+        let fingerprint = D::fingerprint(&prepared.pipeline);
+        let stages: Vec<&Stage> = prepared.network.stages.iter().collect();
+        let key = |params: &Params| boundary_key(&stages, params, &fingerprint, prepared.device.precision);
+        let start = self.fold.map(|_| key(&prepared.params)).transpose()?;
+        let validation = prepared.splits.validation.clone();
+        let strictness = Strictness { strict: self.strict, ..Strictness::default() };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let outcome = train::execute(Job {
             network: &prepared.network,
             plan: &prepared.plan,
@@ -296,20 +311,34 @@ impl<D: Domain> Fit<D> {
             classes: &classes,
             train: prepared.splits.train,
             validation: prepared.splits.validation,
-            fingerprint: &D::fingerprint(&prepared.pipeline),
+            fingerprint: &fingerprint,
             seed: Seed(self.seed.unwrap_or(0)),
             device: &prepared.device,
             run: &run,
             cache: &cache,
             checkpoint_every: self.checkpoint_every,
             recompute: self.recompute,
-            strictness: Strictness { strict: self.strict, ..Strictness::default() },
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            strictness,
+            threads,
             resume,
             observer,
         })?;
         for (name, reason) in &outcome.skipped {
             observer.message(&format!("left out: {name}: {reason}"));
+        }
+        if let Some(start) = start {
+            // A backbone that is as it was has its features kept already; those of another are of no use to anyone else.
+            let same = key(&outcome.params)? == start;
+            let extractor = Extractor {
+                cache: if same { &cache } else { &Cache::none() },
+                stages: &stages,
+                params: &outcome.params,
+                fingerprint: &fingerprint,
+                device: &prepared.device,
+                threads,
+                observer,
+            };
+            folds::judge(&extractor, &prepared.network, &validation, strictness, &run)?;
         }
         let model = Opened {
             network: prepared.network,
@@ -318,7 +347,11 @@ impl<D: Domain> Fit<D> {
             classes: Some(classes),
         };
         run.install_model(|folder| D::save(folder, &model))?;
-        let summary = Summary::new(&outcome, preparation, started.elapsed().as_secs_f64());
+        let mut summary = Summary::new(&outcome, preparation, started.elapsed().as_secs_f64());
+        if let Some(folds) = folds {
+            summary = summary.with_folds(folds);
+            summary.seconds.insert("folds".into(), folded);
+        }
         run.write_json("summary.json", &summary)?;
         run.write(REPORT, &report::page(D::BINARY, &resolved_title(&resolved), &prepared.plan, &outcome, &summary))?;
         run.keep();
@@ -347,7 +380,39 @@ fn find_strategy(name: &str) -> Result<&'static dyn Strategy> {
     })
 }
 
-fn within(data: Arc<dyn Dataset>, classes: &[String], budget: Budget, seed: Seed) -> Result<Arc<dyn Dataset>> {
+/// How many training samples `--limit` and `--per-class` allow.
+pub(crate) fn budget(limit: Option<usize>, per_class: Option<usize>) -> Result<Budget> {
+    let none = |flag| Err(Error::input(format!("{flag} 0"), "there is nothing to learn from", "use 1 or more"));
+    match (limit, per_class) {
+        (Some(_), Some(_)) => Err(Error::input("--limit", "it excludes --per-class", "give one of the two")),
+        (Some(0), _) => none("--limit"),
+        (_, Some(0)) => none("--per-class"),
+        (Some(n), _) => Ok(Budget::Total(n)),
+        (_, Some(n)) => Ok(Budget::PerClass(n)),
+        _ => Ok(Budget::All),
+    }
+}
+
+/// The cache of kept features that `--cache-limit` allows.
+pub(crate) fn cache(limit: Option<f64>) -> Result<Cache> {
+    match limit {
+        Some(0.0) => Ok(Cache::none()),
+        Some(gb) if !(gb.is_finite() && gb > 0.0) => Err(Error::input(
+            format!("--cache-limit {gb}"),
+            "it is no amount of disk space",
+            "give gigabytes, or 0 to keep nothing",
+        )),
+        limit => Ok(Cache::at(source::cache_dir().join("features"), (limit.unwrap_or(CACHE_GB) * 1e9) as u64)),
+    }
+}
+
+/// The samples of `data` that a budget allows.
+pub(crate) fn within(
+    data: Arc<dyn Dataset>,
+    classes: &[String],
+    budget: Budget,
+    seed: Seed,
+) -> Result<Arc<dyn Dataset>> {
     if budget == Budget::All {
         return Ok(data);
     }
@@ -377,6 +442,15 @@ pub fn open_model<D: Domain>(name: &str, offline: bool, observer: &dyn Observer)
         Reference::Card(card) => D::open(&fetch::<D>(name, offline, observer)?, Some(card)),
         Reference::Hub { .. } => D::open(&fetch::<D>(name, offline, observer)?, None),
     }
+}
+
+/// A model that is at hand (a run directory, a model folder) or as [`open_model`].
+///
+/// # Errors
+/// As there; and when a run has no finished model.
+pub fn open_any<D: Domain>(name: &str, offline: bool, observer: &dyn Observer) -> Result<Opened<D::Pipeline>> {
+    let folder = Path::new(name);
+    if folder.is_dir() { D::open(&model_folder(folder)?, None) } else { open_model::<D>(name, offline, observer) }
 }
 
 /// Understands the model called `name` without its weights, where its card says enough; else as [`open_model`].

@@ -14,13 +14,16 @@ pub mod domain;
 pub mod embedder;
 mod error;
 pub mod files;
+pub mod find_lr;
 pub mod fit;
+pub mod folds;
 pub mod loader;
 pub mod metrics;
 pub mod model;
 pub mod net;
 pub mod observe;
 pub mod plan;
+pub mod rank;
 pub mod report;
 pub mod run;
 pub mod seed;
@@ -30,5 +33,6 @@ pub mod summary;
 #[doc(hidden)]
 pub mod testing;
 pub mod train;
+pub mod transferability;
 
 pub use error::{Error, Result};

@@ -11,6 +11,8 @@ pub trait Observer: Sync {
     fn message(&self, _text: &str) {}
     /// `done` of `total` units of `part` (`extract train`, `train`, `validate`) are complete.
     fn progress(&self, _part: &str, _done: usize, _total: usize) {}
+    /// A step at a learning rate, and the loss of its batch before it; NaN where the loss or its gradient is no number.
+    fn step(&self, _rate: f64, _loss: f64) {}
     /// Asked after every step; true ends the run there, as if it had been killed.
     fn stop(&self) -> bool {
         false

@@ -165,6 +165,12 @@ pub enum Decay {
     Linear,
     /// Along half a cosine (Loshchilov & Hutter 2017).
     Cosine,
+    /// Upwards to the peak, exponentially, through so many powers of ten: the range test (Smith 2017).
+    #[value(skip)]
+    Rising {
+        /// Between the first step and the last.
+        decades: u32,
+    },
 }
 
 /// The loss: cross-entropy.
@@ -304,6 +310,7 @@ impl fmt::Display for Schedule {
             Decay::Constant => "constant",
             Decay::Linear => "falling linearly",
             Decay::Cosine => "falling along a cosine",
+            Decay::Rising { decades } => return write!(f, "rising exponentially through {decades} powers of ten"),
         };
         write!(f, "warmed up over {:.0} % of the steps, then {decay}", 100.0 * self.warmup)
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::folds::{Folds, Spread};
 use crate::metrics::Metrics;
 use crate::plan::Plan;
 use crate::summary::Summary;
@@ -33,8 +34,9 @@ pub fn escape(text: &str) -> String {
 /// The page of a run of `program` called `title`.
 pub fn page(program: &str, title: &str, plan: &Plan, outcome: &Outcome, summary: &Summary) -> String {
     let title = escape(&format!("{program}: {title}"));
-    let metrics = &outcome.metrics;
+    let metrics = &summary.metrics;
     let sections = [
+        ("Folds", summary.folds.as_ref().map_or(String::new(), folds)),
         ("Plan", format!("<pre>{}</pre>", escape(&plan.to_string()))),
         ("Course", curves(&outcome.history)),
         ("Classes", classes(metrics)),
@@ -44,9 +46,15 @@ pub fn page(program: &str, title: &str, plan: &Plan, outcome: &Outcome, summary:
         ("Environment", environment()),
     ];
     let mut body = format!(
-        "<h1>{title}</h1><p>accuracy <b>{:.4}</b>, macro-F1 {:.4}, loss {:.4} on {} validation samples; {} of {} \
+        "<h1>{title}</h1><p>accuracy <b>{:.4}</b>, macro-F1 {:.4}, loss {:.4} on {} {} samples; {} of {} \
          parameters trained</p>",
-        metrics.accuracy, metrics.macro_f1, metrics.loss, metrics.samples, outcome.trained, outcome.parameters
+        metrics.accuracy,
+        metrics.macro_f1,
+        metrics.loss,
+        metrics.samples,
+        summary.judged_on,
+        outcome.trained,
+        outcome.parameters
     );
     for (heading, content) in sections.iter().filter(|(_, content)| !content.is_empty()) {
         body += &format!("<h2>{heading}</h2>{content}");
@@ -112,6 +120,27 @@ fn table(header: &[String], rows: &[Vec<String>]) -> String {
     };
     let rows: String = rows.iter().map(|row| line(row, "td")).collect();
     format!("<table>{}{rows}</table>", line(header, "th"))
+}
+
+/// The scores of each fold, and what they come to.
+fn folds(folds: &Folds) -> String {
+    let header = ["fold", "accuracy", "macro-F1", "loss", "samples"].map(String::from);
+    let row = |name: String, m: &Metrics| {
+        vec![
+            name,
+            format!("{:.4}", m.accuracy),
+            format!("{:.4}", m.macro_f1),
+            format!("{:.4}", m.loss),
+            m.samples.to_string(),
+        ]
+    };
+    let mut rows: Vec<Vec<String>> = (1..).zip(&folds.each).map(|(i, m)| row(i.to_string(), m)).collect();
+    let spread = |s: Spread| format!("{:.4} ± {:.4}", s.mean, s.deviation);
+    let Folds { accuracy, macro_f1, loss, together, .. } = folds;
+    let summed = ["mean ± deviation".into(), spread(*accuracy), spread(*macro_f1), spread(*loss), String::new()];
+    rows.push(summed.to_vec());
+    rows.push(row("all predictions together".into(), together));
+    table(&header, &rows)
 }
 
 fn classes(metrics: &Metrics) -> String {

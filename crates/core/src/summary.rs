@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::folds::Folds;
 use crate::metrics::Metrics;
 use crate::observe::Part;
 use crate::run::peak_memory;
@@ -13,9 +14,15 @@ use crate::train::Outcome;
 /// What came of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
-    /// Metrics of the validation samples, by their names.
+    /// Metrics of the validation samples, by their names; where a cross-validation left none, those of all out-of-fold
+    /// predictions.
     #[serde(flatten)]
     pub metrics: Metrics,
+    /// Which samples `metrics` are of: `validation` or `out-of-fold`.
+    pub judged_on: &'static str,
+    /// What a cross-validation found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folds: Option<Folds>,
     /// Seconds of each part; `prepare` is reading the model and finding the data, `total` everything.
     pub seconds: BTreeMap<String, f64>,
     /// Samples a second of each part that handles samples.
@@ -33,6 +40,16 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// With what a cross-validation found, whose predictions are judged where there is nothing else to judge.
+    pub fn with_folds(mut self, folds: Folds) -> Self {
+        if self.metrics.samples == 0 {
+            self.metrics = folds.together.clone();
+            self.judged_on = "out-of-fold";
+        }
+        self.folds = Some(folds);
+        self
+    }
+
     /// Sums up an outcome; `preparation` and `total` are wall-clock seconds.
     pub fn new(outcome: &Outcome, preparation: f64, total: f64) -> Self {
         let parts = &outcome.timings.parts;
@@ -43,6 +60,8 @@ impl Summary {
         let rate = |part: &Part| part.items as f64 / part.seconds.max(1e-9);
         Self {
             metrics: outcome.metrics.clone(),
+            judged_on: "validation",
+            folds: None,
             seconds,
             items_per_second: parts.iter().filter(|(_, p)| p.items > 0).map(|(n, p)| (n.clone(), rate(p))).collect(),
             peak_memory: peak_memory(),
@@ -57,10 +76,13 @@ impl Summary {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let m = &self.metrics;
+        if let Some(folds) = &self.folds {
+            writeln!(f, "{folds}")?;
+        }
         writeln!(
             f,
-            "accuracy {:.4}, macro-F1 {:.4}, loss {:.4} on {} validation samples",
-            m.accuracy, m.macro_f1, m.loss, m.samples
+            "accuracy {:.4}, macro-F1 {:.4}, loss {:.4} on {} {} samples",
+            m.accuracy, m.macro_f1, m.loss, m.samples, self.judged_on
         )?;
         let parts: Vec<String> = self
             .seconds

@@ -300,6 +300,7 @@ pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, classes: Option<&[Str
         data.label(&labels, &classes)?;
         Ok(Some(Arc::new(data)))
     };
+    let held_out = validation.is_none();
     let (train, validation) = match (labelled(train)?, labelled(validation)?) {
         (Some(train), Some(validation)) => (train, validation),
         (Some(all), None) => {
@@ -315,7 +316,7 @@ pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, classes: Option<&[Str
         (None, Some(only)) => (Arc::new(Subset::new(only.clone(), vec![])) as Arc<dyn Dataset>, only),
         (None, None) => return Err(missing("--validation", "there is nothing to evaluate on")),
     };
-    Ok(Splits { classes, train, validation })
+    Ok(Splits { classes, train, validation, held_out })
 }
 
 fn missing(flag: &str, reason: &str) -> Error {

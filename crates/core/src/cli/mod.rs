@@ -5,8 +5,10 @@
 mod console;
 mod embed;
 mod evaluate;
+mod find_lr;
 mod models;
 mod predict;
+mod rank;
 mod train;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -65,6 +67,10 @@ enum Verb<D: Domain> {
     Predict(predict::PredictArgs<D>),
     /// Print the features a model computes, as vectors
     Embed(embed::EmbedArgs<D>),
+    /// Compare pre-trained models by what their features are worth for your labelled data, without training
+    Rank(Box<rank::RankArgs<D>>),
+    /// Show at which learning rates a strategy's loss falls on your data, in a few steps (the range test)
+    FindLr(Box<find_lr::FindLrArgs<D>>),
     /// List, show or fetch pre-trained models
     Models(models::ModelsArgs),
 }
@@ -103,6 +109,8 @@ fn run<D: Domain>(cli: Cli<D>) -> Result<()> {
         Verb::Evaluate(args) => evaluate::run(args, &common),
         Verb::Predict(args) => predict::run(args, &common),
         Verb::Embed(args) => embed::run(args, &common),
+        Verb::Rank(args) => rank::run(*args, &common),
+        Verb::FindLr(args) => find_lr::run(*args, &common),
         Verb::Models(args) => models::run::<D>(args, &common),
     }
 }

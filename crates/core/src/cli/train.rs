@@ -56,6 +56,12 @@ pub(super) fn run<D: Domain>(args: TrainArgs<D>, common: &Common) -> Result<()> 
             D::ITEM.1,
             prepared.splits.classes.len()
         ))?;
+        if let Some(count) = fit.folds {
+            print_line(&format!(
+                "{count} folds of the training {} are held out in turn, each predicted by a model that learns from the others; then one learns from all",
+                D::ITEM.1
+            ))?;
+        }
         return print_line(prepared.plan.to_string().trim_end());
     }
     let out = fit.out.clone().unwrap_or_default();
@@ -78,7 +84,7 @@ fn merged<D: Domain>(flags: &Fit<D>, mut file: Fit<D>) -> Result<Fit<D>> {
     overlay(&mut all, serde_json::to_value(Fit { options, ..flags.clone() }).map_err(unusable)?);
     // The plan of the file holds for what it was made from.
     let decides = |key: &str| base.get(key) != all.get(key);
-    if ["model", "strategy", "limit", "per-class", "options", "data"].into_iter().any(decides) {
+    if ["model", "strategy", "limit", "per-class", "folds", "options", "data"].into_iter().any(decides) {
         all["plan"] = Value::Null;
     }
     serde_json::from_value(all).map_err(unusable)

@@ -9,10 +9,10 @@ use crate::{Error, Result};
 
 /// Looks whether a job's parts fit together.
 pub(super) fn job(job: &Job<'_>) -> Result<()> {
-    for (name, dataset) in [("training", &job.train), ("validation", &job.validation)] {
-        if dataset.is_empty() {
-            return Err(Error::input(format!("the {name} samples"), "there are none", "give at least one per class"));
-        }
+    if job.train.is_empty() {
+        return Err(Error::input("the training samples", "there are none", "give at least one per class"));
+    }
+    for dataset in [&job.train, &job.validation] {
         if let Some(i) = (0..dataset.len()).find(|&i| dataset.target(i) as usize >= job.classes.len()) {
             let reason = format!("class {} of {}", dataset.target(i), job.classes.len());
             return Err(Error::input(dataset.name(i), reason, "use the classes of the training samples"));

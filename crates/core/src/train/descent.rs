@@ -128,16 +128,18 @@ impl Run<'_> {
                 ),
             )
         };
+        let rate = phase.learning_rate * phase.schedule.factor(taken, loss.steps.1);
+        job.observer.step(rate, number);
         let Some(grads) = grads else { return Err(diverged("loss", number)) };
         let mut scale = 1.0;
         if let Some(most) = phase.clip_norm {
             let norm = optimizer.norm(&grads)?;
             if !norm.is_finite() {
+                job.observer.step(rate, f64::NAN);
                 return Err(diverged("norm of the gradient", norm));
             }
             scale = (most / (norm + 1e-6)).min(1.0);
         }
-        let rate = phase.learning_rate * phase.schedule.factor(taken, loss.steps.1);
         optimizer.step(&self.params, &grads, rate, scale)?;
         for (name, value) in statistics {
             self.params.set(&name, value.detach())?;
@@ -158,7 +160,8 @@ impl Run<'_> {
     fn end_epoch(&mut self, phase: &Train, validation: &Split) -> Result<()> {
         let epoch = self.position.epoch + 1;
         let every = if phase.patience.is_some() { 1 } else { phase.epochs.div_ceil(JUDGEMENTS) };
-        let due = epoch.is_multiple_of(every) || epoch == phase.epochs;
+        let judged = !validation.dataset.is_empty();
+        let due = judged && (epoch.is_multiple_of(every) || epoch == phase.epochs);
         let metrics = if due { Some(self.validate(validation, phase.boundary)?) } else { None };
         let (sum, count) = std::mem::take(&mut self.position.loss);
         let record = EpochRecord {

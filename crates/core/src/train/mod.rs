@@ -47,7 +47,7 @@ pub struct Job<'a> {
     pub classes: &'a [String],
     /// What is learned from.
     pub train: Arc<dyn Dataset>,
-    /// What is judged by.
+    /// What is judged by; empty where nothing may be held back, and nothing is judged then.
     pub validation: Arc<dyn Dataset>,
     /// Key of the preprocessing ([`crate::domain::Domain::fingerprint`]).
     pub fingerprint: &'a str,
@@ -223,7 +223,8 @@ impl Run<'_> {
         let specs = self.job.network.params();
         let learned = specs.iter().filter(|s| s.role != Role::Buffer);
         let count = |keep: &dyn Fn(&str) -> bool| learned.clone().filter(|s| keep(&s.name)).map(|s| s.len()).sum();
-        let metrics = self.position.metrics.clone();
+        let unjudged = || self.job.validation.is_empty().then(|| Metrics::of(self.job.classes, &[], &[], 0.0));
+        let metrics = self.position.metrics.clone().or_else(unjudged);
         let metrics = metrics.ok_or_else(|| Error::input("the plan", "it has no phases", "choose another strategy"))?;
         Ok(Outcome {
             metrics,

@@ -14,6 +14,10 @@ impl Schedule {
             Decay::Constant => 1.0,
             Decay::Linear => 1.0 - progress,
             Decay::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+            Decay::Rising { decades } => {
+                let left = 1.0 - (step - warm) as f64 / (total - warm - 1).max(1) as f64;
+                10f64.powf(-f64::from(decades) * left)
+            }
         }
     }
 }
@@ -28,6 +32,15 @@ mod tests {
         let course: Vec<f64> = (0..10).map(|step| schedule.factor(step, 10)).collect();
         assert_eq!(course[..3], [0.5, 1.0, 1.0]);
         assert!(course[2..].windows(2).all(|w| (w[0] - w[1] - 0.125).abs() < 1e-12));
+    }
+
+    #[test]
+    fn a_rising_rate_takes_equal_factors_and_ends_at_the_peak() {
+        let schedule = Schedule { warmup: 0.0, decay: Decay::Rising { decades: 4 } };
+        let course: Vec<f64> = (0..5).map(|step| schedule.factor(step, 5)).collect();
+        assert!(
+            course.iter().zip([1e-4, 1e-3, 1e-2, 1e-1, 1.0]).all(|(a, b): (&f64, f64)| (a / b - 1.0).abs() < 1e-12)
+        );
     }
 
     #[test]

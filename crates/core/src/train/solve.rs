@@ -69,7 +69,7 @@ impl Run<'_> {
             phase: self.position.phase + 1,
             epoch: 1,
             train_loss: None,
-            validation: Some(metrics.clone()),
+            validation: (metrics.samples > 0).then(|| metrics.clone()),
         };
         self.position.recorded = job.run.record(&record)?;
         self.position.history.push(record);

@@ -179,7 +179,7 @@ pub fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&[String]>, se
             let train = train.unwrap_or_else(|| Found { at: validation.at.clone(), entries: vec![] });
             let train = Arc::new(train.into_data(&classes, pipeline)?);
             let validation = Arc::new(validation.into_data(&classes, pipeline)?);
-            Ok(Splits { classes, train, validation })
+            Ok(Splits { classes, train, validation, held_out: false })
         }
         (None, None) => Err(no_data()),
     }
@@ -259,5 +259,5 @@ fn split(found: Found, classes: &[String], pipeline: &Pipeline, share: Option<f6
     let part = |indices: Vec<usize>| {
         Arc::new(ImageData::new(indices.into_iter().map(|i| all.photos[i].clone()).collect(), *pipeline))
     };
-    Ok(Splits { classes: classes.to_vec(), train: part(kept), validation: part(held) })
+    Ok(Splits { classes: classes.to_vec(), train: part(kept), validation: part(held), held_out: true })
 }

@@ -1,0 +1,52 @@
+//! `rank`, `find-lr` and `train --folds`, through the binary.
+
+mod support;
+
+use std::fs;
+
+use support::{home, model, saved};
+
+#[test]
+fn encoders_are_ranked_without_a_source_head_and_runs_with_one() {
+    let home = home();
+    home.train("run", &[]).well();
+    let models = format!("{},run,{}", model(), saved("bert-3", 3));
+    let rank = |flags: &[&str]| {
+        home.run(&[&["rank", "--train", "train.tsv", "--validation", "dev.tsv", "--models", &models], flags].concat())
+    };
+    let table = rank(&[]).well();
+    assert!(table.contains("60 training sentences of 2 classes; best first by LogME"), "{table}");
+    let line = table.lines().find(|line| line.starts_with(model())).unwrap();
+    assert_eq!(line.matches('–').count(), 2, "LEEP and NCE: {line}");
+    let all: serde_json::Value = serde_json::from_str(&rank(&["--json", "--limit", "20"]).well()).unwrap();
+    let of_run = all["models"].as_array().unwrap().iter().find(|m| m["model"] == "run").unwrap().clone();
+    assert!(of_run["values"]["leep"].is_f64() && of_run["samples"] == 20, "{of_run}");
+}
+
+#[test]
+fn a_range_test_draws_and_writes() {
+    let home = home();
+    let flags = ["--train", "train.tsv", "--model", model(), "--strategy", "fine-tuning", "--steps", "30"];
+    let out = home.run(&[&["find-lr", "--out", "new/place"], &flags[..]].concat()).well();
+    assert!(out.contains("fine-tuning, phase \"train everything\"") && out.contains("rate"), "{out}");
+    assert!(home.path("new/place/find-lr.svg").is_file() && home.path("new/place/find-lr.json").is_file());
+    assert_eq!(fs::read_dir(home.path("new/place")).unwrap().count(), 2);
+}
+
+#[test]
+fn sentences_are_cross_validated() {
+    let home = home();
+    let flags = ["--strategy", "fine-tuning", "--epochs", "2", "--folds", "3"];
+    let out = home.train("run", &flags).well();
+    assert!(out.contains("3 folds: accuracy") && out.contains("on 20 validation samples"), "{out}");
+    let text = fs::read_to_string(home.path("run/predictions.csv")).unwrap();
+    assert_eq!(text.lines().count(), 61);
+    assert_eq!(text.lines().next().unwrap(), "sample,label,predicted,fold,probability of bad,probability of good");
+    for line in text.lines().skip(1) {
+        let cells: Vec<&str> = line.split(',').collect();
+        let shares: Vec<f64> = cells[cells.len() - 2..].iter().map(|p| p.parse().unwrap()).collect();
+        assert!((shares[0] + shares[1] - 1.0).abs() < 1e-5, "{line}");
+    }
+    let folds = home.json("run/summary.json")["folds"].clone();
+    assert_eq!(folds["together"]["samples"], 60);
+}
