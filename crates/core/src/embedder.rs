@@ -4,7 +4,6 @@ use std::path::Path;
 
 use candle_core::Device;
 
-use crate::Result;
 use crate::classifier::{BATCH, model_folder};
 use crate::data::{Activation, Sample};
 use crate::domain::{Domain, Opened};
@@ -13,6 +12,7 @@ use crate::model::{self, Head};
 use crate::net::frozen::Frozen;
 use crate::observe::Observer;
 use crate::seed::Seed;
+use crate::{Result, adapter};
 
 /// The backbone of a model of domain `D`, ready to use; cheap to share between threads.
 pub struct Embedder<D: Domain> {
@@ -31,7 +31,7 @@ impl<D: Domain> Embedder<D> {
     pub fn load(model: &str, offline: bool, device: Device, observer: &dyn Observer) -> Result<Self> {
         let folder = Path::new(model);
         let opened = if folder.is_dir() {
-            D::open(&model_folder(folder)?, None)?
+            adapter::open_folder::<D>(&model_folder(folder)?, None)?
         } else {
             fit::open_model::<D>(model, offline, observer)?
         };

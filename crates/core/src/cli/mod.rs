@@ -5,14 +5,18 @@
 mod console;
 mod embed;
 mod evaluate;
+mod merge;
 mod models;
 mod predict;
 mod train;
 
+use std::path::Path;
+
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::domain::Domain;
-use crate::{Error, Result, device};
+use crate::classifier::model_folder;
+use crate::domain::{Domain, Opened};
+use crate::{Error, Result, adapter, device, fit};
 
 pub use console::Console;
 
@@ -61,6 +65,8 @@ enum Verb<D: Domain> {
     Predict(predict::PredictArgs<D>),
     /// Print the features a model computes, as vectors
     Embed(embed::EmbedArgs<D>),
+    /// Make one model of a pre-trained one and an adapter folder
+    Merge(merge::MergeArgs),
     /// List, show or fetch pre-trained models
     Models(models::ModelsArgs),
 }
@@ -99,8 +105,22 @@ fn run<D: Domain>(cli: Cli<D>) -> Result<()> {
         Verb::Evaluate(args) => evaluate::run(args, &common),
         Verb::Predict(args) => predict::run(args, &common),
         Verb::Embed(args) => embed::run(args, &common),
+        Verb::Merge(args) => merge::run::<D>(args, &common),
         Verb::Models(args) => models::run::<D>(args, &common),
     }
+}
+
+/// A model to use: a run or model folder; with an adapter folder, the pre-trained model that it belongs to.
+fn open<D: Domain>(model: &str, adapter: Option<&Path>, common: &Common) -> Result<Opened<D::Pipeline>> {
+    let console = Console::new(common.quiet);
+    let folder = Path::new(model);
+    let Some(adapter) = adapter else { return adapter::open_folder::<D>(&model_folder(folder)?, None) };
+    let base = if folder.is_dir() {
+        adapter::open_folder::<D>(&model_folder(folder)?, None)?
+    } else {
+        fit::open_model::<D>(model, common.offline, &console)?
+    };
+    adapter::attach::<D>(base, adapter)
 }
 
 /// Writes one line to standard output; a reader that went away (`| head`) ends the program quietly.

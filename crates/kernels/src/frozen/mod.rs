@@ -9,7 +9,7 @@ mod linear;
 pub(crate) mod panels;
 mod pieces;
 
-pub use attention::attention;
+pub use attention::{attention, attention_with_prefix};
 pub use conv::PackedConv;
 pub use linear::PackedLinear;
 pub use pieces::{
