@@ -12,7 +12,7 @@ use crate::domain::{Domain, Opened};
 use crate::embedder::scale_to_one;
 use crate::model::{self, Head};
 use crate::net::frozen::Frozen;
-use crate::{Error, Result};
+use crate::{Error, Result, adapter};
 
 /// A classifier of domain `D`, ready to use; cheap to share between threads.
 pub struct Classifier<D: Domain> {
@@ -85,7 +85,14 @@ impl<D: Domain> Classifier<D> {
     /// As there; and when the device is out of memory.
     pub fn load_on(folder: impl AsRef<Path>, place: Place) -> Result<Self> {
         let folder = model_folder(folder.as_ref())?;
-        let model = D::open(&folder, None)?;
+        Self::of(adapter::open_folder::<D>(&folder, None)?, place, &folder)
+    }
+
+    /// A model that is open already; `folder` is what to call it in errors.
+    ///
+    /// # Errors
+    /// When it has no head, or the device is out of memory.
+    pub fn of(model: Opened<D::Pipeline>, place: Place, folder: &Path) -> Result<Self> {
         let classes = model.classes.clone().ok_or_else(|| {
             Error::input(
                 folder.display(),

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::Result;
+use crate::adapter::Upstream;
 use crate::data::{Sample, Splits};
 use crate::net::Network;
 use crate::seed::Seed;
@@ -69,6 +70,14 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
     /// When the model cannot work with it.
     fn configure(model: Opened<Self::Pipeline>, _args: &Self::DataArgs) -> Result<Opened<Self::Pipeline>> {
         Ok(model)
+    }
+
+    /// Of `args`, what [`Domain::configure`] reads.
+    fn configuration(args: &Self::DataArgs) -> Self::DataArgs;
+
+    /// How the library that models come from calls their parameters, for adapter files that peft reads.
+    fn upstream(_pipeline: &Self::Pipeline) -> Upstream {
+        Upstream { prefix: "", task_type: None, has_head: true }
     }
 
     /// Reads labelled data. `seed` decides a split that the data do not come with. With `classes`, labels are those of

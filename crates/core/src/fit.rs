@@ -8,6 +8,7 @@ use std::time::Instant;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
+use crate::adapter::{self, Trained};
 use crate::cache::{Cache, Extractor, boundary_key};
 use crate::classifier::model_folder;
 use crate::data::{Budget, Dataset, Splits, Subset, choose};
@@ -16,9 +17,9 @@ use crate::domain::{Domain, Opened};
 use crate::folds::{self, Fold};
 use crate::loader::Strictness;
 use crate::model::{self, Head, LoadReport};
-use crate::net::{Network, Params, Stage};
+use crate::net::{Network, Params, Stage, adapt};
 use crate::observe::Observer;
-use crate::plan::{Plan, Start};
+use crate::plan::{BatchNormMode, Phase, Plan, Start};
 use crate::report;
 use crate::run::{self, RunDir};
 use crate::seed::Seed;
@@ -100,7 +101,9 @@ pub struct Fit<D: Domain> {
 
 /// All that a run starts from, before anything is written: what `--dry-run` shows.
 pub struct Prepared<D: Domain> {
-    /// The description with a head for the task.
+    /// The description with a head for the task, as it comes.
+    pub base: Network,
+    /// The same with the plan's adapters in it.
     pub network: Network,
     /// Parameters at the start.
     pub params: Params,
@@ -167,19 +170,21 @@ impl<D: Domain> Fit<D> {
         let name = self.model.as_deref().unwrap_or(D::DEFAULT_MODEL);
         // A strategy that starts from random weights needs the description alone.
         let mut opened = describe::<D>(name, self.offline, observer)?;
-        opened = D::configure(opened, &self.data)?;
+        opened = adapter::configure::<D>(opened, &self.data)?;
         let splits = D::splits(&self.data, &opened.pipeline, None, seed)?;
         let splits = folds::arrange(splits, self.folds, self.fold, budget, seed)?;
-        let network = opened.network.with_classes(splits.classes.len());
+        let base = opened.network.with_classes(splits.classes.len());
         let task = Task { classes: splits.classes.len(), samples: splits.train.len() };
         let settings = Settings { options: self.options.clone(), defaults: D::defaults() };
         let plan = match &self.plan {
             Some(plan) => plan.clone(),
-            None => strategy.plan(&network, &task, &settings),
+            None => strategy.plan(&base, &task, &settings),
         };
         if splits.validation.is_empty() {
             folds::check(&plan)?;
         }
+        adapts(&plan, &base, name)?;
+        let network = adapt::apply(&base, &plan.adapters)?;
         let (params, report) = match plan.start {
             Start::Pretrained => {
                 if opened.weights.is_empty() {
@@ -188,14 +193,14 @@ impl<D: Domain> Fit<D> {
                 // A model of the very same classes goes on learning; other ones, however many, are another task.
                 let same = opened.classes.as_ref() == Some(&splits.classes);
                 let head = if same { Head::Keep } else { Head::Fresh(seed) };
-                model::fit(&network, &opened.weights, head, &device, name)?
+                model::fit(&base, &opened.weights, head, &device, name)?
             }
-            Start::Random => (model::random(&network, seed, &device)?, LoadReport::default()),
+            Start::Random => (model::random(&base, seed, &device)?, LoadReport::default()),
         };
         let used: BTreeSet<String> = network.params().into_iter().map(|spec| spec.name).collect();
         let mut unused = opened.weights;
         unused.retain(|name, _| !used.contains(name));
-        Ok(Prepared { network, params, report, plan, unused, pipeline: opened.pipeline, splits, device })
+        Ok(Prepared { base, network, params, report, plan, unused, pipeline: opened.pipeline, splits, device })
     }
 
     /// Looks for numbers that make no sense.
@@ -346,7 +351,13 @@ impl<D: Domain> Fit<D> {
             pipeline: prepared.pipeline,
             classes: Some(classes),
         };
-        run.install_model(|folder| D::save(folder, &model))?;
+        if !prepared.plan.adapters.is_empty() {
+            let name = self.model.as_deref().unwrap_or(D::DEFAULT_MODEL);
+            let adapters = &prepared.plan.adapters;
+            let trained = Trained::<D> { adapters, base: &prepared.base, model: name, args: &self.data };
+            run.install_adapter(|folder| adapter::save(folder, &model, &trained))?;
+        }
+        run.install_model(|folder| adapter::save_model::<D>(folder, &model))?;
         let mut summary = Summary::new(&outcome, preparation, started.elapsed().as_secs_f64());
         if let Some(folds) = folds {
             summary = summary.with_folds(folds);
@@ -357,6 +368,26 @@ impl<D: Domain> Fit<D> {
         run.keep();
         Ok(Finished { outcome, summary })
     }
+}
+
+/// An adapter is saved apart from its base, which therefore has to stay as it is, and to be without one.
+fn adapts(plan: &Plan, base: &Network, model: &str) -> Result<()> {
+    if plan.adapters.is_empty() {
+        return Ok(());
+    }
+    if let Some(carried) = adapt::found(base).first() {
+        let reason = format!("it carries an adapter of kind {} already", carried.kind());
+        let remedy =
+            "start from the model that this adapter was trained on, or use another strategy, such as fine-tuning";
+        return Err(Error::input(format!("--model {model}"), reason, remedy));
+    }
+    let moves = |phase: &Phase| matches!(phase, Phase::Train(train) if train.batch_norm == BatchNormMode::Update);
+    if plan.phases.iter().any(moves) {
+        let reason = "would change the base that the adapter is to be used on";
+        let remedy = "leave it out: adapters learn with the running statistics";
+        return Err(Error::input("--batch-norm update", reason, remedy));
+    }
+    Ok(())
 }
 
 /// What `report.html` is headed with: model, strategy and seed.
@@ -438,7 +469,7 @@ pub fn fetch<D: Domain>(name: &str, offline: bool, observer: &dyn Observer) -> R
 /// As [`fetch`]; and when the files are not a model of this domain.
 pub fn open_model<D: Domain>(name: &str, offline: bool, observer: &dyn Observer) -> Result<Opened<D::Pipeline>> {
     match source::parse(name, D::cards())? {
-        Reference::Path(path) => D::open(&path, None),
+        Reference::Path(path) => adapter::open_folder::<D>(&path, None),
         Reference::Card(card) => D::open(&fetch::<D>(name, offline, observer)?, Some(card)),
         Reference::Hub { .. } => D::open(&fetch::<D>(name, offline, observer)?, None),
     }
@@ -450,7 +481,11 @@ pub fn open_model<D: Domain>(name: &str, offline: bool, observer: &dyn Observer)
 /// As there; and when a run has no finished model.
 pub fn open_any<D: Domain>(name: &str, offline: bool, observer: &dyn Observer) -> Result<Opened<D::Pipeline>> {
     let folder = Path::new(name);
-    if folder.is_dir() { D::open(&model_folder(folder)?, None) } else { open_model::<D>(name, offline, observer) }
+    if folder.is_dir() {
+        adapter::open_folder::<D>(&model_folder(folder)?, None)
+    } else {
+        open_model::<D>(name, offline, observer)
+    }
 }
 
 /// Understands the model called `name` without its weights, where its card says enough; else as [`open_model`].

@@ -4,6 +4,7 @@
 //! plan on a [`data::Dataset`] and leaves a run directory. What is particular to photos or text comes in through
 //! [`domain::Domain`].
 
+pub mod adapter;
 pub mod cache;
 pub mod checkpoint;
 pub mod classifier;

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::net::adapt::Adapter;
 use crate::net::{Network, ParamSpec, Role};
 
 /// The list of phases that a strategy turns into for one backbone.
@@ -15,6 +16,9 @@ pub struct Plan {
     pub strategy: String,
     /// Where the parameters start.
     pub start: Start,
+    /// What is put into the backbone before the first phase.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<Adapter>,
     /// In order; each continues with what the one before left.
     pub phases: Vec<Phase>,
 }
@@ -96,6 +100,8 @@ pub enum RoleName {
     Bias,
     /// Factors and additive terms of normalizations.
     Norm,
+    /// What adapters have put into the network.
+    Adapter,
 }
 
 impl RoleName {
@@ -105,6 +111,7 @@ impl RoleName {
             Self::Weight => matches!(role, Role::Weight | Role::Table),
             Self::Bias => matches!(role, Role::Bias | Role::Shift),
             Self::Norm => matches!(role, Role::Scale | Role::Shift),
+            Self::Adapter => role == Role::Adapter,
         }
     }
 }
@@ -243,6 +250,7 @@ impl fmt::Display for Plan {
             Start::Random => "random weights",
         };
         writeln!(f, "strategy {}, from {start}", self.strategy)?;
+        self.adapters.iter().try_for_each(|adapter| writeln!(f, "adapter: {adapter}"))?;
         for (i, phase) in self.phases.iter().enumerate() {
             match phase {
                 Phase::Train(train) => write!(f, "phase {}: {train}", i + 1)?,

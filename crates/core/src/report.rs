@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn names_cannot_break_out_of_the_page() {
         let outcome = outcome();
-        let plan = Plan { strategy: "<i>".into(), start: Start::Random, phases: vec![] };
+        let plan = Plan { strategy: "<i>".into(), start: Start::Random, adapters: vec![], phases: vec![] };
         let page = page("test", "<title>", &plan, &outcome, &Summary::new(&outcome, 0.0, 1.0));
         for (raw, escaped) in [("<script>", "&lt;script&gt;"), ("<b></th>", "&lt;b&gt;"), ("<i>", "&lt;i&gt;")] {
             assert!(!page.contains(raw) && page.contains(escaped), "{raw}");

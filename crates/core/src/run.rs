@@ -1,6 +1,7 @@
 //! The run directory: everything one run leaves behind, owned by one process while it is being written.
 //!
-//! `run.toml`, `metrics.jsonl`, `checkpoints/`, `model/`, `summary.json`, `report.html`.
+//! `run.toml`, `metrics.jsonl`, `checkpoints/`, `model/`, `summary.json`, `report.html`; and `adapter/`, where the strategy
+//! learns one.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -15,8 +16,8 @@ use crate::{Error, Result};
 const LOCK: &str = ".lock";
 /// Where an earlier run waits until the one that replaces it has got somewhere.
 const REPLACED: &str = ".replaced";
-/// A model that is not whole yet.
-const UNFINISHED: &str = ".model";
+/// A model or adapter that is not whole yet.
+const UNFINISHED: &str = ".unfinished";
 
 /// A run directory in use by this process.
 #[derive(Debug)]
@@ -149,12 +150,23 @@ impl RunDir {
     /// # Errors
     /// When it cannot be written.
     pub fn install_model(&self, save: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        self.install(&self.model(), save)
+    }
+
+    /// Writes the adapter that was trained: `adapter/` is whole or absent.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn install_adapter(&self, save: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        self.install(&self.path.join("adapter"), save)
+    }
+
+    fn install(&self, place: &Path, save: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let unfinished = self.path.join(UNFINISHED);
         remove(&unfinished);
         save(&unfinished).inspect_err(|_| remove(&unfinished))?;
-        let model = self.model();
-        remove(&model);
-        std::fs::rename(&unfinished, &model).map_err(Error::io(&model))?;
+        remove(place);
+        std::fs::rename(&unfinished, place).map_err(Error::io(place))?;
         sync_folder(&self.path).map_err(Error::io(&self.path))
     }
 

@@ -94,6 +94,10 @@ impl Domain for Photos {
         Ok(model)
     }
 
+    fn configuration(args: &DataArgs) -> DataArgs {
+        DataArgs { size: args.size, ..DataArgs::default() }
+    }
+
     fn splits(args: &DataArgs, pipeline: &Pipeline, classes: Option<&[String]>, seed: Seed) -> Result<Splits> {
         dataset::splits(args, pipeline, classes, seed)
     }

@@ -77,10 +77,15 @@ simd! {
 struct Piece {
     row: usize,
     rows: usize,
+    /// Keys that each of its rows sees: the prefix and the rows.
+    keys: usize,
     head: usize,
     /// Index of its first weight among all weights.
     weight: usize,
 }
+
+/// Keys and values `[length, width]` that belong to no row (Li & Liang 2021): every row of every sample sees them.
+pub type Prefix<'a> = Option<[&'a [f32]; 2]>;
 
 /// Attention on slices: forward, which leaves what backward needs.
 #[derive(Debug, Clone)]
@@ -88,6 +93,8 @@ pub struct AttentionPass {
     lengths: Vec<usize>,
     heads: usize,
     mask: Option<Mask>,
+    /// Keys and values in front of every sample's own.
+    prefix: usize,
     /// Logarithms of the denominators, one vector for each piece.
     logs: Vec<Vec<f32>>,
 }
@@ -95,7 +102,7 @@ pub struct AttentionPass {
 impl AttentionPass {
     fn new(lengths: &[usize], heads: usize, dropout: Option<(f32, u64)>) -> Result<Self> {
         let mask = dropout.filter(|&(p, _)| p != 0.0).map(|(p, seed)| Mask::new(p, seed)).transpose()?;
-        Ok(Self { lengths: lengths.to_vec(), heads, mask, logs: Vec::new() })
+        Ok(Self { lengths: lengths.to_vec(), heads, mask, prefix: 0, logs: Vec::new() })
     }
 
     /// The pass, and its output. The arguments are those of [`attention`], with rows of `width` values.
@@ -104,35 +111,41 @@ impl AttentionPass {
     /// When the probability of dropout is not one.
     pub fn forward(
         [q, k, v]: [&[f32]; 3],
+        prefix: Prefix,
         width: usize,
         lengths: &[usize],
         heads: usize,
         dropout: Option<(f32, u64)>,
     ) -> Result<(Self, Vec<f32>)> {
         let mut pass = Self::new(lengths, heads, dropout)?;
-        let y = pass.run(q, k, v, width);
+        pass.prefix = prefix.map_or(0, |[key, _]| key.len() / width.max(1));
+        let y = pass.run(q, k, v, prefix, width);
         Ok((pass, y))
     }
 
-    fn run(&mut self, q: &[f32], k: &[f32], v: &[f32], width: usize) -> Vec<f32> {
+    fn run(&mut self, q: &[f32], k: &[f32], v: &[f32], prefix: Prefix, width: usize) -> Vec<f32> {
         let d = width / self.heads;
         let scale = 1.0 / (d as f32).sqrt();
         let mut y = output(q.len());
         let out = Shared::new(&mut y);
         let this = &*self;
         let logs = self.pieces().into_par_iter().map(|piece| {
-            let len = piece.rows;
-            with_scratch(len * (len + d), |scratch| {
-                let (scores, y) = scratch.split_at_mut(len * len);
+            let (len, keys, before) = (piece.rows, piece.keys, this.prefix);
+            with_scratch(len * (keys + d), |scratch| {
+                let (scores, y) = scratch.split_at_mut(len * keys);
                 let mut logs = vec![0f32; len];
-                product(this.part(piece, q, width), this.part(piece, k, width).t(), scores, len, false);
-                if len > 0 {
-                    softmax_rows(scores, len, scale, &mut logs);
+                if len == 0 {
+                    return logs;
                 }
+                this.products(piece, q, k, prefix.map(|[k, _]| k), width, scores);
+                softmax_rows(scores, keys, scale, &mut logs);
                 if let Some(mask) = this.mask {
                     drop(mask, piece.weight, scores);
                 }
-                product(Mat::new(scores, len, len, len), this.part(piece, v, width), y, d, false);
+                product(Mat::new(&scores[before..], len, len, keys), this.part(piece, v, width), y, d, false);
+                if let Some([_, v]) = prefix {
+                    product(Mat::new(scores, len, before, keys), this.of_prefix(piece, v, width), y, d, true);
+                }
                 this.put(piece, y, &out, width);
                 logs
             })
@@ -141,43 +154,90 @@ impl AttentionPass {
         y
     }
 
-    /// Gradients of queries, keys and values.
-    pub fn gradients(&self, [q, k, v]: [&[f32]; 3], width: usize, dy: &[f32]) -> [Vec<f32>; 3] {
+    /// Gradients of queries, keys and values, and of the prefix.
+    #[allow(clippy::type_complexity)]
+    pub fn gradients(
+        &self,
+        [q, k, v]: [&[f32]; 3],
+        prefix: Prefix,
+        width: usize,
+        dy: &[f32],
+    ) -> ([Vec<f32>; 3], Option<[Vec<f32>; 2]>) {
         let d = width / self.heads;
         let scale = 1.0 / (d as f32).sqrt();
         let [mut dq, mut dk, mut dv] = [q, k, v].map(|x| output(x.len()));
         let (out_q, out_k, out_v) = (Shared::new(&mut dq), Shared::new(&mut dk), Shared::new(&mut dv));
-        self.pieces().into_par_iter().zip(&self.logs).for_each(|(piece, logs)| {
-            let len = piece.rows;
+        let before = self.prefix;
+        let of_prefix = self.pieces().into_par_iter().zip(&self.logs).map(|(piece, logs)| {
+            let (len, keys) = (piece.rows, piece.keys);
+            let mut of_prefix = [vec![0f32; before * d], vec![0f32; before * d]];
             if len == 0 {
-                return;
+                return of_prefix;
             }
-            with_scratch(3 * len * len + len * d, |scratch| {
-                let (p, rest) = scratch.split_at_mut(len * len);
-                let (dp, rest) = rest.split_at_mut(len * len);
-                let (kept, part) = rest.split_at_mut(len * len);
+            with_scratch(3 * len * keys + len * d, |scratch| {
+                let (p, rest) = scratch.split_at_mut(len * keys);
+                let (dp, rest) = rest.split_at_mut(len * keys);
+                let (kept, part) = rest.split_at_mut(len * keys);
+                self.products(piece, q, k, prefix.map(|[k, _]| k), width, p);
+                weights(p, keys, scale, logs);
+                self.products(piece, dy, v, prefix.map(|[_, v]| v), width, dp);
                 let (q, k) = (self.part(piece, q, width), self.part(piece, k, width));
                 let dy = self.part(piece, dy, width);
-                product(q, k.t(), p, len, false);
-                weights(p, len, scale, logs);
-                product(dy, self.part(piece, v, width).t(), dp, len, false);
-                match self.mask {
+                let kept = match self.mask {
                     Some(mask) => {
                         drop_both(mask, piece.weight, dp, p, kept);
-                        product(Mat::new(kept, len, len, len).t(), dy, part, d, false);
+                        &*kept
                     }
-                    None => product(Mat::new(p, len, len, len).t(), dy, part, d, false),
-                }
+                    None => &*p,
+                };
+                product(Mat::new(&kept[before..], len, len, keys).t(), dy, part, d, false);
                 self.put(piece, part, &out_v, width);
-                softmax_backward(p, dp, len, scale);
-                let ds = Mat::new(dp, len, len, len);
+                if before > 0 {
+                    product(Mat::new(kept, len, before, keys).t(), dy, &mut of_prefix[1], d, false);
+                }
+                softmax_backward(p, dp, keys, scale);
+                let ds = Mat::new(&dp[before..], len, len, keys);
                 product(ds, k, part, d, false);
+                if let Some([k, _]) = prefix {
+                    let ds = Mat::new(dp, len, before, keys);
+                    product(ds, self.of_prefix(piece, k, width), part, d, true);
+                    product(ds.t(), q, &mut of_prefix[0], d, false);
+                }
                 self.put(piece, part, &out_q, width);
                 product(ds.t(), q, part, d, false);
                 self.put(piece, part, &out_k, width);
             });
+            of_prefix
         });
-        [dq, dk, dv]
+        let of_prefix: Vec<[Vec<f32>; 2]> = of_prefix.collect();
+        let of_prefix = prefix.map(|_| {
+            let mut sums = [vec![0f32; before * width], vec![0f32; before * width]];
+            // In the order of the pieces, so that the sums do not depend on who came first.
+            for (piece, parts) in self.pieces().iter().zip(&of_prefix) {
+                for (sum, part) in sums.iter_mut().zip(parts) {
+                    for (sum, part) in sum.chunks_exact_mut(width).zip(part.chunks_exact(d)) {
+                        sum[piece.head * d..].iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+                    }
+                }
+            }
+            sums
+        });
+        ([dq, dk, dv], of_prefix)
+    }
+
+    /// Products of a piece's rows of `x` with those of `y`, the prefix's first: `[rows, keys]`.
+    fn products(&self, piece: Piece, x: &[f32], y: &[f32], prefix: Option<&[f32]>, width: usize, out: &mut [f32]) {
+        let x = self.part(piece, x, width);
+        if let Some(prefix) = prefix {
+            product(x, self.of_prefix(piece, prefix, width).t(), out, piece.keys, false);
+        }
+        product(x, self.part(piece, y, width).t(), &mut out[self.prefix..], piece.keys, false);
+    }
+
+    /// A piece's columns of the prefix's keys or values.
+    fn of_prefix<'a>(&self, piece: Piece, x: &'a [f32], width: usize) -> Mat<'a> {
+        let d = width / self.heads;
+        Mat::new(&x[piece.head * d..], self.prefix, d, width)
     }
 
     fn pieces(&self) -> Vec<Piece> {
@@ -185,8 +245,9 @@ impl AttentionPass {
         let mut pieces = Vec::with_capacity(self.lengths.len() * self.heads);
         for (row, &rows) in starts(&self.lengths).zip(&self.lengths) {
             for head in 0..self.heads {
-                pieces.push(Piece { row, rows, head, weight });
-                weight += rows * rows;
+                let keys = self.prefix + rows;
+                pieces.push(Piece { row, rows, keys, head, weight });
+                weight += rows * keys;
             }
         }
         pieces
@@ -231,7 +292,8 @@ impl CustomOp3 for Op {
         lv: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let mut pass = self.pass.clone();
-        let y = pass.run(cpu::values(q, lq)?, cpu::values(k, lk)?, cpu::values(v, lv)?, lq.shape().dims2()?.1);
+        let [q, k, v] = [cpu::values(q, lq)?, cpu::values(k, lk)?, cpu::values(v, lv)?];
+        let y = pass.run(q, k, v, None, lq.shape().dims2()?.1);
         let _ = self.done.set(pass);
         Ok((CpuStorage::F32(y), lq.shape().clone()))
     }
@@ -247,7 +309,7 @@ impl CustomOp3 for Op {
         let dy = dy.contiguous()?;
         let (qs, ks, vs, dy) = (Values::of(q)?, Values::of(k)?, Values::of(v)?, Values::of(&dy)?);
         let Some(pass) = self.done.get() else { bail!("attention: backward before forward") };
-        let [dq, dk, dv] = pass.gradients([&qs, &ks, &vs], q.dim(1)?, &dy);
+        let ([dq, dk, dv], _) = pass.gradients([&qs, &ks, &vs], None, q.dim(1)?, &dy);
         let keep = |t: &Tensor, grad| if t.track_op() { cpu::like(grad, t).map(Some) } else { Ok(None) };
         Ok((keep(q, dq)?, keep(k, dk)?, keep(v, dv)?))
     }
@@ -264,6 +326,19 @@ pub fn attention(
     heads: usize,
     dropout: Option<(f32, u64)>,
 ) -> Result<Tensor> {
+    attention_with_prefix(q, k, v, None, lengths, heads, dropout)
+}
+
+/// [`attention`] with a `prefix` of keys and values, `[length, heads · d]`, in front of every sample's own.
+pub fn attention_with_prefix(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    prefix: Option<[&Tensor; 2]>,
+    lengths: &[usize],
+    heads: usize,
+    dropout: Option<(f32, u64)>,
+) -> Result<Tensor> {
     let (rows, width) = q.dims2()?;
     if k.dims() != q.dims() || v.dims() != q.dims() {
         bail!("attention: queries {:?}, keys {:?} and values {:?} differ in shape", q.dims(), k.dims(), v.dims());
@@ -272,29 +347,42 @@ pub fn attention(
         bail!("attention: a width of {width} cannot be split into {heads} heads");
     }
     check("attention", rows, lengths)?;
-    let pass = AttentionPass::new(lengths, heads, dropout)?;
-    if q.device().is_cpu() {
+    let mut pass = AttentionPass::new(lengths, heads, dropout)?;
+    if let Some([key, value]) = prefix {
+        if key.dims() != value.dims() || key.dim(1)? != width {
+            bail!("attention: a prefix of {:?} keys and {:?} values", key.dims(), value.dims());
+        }
+        pass.prefix = key.dim(0)?;
+    }
+    // An operation of candle's has three inputs at most: with a prefix it takes the long way.
+    if q.device().is_cpu() && prefix.is_none() {
         let op = Op { pass, done: OnceLock::new() };
         q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
     } else {
-        composed(q, k, v, &pass)
+        composed(q, k, v, prefix, &pass)
     }
 }
 
-fn composed(q: &Tensor, k: &Tensor, v: &Tensor, pass: &AttentionPass) -> Result<Tensor> {
+fn composed(q: &Tensor, k: &Tensor, v: &Tensor, prefix: Option<[&Tensor; 2]>, pass: &AttentionPass) -> Result<Tensor> {
     let (_, width) = q.dims2()?;
     let (heads, d) = (pass.heads, width / pass.heads);
     let mut samples = Vec::new();
     for piece in pass.pieces().into_iter().step_by(heads).filter(|piece| piece.rows > 0) {
-        let len = piece.rows;
-        let split = |x: &Tensor| x.narrow(0, piece.row, len)?.reshape((len, heads, d))?.transpose(0, 1)?.contiguous();
-        let scores = (split(q)?.matmul(&split(k)?.t()?)? * (1.0 / (d as f64).sqrt()))?;
+        let (len, keys) = (piece.rows, piece.keys);
+        let split = |x: &Tensor, rows: usize| x.reshape((rows, heads, d))?.transpose(0, 1)?.contiguous();
+        let own = |x: &Tensor| x.narrow(0, piece.row, len);
+        let with = |prefix: Option<&Tensor>, x: &Tensor| match prefix {
+            Some(prefix) => split(&Tensor::cat(&[prefix, &own(x)?], 0)?, keys),
+            None => split(&own(x)?, len),
+        };
+        let [k, v] = [with(prefix.map(|[k, _]| k), k)?, with(prefix.map(|[_, v]| v), v)?];
+        let scores = (split(&own(q)?, len)?.matmul(&k.t()?)? * (1.0 / (d as f64).sqrt()))?;
         let mut weights = softmax_composed(&scores)?;
         if let Some(mask) = pass.mask {
-            let factors: Vec<f32> = (0..heads * len * len).map(|i| mask.factor((piece.weight + i) as u64)).collect();
-            weights = (weights * Tensor::from_vec(factors, (heads, len, len), q.device())?)?;
+            let factors: Vec<f32> = (0..heads * len * keys).map(|i| mask.factor((piece.weight + i) as u64)).collect();
+            weights = (weights * Tensor::from_vec(factors, (heads, len, keys), q.device())?)?;
         }
-        samples.push(weights.matmul(&split(v)?)?.transpose(0, 1)?.reshape((len, width))?);
+        samples.push(weights.matmul(&v)?.transpose(0, 1)?.reshape((len, width))?);
     }
     if samples.is_empty() { q.zeros_like() } else { Tensor::cat(&samples, 0) }
 }
@@ -390,7 +478,7 @@ mod tests {
         for dropout in [None, Some((0.3, 7))] {
             let lengths = [3, 20, 0, 1];
             let y = attention(&q, &k, &v, &lengths, 4, dropout)?;
-            close(&y, &composed(&q, &k, &v, &op(&lengths, 4, dropout))?, 1e-5);
+            close(&y, &composed(&q, &k, &v, None, &op(&lengths, 4, dropout))?, 1e-5);
         }
         Ok(())
     }
@@ -403,8 +491,38 @@ mod tests {
     }
 
     #[test]
+    fn a_prefix_is_seen_by_every_row_and_has_a_gradient() -> Result<()> {
+        let (lengths, heads, width) = ([4usize, 0, 1, 5], 2, 12);
+        let [q, k, v] = inputs(10, width);
+        let prefix = [random(&[3, width], 4, 1.5), random(&[3, width], 5, 1.5)];
+        let all = [q, k, v, prefix[0].clone(), prefix[1].clone()];
+        for dropout in [None, Some((0.3, 7))] {
+            let whole = |x: &[Tensor]| {
+                attention_with_prefix(&x[0], &x[1], &x[2], Some([&x[3], &x[4]]), &lengths, heads, dropout)
+            };
+            check_gradients(&all, 3e-3, whole);
+            let vars: Vec<candle_core::Var> = all.iter().map(candle_core::Var::from_tensor).collect::<Result<_>>()?;
+            let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+            let y = whole(&tensors)?;
+            let dy = random(&[10, width], 6, 1.0);
+            let grads = (&y * &dy)?.sum_all()?.backward()?;
+            let x: Vec<Vec<f32>> = all.iter().map(flat).collect();
+            let (three, two) = ([&x[0][..], &x[1], &x[2]], Some([&x[3][..], &x[4]]));
+            let (pass, values) = AttentionPass::forward(three, two, width, &lengths, heads, dropout)?;
+            close_values(&values, &flat(&y), 1e-5);
+            let (own, of_prefix) = pass.gradients(three, two, width, &flat(&dy));
+            for (gradient, var) in own.iter().chain(of_prefix.iter().flatten()).zip(&vars) {
+                close_values(gradient, &flat(grads.get(var).expect("a gradient")), 1e-4);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
     fn gradients_of_the_composition_are_the_kernels() {
-        check_gradients(&inputs(10, 12), 3e-3, |x| composed(&x[0], &x[1], &x[2], &op(&[4, 1, 5], 2, Some((0.3, 7)))));
+        check_gradients(&inputs(10, 12), 3e-3, |x| {
+            composed(&x[0], &x[1], &x[2], None, &op(&[4, 1, 5], 2, Some((0.3, 7))))
+        });
     }
 
     #[test]

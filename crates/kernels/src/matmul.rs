@@ -71,10 +71,10 @@ pub(crate) fn product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add: boo
 ///
 /// # Safety
 /// `c` is valid for the product's rows, `row_stride` apart, and nobody else uses them meanwhile.
-pub(crate) unsafe fn product_to(a: Mat, b: Mat, c: *mut f32, row_stride: usize) {
+pub(crate) unsafe fn product_to(a: Mat, b: Mat, c: *mut f32, row_stride: usize, add: bool) {
     let target = Target { data: c, row_stride };
     // SAFETY: the caller's promise.
-    unsafe { tile(a, b, target, (0, a.rows), (0, b.columns), (0, a.columns), false) }
+    unsafe { tile(a, b, target, (0, a.rows), (0, b.columns), (0, a.columns), add) }
 }
 
 /// Computes one tile of the product, over part of the inner dimension.

@@ -14,6 +14,7 @@ pub mod tokenizer;
 use std::path::Path;
 
 use topwork_core::Result;
+use topwork_core::adapter::Upstream;
 use topwork_core::data::{Sample, Splits};
 use topwork_core::domain::{Domain, Inputs, Opened};
 use topwork_core::plan::Optimizer;
@@ -23,6 +24,7 @@ use topwork_core::strategy::{Defaults, Recipe};
 
 pub use dataset::DataArgs;
 pub use input::InputArgs;
+use models::bert::Pooling;
 pub use pipeline::Pipeline;
 use tokenizer::Tokens;
 
@@ -78,6 +80,20 @@ impl Domain for Sentences {
             model.pipeline = model.pipeline.pooled(pooling);
         }
         Ok(model)
+    }
+
+    fn configuration(args: &DataArgs) -> DataArgs {
+        DataArgs { max_tokens: args.max_tokens, pooling: args.pooling, ..DataArgs::default() }
+    }
+
+    /// `transformers` has a classifier on the pooled `[CLS]` row only; with another pooling the encoder alone is its.
+    fn upstream(pipeline: &Pipeline) -> Upstream {
+        match pipeline.pooling {
+            Pooling::Pooler => Upstream { prefix: "bert.", task_type: Some("SEQ_CLS"), has_head: true },
+            Pooling::Mean | Pooling::Cls => {
+                Upstream { prefix: "", task_type: Some("FEATURE_EXTRACTION"), has_head: false }
+            }
+        }
     }
 
     fn splits(args: &DataArgs, pipeline: &Pipeline, classes: Option<&[String]>, seed: Seed) -> Result<Splits> {

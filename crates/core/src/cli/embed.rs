@@ -1,5 +1,7 @@
 //! `embed`: streams the pooled features of each photo or sentence.
 
+use std::path::PathBuf;
+
 use serde_json::json;
 
 use super::predict::stream;
@@ -13,6 +15,9 @@ pub(super) struct EmbedArgs<D: Domain> {
     /// A run directory, a model folder, or the name of a pre-trained model
     #[arg(value_name = "MODEL")]
     model: String,
+    /// Put this adapter folder on the model: the adapter/ of a run
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     #[command(flatten)]
     inputs: D::InputArgs,
     /// Scale each vector to length 1 [default: where the model's own library does]
@@ -22,7 +27,14 @@ pub(super) struct EmbedArgs<D: Domain> {
 
 pub(super) fn run<D: Domain>(args: EmbedArgs<D>, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
-    let mut embedder = Embedder::<D>::load(&args.model, common.offline, common.place()?, &console)?;
+    let place = common.place()?;
+    let mut embedder = match &args.adapter {
+        Some(adapter) => {
+            let model = super::open::<D>(&args.model, Some(adapter), common)?;
+            Embedder::<D>::new(model, place, &args.model)?
+        }
+        None => Embedder::<D>::load(&args.model, common.offline, place, &console)?,
+    };
     if args.normalize {
         embedder = embedder.normalized();
     }

@@ -14,9 +14,12 @@ use crate::{Error, Result};
 
 #[derive(clap::Args)]
 pub(super) struct EvaluateArgs<D: Domain> {
-    /// A run directory, or the model folder inside it
+    /// A run directory, or the model folder inside it; with --adapter, a pre-trained model
     #[arg(value_name = "RUN")]
-    run: PathBuf,
+    run: String,
+    /// Put this adapter folder on the model: the adapter/ of a run
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     #[command(flatten)]
     data: D::DataArgs,
     /// Decides the validation part where the data come without one; give the seed of the run
@@ -29,7 +32,8 @@ pub(super) struct EvaluateArgs<D: Domain> {
 
 pub(super) fn run<D: Domain>(args: EvaluateArgs<D>, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
-    let classifier = Classifier::<D>::load_on(&args.run, common.place()?)?;
+    let model = super::open::<D>(&args.run, args.adapter.as_deref(), common)?;
+    let classifier = Classifier::<D>::of(model, common.place()?, args.run.as_ref())?;
     let splits = D::splits(&args.data, classifier.pipeline(), Some(classifier.classes()), Seed(args.seed))?;
     let data = splits.validation;
     let batches: Vec<Vec<Request>> = (0..data.len())

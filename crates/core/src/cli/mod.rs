@@ -6,16 +6,20 @@ mod console;
 mod embed;
 mod evaluate;
 mod find_lr;
+mod merge;
 mod models;
 mod predict;
 mod rank;
 mod train;
 
+use std::path::Path;
+
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::classifier::model_folder;
 use crate::device::{self, Place};
-use crate::domain::Domain;
-use crate::{Error, Result};
+use crate::domain::{Domain, Opened};
+use crate::{Error, Result, adapter, fit};
 
 pub use console::Console;
 
@@ -71,6 +75,8 @@ enum Verb<D: Domain> {
     Rank(Box<rank::RankArgs<D>>),
     /// Show at which learning rates a strategy's loss falls on your data, in a few steps (the range test)
     FindLr(Box<find_lr::FindLrArgs<D>>),
+    /// Make one model of a pre-trained one and an adapter folder
+    Merge(merge::MergeArgs),
     /// List, show or fetch pre-trained models
     Models(models::ModelsArgs),
 }
@@ -111,8 +117,18 @@ fn run<D: Domain>(cli: Cli<D>) -> Result<()> {
         Verb::Embed(args) => embed::run(args, &common),
         Verb::Rank(args) => rank::run(*args, &common),
         Verb::FindLr(args) => find_lr::run(*args, &common),
+        Verb::Merge(args) => merge::run::<D>(args, &common),
         Verb::Models(args) => models::run::<D>(args, &common),
     }
+}
+
+/// A model to use: a run or model folder; with an adapter folder, the pre-trained model that it belongs to.
+fn open<D: Domain>(model: &str, adapter: Option<&Path>, common: &Common) -> Result<Opened<D::Pipeline>> {
+    let console = Console::new(common.quiet);
+    let folder = Path::new(model);
+    let Some(adapter) = adapter else { return adapter::open_folder::<D>(&model_folder(folder)?, None) };
+    let base = fit::open_any::<D>(model, common.offline, &console)?;
+    adapter::attach::<D>(base, adapter)
 }
 
 /// Writes one line to standard output; a reader that went away (`| head`) ends the program quietly.

@@ -14,9 +14,12 @@ use crate::{Error, Result};
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct PredictArgs<D: Domain> {
-    /// A run directory, or the model folder inside it
+    /// A run directory, or the model folder inside it; with --adapter, a pre-trained model
     #[arg(value_name = "RUN")]
-    run: PathBuf,
+    run: String,
+    /// Put this adapter folder on the model: the adapter/ of a run
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     #[command(flatten)]
     inputs: D::InputArgs,
     /// How many classes to show, most probable first
@@ -28,7 +31,8 @@ pub(super) fn run<D: Domain>(args: PredictArgs<D>, common: &Common) -> Result<()
     if args.top_k == 0 {
         return Err(Error::input("--top-k 0", "there is nothing to show", "use 1 or more"));
     }
-    let classifier = Classifier::<D>::load_on(&args.run, common.place()?)?;
+    let model = super::open::<D>(&args.run, args.adapter.as_deref(), common)?;
+    let classifier = Classifier::<D>::of(model, common.place()?, args.run.as_ref())?;
     let top = args.top_k.min(classifier.classes().len());
     let inputs = D::inputs(&args.inputs, classifier.pipeline())?;
     stream(

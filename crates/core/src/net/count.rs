@@ -1,5 +1,6 @@
 //! What a network takes, counted from its description: parameters, multiply-adds and values kept, stage by stage.
 
+use super::update::Weighted;
 use super::{Layer, Network, Role, Stage};
 
 /// The cost of one stage for one sample.
@@ -49,19 +50,23 @@ impl Stage {
 impl Layer {
     /// Multiply-adds of matrix products and convolutions; `shape` becomes that of the output.
     fn multiply_adds(&self, shape: &mut Shape) -> u64 {
-        let linear = |l: &super::Linear, rows: usize| (rows * l.inputs * l.outputs) as u64;
+        let linear = |l: &super::Linear, rows: usize| {
+            (rows * l.inputs * l.outputs) as u64 + Weighted::Linear(l).update_multiply_adds(rows)
+        };
         match self {
             Layer::Conv(c) => {
                 let [height, width] = c.window.out_size(shape.row[0], shape.row[1]);
                 shape.row = vec![height, width, c.outputs];
                 let taps = c.window.kernel[0] * c.window.kernel[1] * (c.inputs / c.groups);
-                (shape.rows * height * width * c.outputs * taps) as u64
+                let positions = shape.rows * height * width;
+                (positions * c.outputs * taps) as u64 + Weighted::Conv(c).update_multiply_adds(positions)
             }
             Layer::Linear(l) => {
                 if let Some(last) = shape.row.last_mut() {
                     *last = l.outputs;
                 }
-                linear(l, shape.rows)
+                let positions: usize = shape.row[..shape.row.len() - 1].iter().product();
+                linear(l, shape.rows * positions)
             }
             Layer::MaxPool(window) => {
                 let [height, width] = window.out_size(shape.row[0], shape.row[1]);
@@ -84,13 +89,14 @@ impl Layer {
                 let projections: u64 =
                     [&a.query, &a.key, &a.value, &a.output].map(|l| linear(l, shape.rows)).iter().sum();
                 shape.row = vec![a.output.outputs];
-                projections + 2 * (shape.rows * shape.rows * a.query.outputs) as u64
+                let keys = shape.rows + a.prefix.as_ref().map_or(0, |prefix| prefix.length);
+                projections + 2 * (shape.rows * keys * a.query.outputs) as u64
             }
             Layer::PoolRows(_) => {
                 shape.rows = 1;
                 0
             }
-            Layer::Residual(r) => {
+            Layer::Residual(r) | Layer::Adapter(r) => {
                 let mut other = Shape { rows: shape.rows, row: shape.row.clone() };
                 let shortcut: u64 = r.shortcut.iter().map(|layer| layer.multiply_adds(&mut other)).sum();
                 let body: u64 = r.body.iter().map(|layer| layer.multiply_adds(shape)).sum();

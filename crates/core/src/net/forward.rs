@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use candle_core::Tensor;
 use topwork_kernels as k;
 
-use super::{Attention, BatchNorm, Index, Layer, Linear, Params, PoolRows, Stage};
+use super::{Attention, BatchNorm, Conv, Index, Layer, Linear, LowRank, Params, PoolRows, Side, Stage, Update};
 use crate::Result;
 use crate::data::{Activation, Rows};
 use crate::plan::BatchNormMode;
@@ -61,17 +61,13 @@ impl<'a> Pass<'a> {
         let Activation { data, rows } = x;
         let data = match layer {
             Layer::Conv(c) => {
-                let (_, height, width, _) = data.dims4()?;
-                let spec = k::ConvSpec {
-                    stride: c.window.stride,
-                    pads: c.window.pads(height, width),
-                    dilation: c.window.dilation,
-                    groups: c.groups,
+                let beside = |low: LowRank, x: &Tensor| {
+                    let [a, b] = low.beside_conv(c);
+                    self.plain_conv(&b, &self.plain_conv(&a, x)?)
                 };
-                let bias = self.optional(&c.name, "bias", c.bias)?;
-                k::conv2d(&data, &self.param(&c.name, "weight")?, bias.as_ref(), &spec)?
+                self.updated(&c.name, c.update, &data, mode, |x| self.plain_conv(c, x), beside)?
             }
-            Layer::Linear(l) => self.linear(l, &data)?,
+            Layer::Linear(l) => self.linear(l, &data, mode)?,
             Layer::BatchNorm(n) => self.batch_norm(n, &data, mode)?,
             Layer::LayerNorm(n) => {
                 k::layer_norm(&data, &self.param(&n.name, "weight")?, &self.param(&n.name, "bias")?, n.eps)?
@@ -113,7 +109,7 @@ impl<'a> Pass<'a> {
                 Mode::Train { seed, .. } if *p > 0.0 => k::dropout(&data, *p, self.draw(seed))?,
                 _ => data,
             },
-            Layer::Residual(r) => {
+            Layer::Residual(r) | Layer::Adapter(r) => {
                 let input = Activation { data, rows };
                 let shortcut = self.layers(&r.shortcut, input.clone(), mode)?;
                 let body = self.layers(&r.body, input, mode)?;
@@ -138,9 +134,55 @@ impl<'a> Pass<'a> {
         seed.child(self.draws.get()).0
     }
 
-    fn linear(&self, l: &Linear, x: &Tensor) -> Result<Tensor> {
+    fn linear(&self, l: &Linear, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let beside = |low: LowRank, x: &Tensor| {
+            let [a, b] = low.beside_linear(l);
+            self.plain_linear(&b, &self.plain_linear(&a, x)?)
+        };
+        self.updated(&l.name, l.update, x, mode, |x| self.plain_linear(l, x), beside)
+    }
+
+    fn plain_linear(&self, l: &Linear, x: &Tensor) -> Result<Tensor> {
         let bias = self.optional(&l.name, "bias", l.bias)?;
         Ok(k::linear(x, &self.param(&l.name, "weight")?, bias.as_ref())?)
+    }
+
+    fn plain_conv(&self, c: &Conv, x: &Tensor) -> Result<Tensor> {
+        let (_, height, width, _) = x.dims4()?;
+        let spec = k::ConvSpec {
+            stride: c.window.stride,
+            pads: c.window.pads(height, width),
+            dilation: c.window.dilation,
+            groups: c.groups,
+        };
+        let bias = self.optional(&c.name, "bias", c.bias)?;
+        Ok(k::conv2d(x, &self.param(&c.name, "weight")?, bias.as_ref(), &spec)?)
+    }
+
+    /// A layer and its update; `beside` is the low-rank term before it is scaled.
+    fn updated(
+        &self,
+        name: &str,
+        update: Option<Update>,
+        x: &Tensor,
+        mode: Mode,
+        plain: impl Fn(&Tensor) -> Result<Tensor>,
+        beside: impl Fn(LowRank, &Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let factors = || Ok::<_, crate::Error>(self.param(name, "ia3_l")?.flatten_all()?);
+        Ok(match update {
+            None => plain(x)?,
+            Some(Update::LowRank(low)) => {
+                let y = plain(x)?;
+                let dropped = match mode {
+                    Mode::Train { seed, .. } if low.dropout > 0.0 => k::dropout(x, low.dropout, self.draw(seed))?,
+                    _ => x.clone(),
+                };
+                (y + (beside(low, &dropped)? * low.scale())?)?
+            }
+            Some(Update::Rescale(Side::Inputs)) => plain(&x.broadcast_mul(&factors()?)?)?,
+            Some(Update::Rescale(Side::Outputs)) => plain(x)?.broadcast_mul(&factors()?)?,
+        })
     }
 
     fn batch_norm(&self, n: &BatchNorm, x: &Tensor, mode: Mode) -> Result<Tensor> {
@@ -162,13 +204,20 @@ impl<'a> Pass<'a> {
     }
 
     fn attention(&self, a: &Attention, x: &Tensor, rows: &Rows, mode: Mode) -> Result<Tensor> {
-        let (query, key, value) = (self.linear(&a.query, x)?, self.linear(&a.key, x)?, self.linear(&a.value, x)?);
+        let query = self.linear(&a.query, x, mode)?;
+        let (key, value) = (self.linear(&a.key, x, mode)?, self.linear(&a.value, x, mode)?);
+        let prefix = match &a.prefix {
+            Some(prefix) => Some([self.param(&prefix.name, "key")?, self.param(&prefix.name, "value")?]),
+            None => None,
+        };
+        let prefix = prefix.as_ref().map(|[key, value]| [key, value]);
         let dropout = match mode {
             Mode::Train { seed, .. } if a.dropout > 0.0 => Some((a.dropout, self.draw(seed))),
             _ => None,
         };
-        let joined = k::attention(&query, &key, &value, &lengths(rows, x.dims()[0]), a.heads, dropout)?;
-        self.linear(&a.output, &joined)
+        let lengths = lengths(rows, x.dims()[0]);
+        let joined = k::attention_with_prefix(&query, &key, &value, prefix, &lengths, a.heads, dropout)?;
+        self.linear(&a.output, &joined, mode)
     }
 }
 

@@ -6,13 +6,16 @@
 //! Images flow as `[samples, height, width, channels]`, sequences as `[total rows, width]` with the rows of each
 //! sample behind each other, so that no padding is ever computed.
 
+pub mod adapt;
 pub mod count;
 pub mod forward;
 pub mod frozen;
 pub mod params;
 pub mod tape;
+mod update;
 
 pub use params::{ParamSpec, Params, Role};
+pub use update::{LowRank, Side, Update};
 
 /// A backbone of consecutive stages, and the head on top.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +40,7 @@ pub struct Stage {
 }
 
 /// One operation, or a group of them. `name`s are prefixes of parameter names: `layer1.0.conv1`.
+#[allow(clippy::large_enum_variant)] // A network has a few hundred of them.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Layer {
     /// 2-D convolution; `[b, h, w, inputs]` to `[b, h', w', outputs]`. Parameters `weight` `[outputs, inputs / groups, kh, kw]`, `bias`.
@@ -66,6 +70,8 @@ pub enum Layer {
     Dropout(f32),
     /// `then(body(x) + shortcut(x))`; an empty shortcut is the identity.
     Residual(Residual),
+    /// The same, put into a network that was trained without it: its parameters are an adapter's.
+    Adapter(Residual),
 }
 
 /// See [`Layer::Conv`].
@@ -83,6 +89,8 @@ pub struct Conv {
     pub groups: usize,
     /// Whether there is a bias.
     pub bias: bool,
+    /// A learned change of the weight, kept apart from it.
+    pub update: Option<Update>,
 }
 
 /// A sliding window.
@@ -147,6 +155,8 @@ pub struct Linear {
     pub outputs: usize,
     /// Whether there is a bias.
     pub bias: bool,
+    /// A learned change of the weight, kept apart from it.
+    pub update: Option<Update>,
 }
 
 /// See [`Layer::BatchNorm`].
@@ -219,6 +229,17 @@ pub struct Attention {
     pub heads: usize,
     /// Dropout on the attention weights, in training.
     pub dropout: f32,
+    /// Learned keys and values in front of every sample's own.
+    pub prefix: Option<Prefix>,
+}
+
+/// Keys and values that belong to no row (Li & Liang 2021). Parameters `key` and `value`, `[length, width]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prefix {
+    /// Parameter prefix.
+    pub name: String,
+    /// How many of each.
+    pub length: usize,
 }
 
 /// See [`Layer::PoolRows`].

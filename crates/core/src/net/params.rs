@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{Device, Tensor, Var};
 
+use super::update::Weighted;
 use super::{Layer, Network, Stage};
 use crate::seed::Seed;
 use crate::{Error, Result};
@@ -23,6 +24,8 @@ pub enum Role {
     Shift,
     /// Not learned: running statistics.
     Buffer,
+    /// What an adapter has put into the network; starts where it changes (almost) nothing, so it does not decay.
+    Adapter,
 }
 
 /// One parameter that a network needs.
@@ -105,8 +108,9 @@ impl Layer {
                 if c.bias {
                     add(&c.name, "bias", &[c.outputs], Role::Bias, Init::Constant(0.0));
                 }
+                Weighted::Conv(c).update_params(out);
             }
-            Layer::Linear(l) => linear(l, &mut add),
+            Layer::Linear(l) => linear(l, out),
             Layer::BatchNorm(n) => {
                 add(&n.name, "weight", &[n.width], Role::Scale, Init::Constant(1.0));
                 add(&n.name, "bias", &[n.width], Role::Shift, Init::Constant(0.0));
@@ -123,10 +127,27 @@ impl Layer {
                 }
             }
             Layer::Attention(a) => {
-                [&a.query, &a.key, &a.value, &a.output].into_iter().for_each(|l| linear(l, &mut add));
+                [&a.query, &a.key, &a.value, &a.output].into_iter().for_each(|l| linear(l, out));
+                if let Some(prefix) = &a.prefix {
+                    for name in ["key", "value"] {
+                        let (name, shape) = (format!("{}.{name}", prefix.name), vec![prefix.length, a.key.outputs]);
+                        out.push(ParamSpec { name, shape, role: Role::Adapter, init: Init::Normal(0.02) });
+                    }
+                }
             }
             Layer::Residual(r) => {
                 r.body.iter().chain(&r.shortcut).chain(&r.then).for_each(|layer| layer.params(out));
+            }
+            Layer::Adapter(r) => {
+                let first = out.len();
+                r.body.iter().chain(&r.shortcut).chain(&r.then).for_each(|layer| layer.params(out));
+                for spec in &mut out[first..] {
+                    spec.role = Role::Adapter;
+                    // Houlsby et al. 2019, §3.6: close to the identity.
+                    if let Init::Normal(deviation) = &mut spec.init {
+                        *deviation = 0.01;
+                    }
+                }
             }
             Layer::Act(_)
             | Layer::MaxPool(_)
@@ -138,11 +159,15 @@ impl Layer {
     }
 }
 
-fn linear(l: &super::Linear, add: &mut impl FnMut(&str, &str, &[usize], Role, Init)) {
-    add(&l.name, "weight", &[l.outputs, l.inputs], Role::Weight, Init::Normal(0.02));
+fn linear(l: &super::Linear, out: &mut Vec<ParamSpec>) {
+    let mut add = |name: &str, shape, role, init| {
+        out.push(ParamSpec { name: format!("{}.{name}", l.name), shape, role, init });
+    };
+    add("weight", vec![l.outputs, l.inputs], Role::Weight, Init::Normal(0.02));
     if l.bias {
-        add(&l.name, "bias", &[l.outputs], Role::Bias, Init::Constant(0.0));
+        add("bias", vec![l.outputs], Role::Bias, Init::Constant(0.0));
     }
+    Weighted::Linear(l).update_params(out);
 }
 
 /// The values of a network's parameters, by name. Those that learn are variables, all others plain tensors: a frozen

@@ -12,6 +12,7 @@ use topwork_kernels::passes as k;
 use topwork_kernels::{ConvSpec, Values, frozen};
 
 use super::forward::{Mode, lengths, positions};
+use super::update::Weighted;
 use super::{
     Act, Attention, BatchNorm, Conv, Embed, Index, Layer, LayerNorm, Linear, Params, PoolRows, Residual, Stage,
 };
@@ -23,8 +24,12 @@ use crate::{Error, Result};
 type Shared = Arc<Vec<f32>>;
 /// From the gradient of a layer's output to that of its input; `None` where nobody wants that.
 type Back<'a> = Box<dyn FnOnce(Shared, &mut Gradients) -> Result<Option<Shared>> + 'a>;
+/// The same, told whether anybody wants that.
+type Asked<'a> = Box<dyn FnOnce(Shared, &mut Gradients, bool) -> Result<Option<Shared>> + 'a>;
 /// Gradients of parameters, by name.
 pub type Gradients = BTreeMap<String, Tensor>;
+
+mod update;
 
 /// One forward pass over one batch, and the way back.
 pub struct Tape<'a> {
@@ -120,8 +125,8 @@ impl<'a> Tape<'a> {
         while let Some((layer, after)) = rest.split_first() {
             rest = after;
             flow = match layer {
-                Layer::Conv(c) => self.conv(c, flow)?,
-                Layer::Linear(l) => self.linear(l, flow)?,
+                Layer::Conv(c) => self.weighted(Weighted::Conv(c), flow, mode)?,
+                Layer::Linear(l) => self.weighted(Weighted::Linear(l), flow, mode)?,
                 Layer::BatchNorm(n) => {
                     let act = following(&mut rest);
                     self.batch_norm(n, flow, None, act, mode)?
@@ -152,7 +157,7 @@ impl<'a> Tape<'a> {
                 Layer::Attention(a) => self.attention(a, flow, mode)?,
                 Layer::PoolRows(pool) => self.pool_rows(*pool, flow),
                 Layer::Dropout(p) => self.dropout(*p, flow, mode)?,
-                Layer::Residual(r) => self.residual(r, flow, mode)?,
+                Layer::Residual(r) | Layer::Adapter(r) => self.residual(r, flow, mode)?,
             };
         }
         Ok(flow)
@@ -180,7 +185,16 @@ impl<'a> Tape<'a> {
         wanted
     }
 
-    fn conv(&mut self, c: &'a Conv, flow: Flow) -> Result<Flow> {
+    /// A layer with a weight and its update.
+    fn weighted(&mut self, layer: Weighted<'_>, flow: Flow, mode: Mode) -> Result<Flow> {
+        let wanted = self.tracked;
+        let (flow, step) = self.updated(layer, &flow, mode)?;
+        self.push(move |dy, grads| step(dy, grads, wanted));
+        Ok(flow)
+    }
+
+    /// A convolution's output, and the step back.
+    fn conv(&mut self, c: &Conv, flow: &Flow) -> Result<(Flow, Asked<'a>)> {
         let [b, h, w, _] = flow.image()?;
         let spec = ConvSpec {
             stride: c.window.stride,
@@ -203,68 +217,58 @@ impl<'a> Tape<'a> {
             pass.forward(&flow.data, &Values::of(&weight)?, bias.as_deref())
         };
         let bias_name = bias.and_then(|(_, name)| name);
-        let wanted = self.track(weight_name.is_some() || bias_name.is_some());
+        self.tracked |= weight_name.is_some() || bias_name.is_some();
         let x = weight_name.is_some().then(|| flow.data.clone());
-        self.push(move |dy, grads| {
+        let outputs = c.outputs;
+        let step = move |dy: Shared, grads: &mut Gradients, wanted: bool| {
             if let (Some(name), Some(x)) = (weight_name, x) {
                 put(grads, name, pass.weight_gradient(&x, &dy), weight.dims())?;
             }
             if let Some(name) = bias_name {
-                put(grads, name, k::column_sums(&dy, c.outputs), &[c.outputs])?;
+                put(grads, name, k::column_sums(&dy, outputs), &[outputs])?;
             }
             if !wanted {
                 return Ok(None);
             }
             Ok(Some(Arc::new(pass.input_gradient(&Values::of(&weight)?, &dy))))
-        });
-        Ok(flow.with(y, vec![b, oh, ow, c.outputs]))
+        };
+        Ok((flow.clone().with(y, vec![b, oh, ow, outputs]), Box::new(step)))
     }
 
-    fn linear(&mut self, l: &'a Linear, flow: Flow) -> Result<Flow> {
-        let wanted = self.tracked;
-        let (y, step) = self.project(l, &flow)?;
-        self.push(move |dy, grads| step(dy, grads, wanted));
-        let mut dims = flow.dims.clone();
-        if let Some(last) = dims.last_mut() {
-            *last = l.outputs;
-        }
-        Ok(flow.with(y, dims))
-    }
-
-    /// A linear layer's output, and the step back, which is told whether the input's gradient is wanted.
-    #[allow(clippy::type_complexity)]
-    fn project(
-        &mut self,
-        l: &'a Linear,
-        flow: &Flow,
-    ) -> Result<(Vec<f32>, impl FnOnce(Shared, &mut Gradients, bool) -> Result<Option<Shared>> + use<'a>)> {
+    /// A linear layer's output, and the step back.
+    fn linear(&mut self, l: &Linear, flow: &Flow) -> Result<(Flow, Asked<'a>)> {
+        let (inputs, outputs) = (l.inputs, l.outputs);
         let (weight, weight_name) = self.param(&l.name, "weight")?;
         let bias = l.bias.then(|| self.param(&l.name, "bias")).transpose()?;
         expect(&l.name, weight.dims(), &[l.outputs, l.inputs])?;
         expect(&l.name, &flow.dims[flow.dims.len() - 1..], &[l.inputs])?;
-        let mut y = vec![0f32; flow.data.len() / l.inputs * l.outputs];
+        let mut y = vec![0f32; flow.data.len() / inputs * outputs];
         {
             let bias = bias.as_ref().map(|(bias, _)| Values::of(bias)).transpose()?;
-            k::linear(&flow.data, &Values::of(&weight)?, bias.as_deref(), l.inputs, l.outputs, &mut y);
+            k::linear(&flow.data, &Values::of(&weight)?, bias.as_deref(), inputs, outputs, &mut y);
         }
         let bias_name = bias.and_then(|(_, name)| name);
         self.track(weight_name.is_some() || bias_name.is_some());
         let x = weight_name.is_some().then(|| flow.data.clone());
         let step = move |dy: Shared, grads: &mut Gradients, wanted: bool| {
             if let (Some(name), Some(x)) = (weight_name, x) {
-                put(grads, name, k::linear_weight_gradient(&x, &dy, l.inputs, l.outputs), weight.dims())?;
+                put(grads, name, k::linear_weight_gradient(&x, &dy, inputs, outputs), weight.dims())?;
             }
             if let Some(name) = bias_name {
-                put(grads, name, k::column_sums(&dy, l.outputs), &[l.outputs])?;
+                put(grads, name, k::column_sums(&dy, outputs), &[outputs])?;
             }
             if !wanted {
                 return Ok(None);
             }
-            let mut dx = vec![0f32; dy.len() / l.outputs * l.inputs];
-            k::linear_input_gradient(&Values::of(&weight)?, &dy, l.inputs, l.outputs, &mut dx);
+            let mut dx = vec![0f32; dy.len() / outputs * inputs];
+            k::linear_input_gradient(&Values::of(&weight)?, &dy, inputs, outputs, &mut dx);
             Ok(Some(Arc::new(dx)))
         };
-        Ok((y, step))
+        let mut dims = flow.dims.clone();
+        if let Some(last) = dims.last_mut() {
+            *last = outputs;
+        }
+        Ok((flow.clone().with(y, dims), Box::new(step)))
     }
 
     /// act(normalized + residual). The step back leaves the residual's gradient in the given place.
@@ -444,17 +448,35 @@ impl<'a> Tape<'a> {
     fn attention(&mut self, a: &'a Attention, flow: Flow, mode: Mode) -> Result<Flow> {
         let wanted = self.tracked;
         let width = a.query.outputs;
-        let (q, query) = self.project(&a.query, &flow)?;
-        let (key_values, key) = self.project(&a.key, &flow)?;
-        let (v, value) = self.project(&a.value, &flow)?;
+        let (q, query) = self.updated(Weighted::Linear(&a.query), &flow, mode)?;
+        let (key_values, key) = self.updated(Weighted::Linear(&a.key), &flow, mode)?;
+        let (v, value) = self.updated(Weighted::Linear(&a.value), &flow, mode)?;
+        let (q, key_values, v) = (q.data, key_values.data, v.data);
+        let prefix =
+            a.prefix.as_ref().map(|p| Ok::<_, Error>([self.param(&p.name, "key")?, self.param(&p.name, "value")?]));
+        let prefix = prefix.transpose()?;
+        self.tracked |= prefix.iter().flatten().any(|(_, name)| name.is_some());
         let dropout = match mode {
             Mode::Train { seed, .. } if a.dropout > 0.0 => Some((a.dropout, self.draw(seed))),
             _ => None,
         };
         let lengths = lengths(&flow.rows, flow.dims[0]);
-        let (pass, joined) = k::AttentionPass::forward([&q, &key_values, &v], width, &lengths, a.heads, dropout)?;
+        let (pass, joined) = {
+            let prefix = rows_of(&prefix, width)?;
+            let prefix = prefix.as_ref().map(|[key, value]| [&**key, &**value]);
+            k::AttentionPass::forward([&q, &key_values, &v], prefix, width, &lengths, a.heads, dropout)?
+        };
         self.push(move |dy, grads| {
-            let [dq, dk, dv] = pass.gradients([&q, &key_values, &v], width, &dy);
+            let ([dq, dk, dv], of_prefix) = {
+                let prefix = rows_of(&prefix, width)?;
+                let prefix = prefix.as_ref().map(|[key, value]| [&**key, &**value]);
+                pass.gradients([&q, &key_values, &v], prefix, width, &dy)
+            };
+            for ((value, name), gradient) in prefix.into_iter().flatten().zip(of_prefix.into_iter().flatten()) {
+                if let Some(name) = name {
+                    put(grads, name, gradient, value.dims())?;
+                }
+            }
             drop((q, key_values, v, dy));
             let mut sum = query(Arc::new(dq), grads, wanted)?.map(owned);
             for dx in [key(Arc::new(dk), grads, wanted)?, value(Arc::new(dv), grads, wanted)?] {
@@ -465,7 +487,7 @@ impl<'a> Tape<'a> {
             Ok(sum.map(Arc::new))
         });
         let dims = vec![flow.dims[0], width];
-        self.linear(&a.output, flow.with(joined, dims))
+        self.weighted(Weighted::Linear(&a.output), flow.with(joined, dims), mode)
     }
 
     fn pool_rows(&mut self, pool: PoolRows, flow: Flow) -> Flow {
@@ -580,6 +602,14 @@ impl Flow {
     fn with(self, data: Vec<f32>, dims: Vec<usize>) -> Self {
         Self { data: Arc::new(data), dims, ..self }
     }
+}
+
+/// The numbers of a prefix's keys and values, `[length, width]`.
+fn rows_of<'t>(prefix: &'t Option<[(Tensor, Option<String>); 2]>, width: usize) -> Result<Option<[Values<'t>; 2]>> {
+    let Some([(key, _), (value, _)]) = prefix else { return Ok(None) };
+    expect("prefix", &key.dims()[1..], &[width])?;
+    expect("prefix", value.dims(), key.dims())?;
+    Ok(Some([Values::of(key)?, Values::of(value)?]))
 }
 
 /// Takes the activation that comes next, where normalization can do it.

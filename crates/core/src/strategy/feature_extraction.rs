@@ -47,6 +47,6 @@ impl Strategy for FeatureExtraction {
                 Phase::Train(train)
             }
         };
-        Plan { strategy: self.name().into(), start: Start::Pretrained, phases: vec![phase] }
+        Plan { strategy: self.name().into(), start: Start::Pretrained, adapters: vec![], phases: vec![phase] }
     }
 }

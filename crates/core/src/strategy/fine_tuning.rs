@@ -29,6 +29,11 @@ impl Strategy for FineTuning {
         learn.push(rule("head", options.head_rate.unwrap_or(1.0)));
         let recipe = &settings.defaults.fine_tuning;
         let train = settings.train("train everything", recipe, Decay::Linear, learn, task);
-        Plan { strategy: self.name().into(), start: Start::Pretrained, phases: vec![Phase::Train(train)] }
+        Plan {
+            strategy: self.name().into(),
+            start: Start::Pretrained,
+            adapters: vec![],
+            phases: vec![Phase::Train(train)],
+        }
     }
 }

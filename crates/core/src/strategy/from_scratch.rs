@@ -25,6 +25,6 @@ impl Strategy for FromScratch {
         let learn = names.map(|name| rule(name, 1.0)).collect();
         let recipe = &settings.defaults.from_scratch;
         let train = settings.train("train everything", recipe, Decay::Cosine, learn, task);
-        Plan { strategy: self.name().into(), start: Start::Random, phases: vec![Phase::Train(train)] }
+        Plan { strategy: self.name().into(), start: Start::Random, adapters: vec![], phases: vec![Phase::Train(train)] }
     }
 }

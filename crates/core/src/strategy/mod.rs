@@ -3,15 +3,24 @@
 //! A new strategy is a new implementation of [`Strategy`] and a row in [`all`]. None of them is ever asked for by name
 //! anywhere else.
 
+mod adapter;
+mod adapters;
 mod feature_extraction;
 mod fine_tuning;
 mod from_scratch;
+mod ia3;
+mod lora;
 mod options;
+mod prefix;
 
+pub use adapter::BottleneckAdapter;
 pub use feature_extraction::FeatureExtraction;
 pub use fine_tuning::FineTuning;
 pub use from_scratch::FromScratch;
+pub use ia3::Ia3;
+pub use lora::Lora;
 pub use options::{OptimizerName, Options, Probe};
+pub use prefix::PrefixTuning;
 
 use crate::net::Network;
 use crate::plan::{BatchNormMode, Decay, Objective, Optimizer, Plan, Rule, Schedule, Train};
@@ -30,7 +39,7 @@ pub trait Strategy: Send + Sync {
 
 /// All strategies, in the order in which they are listed.
 pub fn all() -> &'static [&'static dyn Strategy] {
-    &[&FromScratch, &FeatureExtraction, &FineTuning]
+    &[&FromScratch, &FeatureExtraction, &FineTuning, &Lora, &BottleneckAdapter, &Ia3, &PrefixTuning]
 }
 
 /// The facts of the target task that plans may depend on.

@@ -82,7 +82,7 @@ pub struct Options {
     /// fine-tuning: factor on the learning rate from each stage to the one before it, counted from the head
     #[arg(long, value_name = "FACTOR")]
     pub stage_decay: Option<f64>,
-    /// fine-tuning: factor on the head's learning rate
+    /// fine-tuning, lora, adapter, ia3, prefix: factor on the head's learning rate
     #[arg(long, value_name = "FACTOR")]
     pub head_rate: Option<f64>,
     /// feature-extraction: how the head is fitted
@@ -91,6 +91,24 @@ pub struct Options {
     /// feature-extraction: penalty of logistic regression (1 / C of scikit-learn)
     #[arg(long, value_name = "X")]
     pub l2: Option<f64>,
+    /// lora: rank of the term beside each weight [default: 8]
+    #[arg(long, value_name = "N")]
+    pub rank: Option<usize>,
+    /// lora: weight of the term, times the rank [default: 16]
+    #[arg(long, value_name = "X")]
+    pub alpha: Option<f64>,
+    /// lora: dropout in front of the term [default: 0]
+    #[arg(long, value_name = "SHARE")]
+    pub lora_dropout: Option<f64>,
+    /// adapter: width of the bottleneck [default: 32]
+    #[arg(long, value_name = "N")]
+    pub bottleneck: Option<usize>,
+    /// prefix: how many keys and values each layer gets [default: 8]
+    #[arg(long, value_name = "N")]
+    pub prefix_length: Option<usize>,
+    /// lora, ia3, adapter, prefix: layers to act on, by whole parts of their names: `query,value`, `layer4`, `encoder.layer.5`
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub targets: Option<Vec<String>>,
 }
 
 impl Options {
@@ -108,6 +126,8 @@ impl Options {
         }
         complete!(epochs, batch_size, learning_rate, optimizer, weight_decay, momentum, schedule, warmup, clip_norm);
         complete!(label_smoothing, class_weights, patience, batch_norm, views, stage_decay, head_rate, probe, l2);
+        self.targets = self.targets.or_else(|| below.targets.clone());
+        complete!(rank, alpha, lora_dropout, bottleneck, prefix_length);
         self
     }
 
@@ -121,6 +141,9 @@ impl Options {
             ("batch-size", self.batch_size),
             ("patience", self.patience),
             ("views", self.views),
+            ("rank", self.rank),
+            ("bottleneck", self.bottleneck),
+            ("prefix-length", self.prefix_length),
         ];
         for (flag, value) in at_least_one {
             if value == Some(0) {
@@ -138,6 +161,8 @@ impl Options {
             ("stage-decay", self.stage_decay, positive, 1.0),
             ("head-rate", self.head_rate, 0.0, f64::MAX),
             ("l2", self.l2, positive, f64::MAX),
+            ("alpha", self.alpha, positive, f64::MAX),
+            ("lora-dropout", self.lora_dropout, 0.0, 0.9),
         ];
         for (flag, value, low, high) in ranges {
             if let Some(value) = value.filter(|value| !(low..=high).contains(value)) {
@@ -149,6 +174,10 @@ impl Options {
                     "choose another",
                 ));
             }
+        }
+        if let Some(name) = self.targets.iter().flatten().find(|name| name.split('.').any(str::is_empty)) {
+            let reason = "a layer's name has no empty parts";
+            return Err(Error::input(format!("--targets {name:?}"), reason, "give names such as query,value"));
         }
         Ok(())
     }

@@ -5,7 +5,10 @@ use crate::net::{Layer, Linear, Network, Stage};
 use crate::plan::{Phase, Start};
 
 fn stage(name: &str, inputs: usize, outputs: usize) -> Stage {
-    Stage { name: name.into(), layers: vec![Layer::Linear(Linear { name: name.into(), inputs, outputs, bias: true })] }
+    Stage {
+        name: name.into(),
+        layers: vec![Layer::Linear(Linear { name: name.into(), inputs, outputs, bias: true, update: None })],
+    }
 }
 
 fn network() -> Network {
@@ -132,4 +135,15 @@ fn a_senseless_number_is_refused_by_the_name_of_its_flag() {
         let message = options.check().unwrap_err().to_string();
         assert!(message.contains(flag), "{message}");
     }
+}
+
+#[test]
+fn an_adapter_learns_beside_the_head_in_the_stages_that_it_edits() {
+    let options = Options { targets: Some(vec!["two".into()]), rank: Some(2), ..Options::default() };
+    let plan = Lora.plan(&network(), &Task { classes: 3, samples: 100 }, &settings(options));
+    let edited = crate::net::adapt::apply(&network(), &plan.adapters).unwrap();
+    let Phase::Train(train) = &plan.phases[0] else { panic!("a phase of gradient descent was expected") };
+    assert_eq!((train.boundary, train.batch_norm), (1, BatchNormMode::Frozen));
+    let names: Vec<String> = train.learning(&edited).into_iter().map(|(spec, ..)| spec.name).collect();
+    assert_eq!(names, ["two.lora_A.weight", "two.lora_B.weight", "fc.weight", "fc.bias"]);
 }

@@ -66,7 +66,7 @@ impl Dataset for Clusters {
 }
 
 fn linear(name: &str, inputs: usize, outputs: usize) -> Layer {
-    Layer::Linear(Linear { name: name.into(), inputs, outputs, bias: true })
+    Layer::Linear(Linear { name: name.into(), inputs, outputs, bias: true, update: None })
 }
 
 pub fn network() -> Network {
@@ -112,7 +112,7 @@ pub fn train(boundary: usize) -> Train {
 }
 
 pub fn plan(phases: Vec<Phase>) -> Plan {
-    Plan { strategy: "test".into(), start: Start::Pretrained, phases }
+    Plan { strategy: "test".into(), start: Start::Pretrained, adapters: vec![], phases }
 }
 
 pub fn solve(views: usize) -> Phase {

@@ -205,7 +205,7 @@ fn convolutional(fixture: &mut Fixture) {
         }
     }
     let window = Window { padding: crate::net::Padding::Even([1, 1]), ..Window::square(3, 1) };
-    let conv = Conv { name: "conv".into(), inputs: 1, outputs: 4, window, groups: 1, bias: false };
+    let conv = Conv { name: "conv".into(), inputs: 1, outputs: 4, window, groups: 1, bias: false, update: None };
     let norm = BatchNorm { name: "bn".into(), width: 4, eps: 1e-5, momentum: 0.1 };
     let flat = Conv {
         name: "two".into(),
@@ -214,6 +214,7 @@ fn convolutional(fixture: &mut Fixture) {
         window: Window { padding: crate::net::Padding::Even([0, 0]), ..Window::square(2, 1) },
         groups: 1,
         bias: true,
+        update: None,
     };
     fixture.network.stages[0].layers =
         vec![Layer::Conv(conv), Layer::BatchNorm(norm), Layer::Act(crate::net::Act::Relu)];

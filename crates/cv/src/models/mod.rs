@@ -83,7 +83,7 @@ pub fn head_prefix(network: &Network) -> &str {
 }
 
 fn conv(name: impl Into<String>, inputs: usize, outputs: usize, window: Window, groups: usize) -> Layer {
-    Layer::Conv(Conv { name: name.into(), inputs, outputs, window, groups, bias: false })
+    Layer::Conv(Conv { name: name.into(), inputs, outputs, window, groups, bias: false, update: None })
 }
 
 fn batch_norm(name: impl Into<String>, width: usize, eps: f64, momentum: f64) -> Layer {
@@ -91,7 +91,7 @@ fn batch_norm(name: impl Into<String>, width: usize, eps: f64, momentum: f64) ->
 }
 
 fn linear(name: impl Into<String>, inputs: usize, outputs: usize) -> Layer {
-    Layer::Linear(Linear { name: name.into(), inputs, outputs, bias: true })
+    Layer::Linear(Linear { name: name.into(), inputs, outputs, bias: true, update: None })
 }
 
 fn act(act: Act) -> Layer {

@@ -92,7 +92,15 @@ fn alexnet(classes: usize) -> Network {
 }
 
 fn convolution(number: usize, inputs: usize, outputs: usize, window: Window) -> Layer {
-    Layer::Conv(Conv { name: format!("features.{number}"), inputs, outputs, window, groups: 1, bias: true })
+    Layer::Conv(Conv {
+        name: format!("features.{number}"),
+        inputs,
+        outputs,
+        window,
+        groups: 1,
+        bias: true,
+        update: None,
+    })
 }
 
 #[cfg(test)]

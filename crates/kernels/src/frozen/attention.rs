@@ -1,6 +1,6 @@
 //! Multi-head attention within each sample's rows, on slices.
 
-use crate::attention::softmax_rows;
+use crate::attention::{Prefix, softmax_rows};
 use crate::cpu::Shared;
 use crate::matmul::{Mat, product, product_to};
 use crate::rows::starts;
@@ -25,6 +25,26 @@ pub fn attention(
     out: &mut [f32],
     scratch: &mut Vec<f32>,
 ) {
+    attention_with_prefix(q, k, v, None, stride, lengths, heads, d, out, scratch);
+}
+
+/// [`attention`] with a prefix of keys and values in front of every sample's own.
+///
+/// # Panics
+/// When the slices are too short.
+#[allow(clippy::too_many_arguments)]
+pub fn attention_with_prefix(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    prefix: Prefix,
+    stride: usize,
+    lengths: &[usize],
+    heads: usize,
+    d: usize,
+    out: &mut [f32],
+    scratch: &mut Vec<f32>,
+) {
     let width = heads * d;
     let longest = lengths.iter().copied().max().unwrap_or(0);
     if longest == 0 || width == 0 {
@@ -36,7 +56,8 @@ pub fn attention(
     let starts: Vec<usize> = starts(lengths).collect();
     let tasks = lengths.len() * heads;
     let buffers = tasks.min(4 * rayon::current_num_threads().max(1));
-    let size = longest * (longest + 1);
+    let before = prefix.map_or(0, |[key, _]| key.len() / width);
+    let size = longest * (before + longest + 1);
     if scratch.len() < buffers * size {
         scratch.resize(buffers * size, 0.0);
     }
@@ -47,12 +68,21 @@ pub fn attention(
                 continue;
             }
             let [q, k, v] = [q, k, v].map(|x| Mat::new(&x[start * stride + head * d..], len, d, stride));
-            let (scores, logs) = scratch.split_at_mut(len * len);
-            product(q, k.t(), scores, len, false);
-            softmax_rows(scores, len, scale, &mut logs[..len]);
+            let keys = before + len;
+            let (scores, logs) = scratch.split_at_mut(len * keys);
+            let of_prefix = prefix.map(|parts| parts.map(|x| Mat::new(&x[head * d..], before, d, width)));
+            if let Some([k, _]) = of_prefix {
+                product(q, k.t(), scores, keys, false);
+            }
+            product(q, k.t(), &mut scores[before..], keys, false);
+            softmax_rows(scores, keys, scale, &mut logs[..len]);
             let to = out.at(start * width + head * d, (len - 1) * width + d);
             // SAFETY: these columns of these rows exist and belong to this head of this sample.
-            unsafe { product_to(Mat::new(scores, len, len, len), v, to, width) };
+            unsafe { product_to(Mat::new(&scores[before..], len, len, keys), v, to, width, false) };
+            if let Some([_, v]) = of_prefix {
+                // SAFETY: as above.
+                unsafe { product_to(Mat::new(scores, len, before, keys), v, to, width, true) };
+            }
         }
     });
 }

@@ -86,6 +86,14 @@ fn attention_reads_one_fused_matrix() -> Result<()> {
     let (x, mut out) = (flat(&qkv), vec![f32::NAN; 28 * width]);
     attention(&x, &x[width..], &x[2 * width..], 3 * width, &lengths, heads, d, &mut out, &mut Vec::new());
     close_values(&out, &flat(&want), 1e-6);
+    let prefix = [random(&[5, width], 2, 1.5), random(&[5, width], 3, 1.5)];
+    let (key, value) = (flat(&prefix[0]), flat(&prefix[1]));
+    let both = Some([&prefix[0], &prefix[1]]);
+    let want = crate::attention_with_prefix(&part(0)?, &part(1)?, &part(2)?, both, &lengths, heads, None)?;
+    let (both, stride) = (Some([&key[..], &value]), 3 * width);
+    let [q, k, v] = [0, 1, 2].map(|i| &x[i * width..]);
+    attention_with_prefix(q, k, v, both, stride, &lengths, heads, d, &mut out, &mut Vec::new());
+    close_values(&out, &flat(&want), 1e-5);
     Ok(())
 }
 

@@ -168,8 +168,13 @@ impl BertConfig {
     fn layer(&self, i: usize) -> Stage {
         let name = format!("encoder.layer.{i}");
         let width = self.hidden_size;
-        let square =
-            |part: &str| Linear { name: format!("{name}.attention.{part}"), inputs: width, outputs: width, bias: true };
+        let square = |part: &str| Linear {
+            name: format!("{name}.attention.{part}"),
+            inputs: width,
+            outputs: width,
+            bias: true,
+            update: None,
+        };
         let attention = Attention {
             query: square("self.query"),
             key: square("self.key"),
@@ -177,6 +182,7 @@ impl BertConfig {
             output: square("output.dense"),
             heads: self.num_attention_heads,
             dropout: self.attention_probs_dropout_prob,
+            prefix: None,
         };
         let mixing = Residual {
             body: vec![Layer::Attention(attention), Layer::Dropout(self.hidden_dropout_prob)],
@@ -215,7 +221,7 @@ impl BertConfig {
 }
 
 fn linear(name: &str, inputs: usize, outputs: usize) -> Layer {
-    Layer::Linear(Linear { name: name.into(), inputs, outputs, bias: true })
+    Layer::Linear(Linear { name: name.into(), inputs, outputs, bias: true, update: None })
 }
 
 /// The description's name for a checkpoint's: without `bert.` in front, and with the `gamma` and `beta` of

@@ -5,6 +5,7 @@ use topwork_kernels::frozen::{self as k, Precision};
 use topwork_kernels::{Act, ConvSpec};
 
 use super::step::Step;
+use crate::net::update::Weighted;
 use crate::net::{BatchNorm, Conv, Layer, Linear, Params, Window};
 use crate::{Error, Result};
 
@@ -16,10 +17,6 @@ pub(super) struct Compiler<'a> {
 impl Compiler<'_> {
     fn values(&self, prefix: &str, name: &str) -> Result<Vec<f32>> {
         Ok(self.params.get(&format!("{prefix}.{name}"))?.flatten_all()?.to_vec1::<f32>()?)
-    }
-
-    fn bias(&self, prefix: &str, present: bool) -> Result<Option<Vec<f32>>> {
-        present.then(|| self.values(prefix, "bias")).transpose()
     }
 
     pub(super) fn sequence(&self, layers: &[Layer]) -> Result<Vec<Step>> {
@@ -69,9 +66,13 @@ impl Compiler<'_> {
                     query_key_value: self.linear(&[&a.query, &a.key, &a.value])?,
                     output: self.linear(&[&a.output])?,
                     heads: a.heads,
+                    prefix: match &a.prefix {
+                        Some(prefix) => Some([self.values(&prefix.name, "key")?, self.values(&prefix.name, "value")?]),
+                        None => None,
+                    },
                 },
                 Layer::PoolRows(pool) => Step::PoolRows(*pool),
-                Layer::Residual(residual) => {
+                Layer::Residual(residual) | Layer::Adapter(residual) => {
                     let then: Vec<&Layer> = residual.then.iter().collect();
                     let mut then = then.as_slice();
                     let act = following_act(&mut then);
@@ -101,8 +102,7 @@ impl Compiler<'_> {
     }
 
     fn conv(&self, conv: &Conv, norm: Option<(Vec<f32>, Vec<f32>)>, act: Option<Act>) -> Result<Step> {
-        let mut weight = self.values(&conv.name, "weight")?;
-        let mut bias = self.bias(&conv.name, conv.bias)?;
+        let (mut weight, mut bias) = Weighted::Conv(conv).merged(self.params)?;
         if let Some((scale, shift)) = norm {
             let taps = weight.len() / conv.outputs;
             weight.chunks_exact_mut(taps).zip(&scale).for_each(|(w, s)| w.iter_mut().for_each(|w| *w *= s));
@@ -120,8 +120,9 @@ impl Compiler<'_> {
     fn linear(&self, parts: &[&Linear]) -> Result<k::PackedLinear> {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for part in parts {
-            weight.extend(self.values(&part.name, "weight")?);
-            bias.extend(self.bias(&part.name, part.bias)?.unwrap_or_else(|| vec![0.0; part.outputs]));
+            let (of_part, terms) = Weighted::Linear(part).merged(self.params)?;
+            weight.extend(of_part);
+            bias.extend(terms.unwrap_or_else(|| vec![0.0; part.outputs]));
         }
         let inputs = parts[0].inputs;
         if weight.len() != bias.len() * inputs {

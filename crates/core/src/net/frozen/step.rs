@@ -33,6 +33,7 @@ pub(super) enum Step {
         query_key_value: k::PackedLinear,
         output: k::PackedLinear,
         heads: usize,
+        prefix: Option<[Vec<f32>; 2]>,
     },
     PoolRows(PoolRows),
     /// `act(body(x) + shortcut(x))`; the sum happens in the last step of the body where that can do it.
@@ -188,7 +189,10 @@ impl Step {
                 let [h, w] = window.out_size(row[0], row[1]);
                 vec![h, w, conv.outputs()]
             }
-            Self::Linear { linear, .. } => vec![linear.outputs()],
+            Self::Linear { linear, .. } => {
+                let before = &row[..row.len().saturating_sub(1)];
+                before.iter().copied().chain([linear.outputs()]).collect()
+            }
             Self::MaxPool(window) => {
                 let [h, w] = window.out_size(row[0], row[1]);
                 vec![h, w, row[2]]
@@ -234,7 +238,10 @@ impl Step {
                 let (pads, scratch) = (window.pads(h, w), &mut buffers.scratch);
                 conv.run_padded(x, [total, h, w], pads, act.or(after), residual, &mut out, scratch);
             }
-            Self::Linear { linear, act } => linear.run(x, total, act.or(after), residual, &mut out),
+            Self::Linear { linear, act } => {
+                let positions = total * flow.row.iter().rev().skip(1).product::<usize>();
+                linear.run(x, positions, act.or(after), residual, &mut out);
+            }
             Self::LayerNorm { scale, shift, eps } => k::layer_norm(x, scale, shift, *eps, &mut out),
             Self::Act(act) => {
                 out.copy_from_slice(x);
@@ -261,14 +268,16 @@ impl Step {
                 let slices: Vec<&[f32]> = tables.iter().map(|(table, _)| table.as_slice()).collect();
                 k::embed_sum(&slices, &ids, *width, &mut out);
             }
-            Self::Attention { query_key_value, output, heads } => {
+            Self::Attention { query_key_value, output, heads, prefix } => {
                 let width = query_key_value.outputs() / 3;
                 let mut all = buffers.take(total * 3 * width);
                 query_key_value.run(x, total, None, None, &mut all);
                 let mut joined = buffers.take(total * width);
                 let (q, k, v) = (&all[..], &all[width.min(all.len())..], &all[(2 * width).min(all.len())..]);
                 let scratch = &mut buffers.scratch;
-                k::attention(q, k, v, 3 * width, &flow.lengths, *heads, width / heads, &mut joined, scratch);
+                let (stride, d) = (3 * width, width / heads);
+                let prefix = prefix.as_ref().map(|[key, value]| [key.as_slice(), value.as_slice()]);
+                k::attention_with_prefix(q, k, v, prefix, stride, &flow.lengths, *heads, d, &mut joined, scratch);
                 output.run(&joined, total, after, residual, &mut out);
                 buffers.give(all);
                 buffers.give(joined);

@@ -1,0 +1,32 @@
+//! Small modules put between the layers of a backbone that itself stays as it is.
+
+use super::adapters::{Pace, chosen, plan};
+use super::{Settings, Strategy, Task};
+use crate::net::Network;
+use crate::net::adapt::Adapter;
+use crate::plan::Plan;
+
+/// `h + U gelu(D h)` behind every sublayer or residual block, where only `D` and `U` learn.
+pub struct BottleneckAdapter;
+
+impl Strategy for BottleneckAdapter {
+    fn name(&self) -> &'static str {
+        "adapter"
+    }
+
+    fn summary(&self) -> &'static str {
+        "small bottlenecks behind sublayers or residual blocks learn, and the head; the backbone is frozen"
+    }
+
+    fn source(&self) -> &'static str {
+        "Houlsby et al., Parameter-Efficient Transfer Learning for NLP, 2019; Rebuffi et al., Learning multiple visual \
+         domains with residual adapters, 2017"
+    }
+
+    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+        let width = settings.options.bottleneck.unwrap_or(32);
+        let blocks = chosen(settings, &network.blocks(), String::as_str, |_| true);
+        let adapter = Adapter::Bottleneck { width, blocks };
+        plan(self.name(), adapter, Pace { rate: 10.0, length: 2 }, network, task, settings)
+    }
+}
