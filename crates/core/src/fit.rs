@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::Cache;
+use crate::classifier::model_folder;
 use crate::data::{Budget, Dataset, Splits, Subset, choose};
 use crate::domain::{Domain, Opened};
 use crate::loader::Strictness;
@@ -22,7 +23,7 @@ use crate::seed::Seed;
 use crate::source::{self, Fetcher, Reference};
 use crate::strategy::{self, Options, Settings, Strategy, Task};
 use crate::summary::Summary;
-use crate::train::{self, Job, Outcome};
+use crate::train::{self, Companions, Job, Outcome};
 use crate::{Error, Result, device};
 
 const REPORT: &str = "report.html";
@@ -37,8 +38,7 @@ pub struct Fit<D: Domain> {
     /// Pre-trained model: a name from `models list`, hf-hub:owner/name, or the path of a model folder or weights file
     #[arg(long, short, value_name = "MODEL")]
     pub model: Option<String>,
-    /// How knowledge is carried over: feature-extraction (train only a new head; the default), fine-tuning (train
-    /// everything) or from-scratch (the pre-trained weights are not used)
+    /// How knowledge is carried over: one of those that `strategies` lists [default: feature-extraction]
     #[arg(long, short, value_name = "STRATEGY")]
     pub strategy: Option<String>,
     /// Folder to make for the run: model, report, metrics and checkpoints
@@ -101,7 +101,9 @@ pub struct Prepared<D: Domain> {
     pub pipeline: D::Pipeline,
     /// The data, budget applied.
     pub splits: Splits,
-    device: candle_core::Device,
+    /// Other models that the plan speaks of.
+    pub companions: Companions,
+    device: Device,
 }
 
 impl<D: Domain> Fit<D> {
@@ -151,7 +153,7 @@ impl<D: Domain> Fit<D> {
         let strategy = find_strategy(self.strategy.as_deref().unwrap_or("feature-extraction"))?;
         let seed = Seed(self.seed.unwrap_or(0));
         let budget = self.budget()?;
-        let name = self.model.as_deref().unwrap_or(D::DEFAULT_MODEL);
+        let name = &self.model_name();
         // A strategy that starts from random weights needs the description alone.
         let mut opened = describe::<D>(name, self.offline, observer)?;
         opened = D::configure(opened, &self.data)?;
@@ -162,8 +164,12 @@ impl<D: Domain> Fit<D> {
         let settings = Settings { options: self.options.clone(), defaults: D::defaults() };
         let plan = match &self.plan {
             Some(plan) => plan.clone(),
-            None => strategy.plan(&network, &task, &settings),
+            None => {
+                strategy.check(&network, &settings)?;
+                strategy.plan(&network, &task, &settings)
+            }
         };
+        let companions = self.companions(&plan, &network, &splits.classes, &device)?;
         let (params, report) = match plan.start {
             Start::Pretrained => {
                 if opened.weights.is_empty() {
@@ -179,7 +185,29 @@ impl<D: Domain> Fit<D> {
         let used: BTreeSet<String> = network.params().into_iter().map(|spec| spec.name).collect();
         let mut unused = opened.weights;
         unused.retain(|name, _| !used.contains(name));
-        Ok(Prepared { network, params, report, plan, unused, pipeline: opened.pipeline, splits, device })
+        let pipeline = opened.pipeline;
+        Ok(Prepared { network, params, report, plan, unused, pipeline, splits, companions, device })
+    }
+
+    /// The model to start from; where runs are to be mixed and none is named, the first of them.
+    fn model_name(&self) -> String {
+        let first = || Some(Path::new(self.options.runs.as_ref()?.first()?).join("model").display().to_string());
+        self.model.clone().or_else(first).unwrap_or_else(|| D::DEFAULT_MODEL.into())
+    }
+
+    /// Opens the other models that `plan` speaks of.
+    fn companions(&self, plan: &Plan, network: &Network, classes: &[String], device: &Device) -> Result<Companions> {
+        let mut companions = Companions::default();
+        for name in plan.runs() {
+            let opened = finished::<D>(name, classes)?;
+            if opened.network != *network {
+                let reason = format!("its network is another one than {}", network.name);
+                return Err(Error::input(name, reason, "mix runs of one model and one pooling"));
+            }
+            let (params, _) = model::fit(network, &opened.weights, Head::Keep, device, name)?;
+            companions.runs.insert(name.into(), params);
+        }
+        Ok(companions)
     }
 
     fn budget(&self) -> Result<Budget> {
@@ -269,7 +297,7 @@ impl<D: Domain> Fit<D> {
         observer.message(&format!("model {}: {}", prepared.network.name, prepared.report));
         let options = self.options.clone().over(&Options::default());
         let resolved = Self {
-            model: Some(self.model.clone().unwrap_or_else(|| D::DEFAULT_MODEL.into())),
+            model: Some(self.model_name()),
             strategy: Some(prepared.plan.strategy.clone()),
             seed: Some(self.seed.unwrap_or(0)),
             plan: Some(prepared.plan.clone()),
@@ -293,6 +321,7 @@ impl<D: Domain> Fit<D> {
             train: prepared.splits.train,
             validation: prepared.splits.validation,
             fingerprint: &D::fingerprint(&prepared.pipeline),
+            companions: prepared.companions,
             seed: Seed(self.seed.unwrap_or(0)),
             device: &prepared.device,
             run: &run,
@@ -336,10 +365,28 @@ pub struct Finished {
     pub summary: Summary,
 }
 
+/// The model of a finished run, or a model folder, that tells the very `classes` apart.
+fn finished<D: Domain>(name: &str, classes: &[String]) -> Result<Opened<D::Pipeline>> {
+    let opened = D::open(&model_folder(Path::new(name))?, None)?;
+    match &opened.classes {
+        Some(own) if own == classes => Ok(opened),
+        Some(own) => {
+            let some = |names: &[String]| names.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+            let reason = format!("it tells {} apart, the data are of {}", some(own), some(classes));
+            Err(Error::input(name, reason, "name a model of the same classes in the same order"))
+        }
+        None => Err(Error::input(name, "it names no classes: it is a backbone", "name a finished run")),
+    }
+}
+
 fn find_strategy(name: &str) -> Result<&'static dyn Strategy> {
     strategy::all().iter().copied().find(|s| s.name() == name).ok_or_else(|| {
         let known: Vec<&str> = strategy::all().iter().map(|s| s.name()).collect();
-        Error::input(format!("--strategy {name}"), "no such strategy", format!("use one of {}", known.join(", ")))
+        Error::input(
+            format!("--strategy {name}"),
+            "no such strategy",
+            format!("use one of {}; `strategies` says what they do", known.join(", ")),
+        )
     })
 }
 

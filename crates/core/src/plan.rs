@@ -37,6 +37,8 @@ pub enum Phase {
     Train(Train),
     /// A closed-form or convex solution for the head on fixed features.
     Solve(Solve),
+    /// A mixture of weights.
+    Combine(Combine),
 }
 
 /// Gradient descent on some parameters.
@@ -99,6 +101,14 @@ pub enum RoleName {
 }
 
 impl RoleName {
+    fn plural(self) -> &'static str {
+        match self {
+            Self::Weight => "weights",
+            Self::Bias => "biases",
+            Self::Norm => "normalizations",
+        }
+    }
+
     /// Whether it covers `role`.
     pub fn covers(self, role: Role) -> bool {
         match self {
@@ -187,19 +197,120 @@ pub enum ClassWeights {
     Balanced,
 }
 
-/// Multinomial logistic regression of the head on the pooled features, to convergence: convex, so that nothing but the
-/// penalty needs choosing.
+/// A linear head on the pooled features that has one best answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Solve {
     /// What to call the phase.
     pub name: String,
-    /// Weight of ½‖W‖² against the summed loss (1 / C of scikit-learn and LIBLINEAR).
-    pub l2: f64,
-    /// The loss.
+    /// What is best.
+    pub method: Method,
+    /// The loss, where the method has one.
     pub objective: Objective,
     /// Random views of each sample to fit on besides the plain one; 0 for none.
     pub views: usize,
+}
+
+/// How a head is solved.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "kebab-case")]
+pub enum Method {
+    /// Multinomial logistic regression, to convergence: convex, so that nothing but the penalty needs choosing.
+    Logistic {
+        /// Weight of ½‖W‖² against the summed loss (1 / C of scikit-learn and LIBLINEAR).
+        l2: f64,
+    },
+    /// The nearest class mean in Euclidean distance (Snell et al. 2017, equation 8): -‖x - μ‖² is linear in x but for a
+    /// term that all classes share.
+    Prototypes,
+}
+
+/// A mixture of weights that are there already: nothing is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Combine {
+    /// What to call the phase.
+    pub name: String,
+    /// Of what, in which shares.
+    pub mixture: Mixture,
+}
+
+/// What a [`Combine`] makes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "of", rename_all = "kebab-case")]
+pub enum Mixture {
+    /// (1 - alpha) × earlier + alpha × present, for every parameter and running statistic (Wortsman et al. 2022,
+    /// *Robust fine-tuning of zero-shot models*, equation 1).
+    Earlier {
+        /// The earlier ones: as they were when this many phases were complete; 0 for the start.
+        phases: usize,
+        /// Share of the present ones.
+        alpha: f64,
+    },
+    /// The mean of finished runs of the same network (Wortsman et al. 2022, *Model soups*).
+    Runs {
+        /// Their directories.
+        runs: Vec<String>,
+        /// Which of them.
+        choice: Choice,
+    },
+}
+
+/// Which runs go into a mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Choice {
+    /// All of them.
+    Uniform,
+    /// From the best on, each that does not lower the validation accuracy of the mean so far.
+    Greedy,
+}
+
+impl Phase {
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Train(train) => &train.name,
+            Self::Solve(solve) => &solve.name,
+            Self::Combine(combine) => &combine.name,
+        }
+    }
+
+    /// Number of leading stages of a network of `stages` that it leaves alone.
+    pub fn boundary(&self, stages: usize) -> usize {
+        match self {
+            Self::Train(train) => train.boundary,
+            Self::Solve(_) => stages,
+            Self::Combine(_) => 0,
+        }
+    }
+}
+
+impl Plan {
+    /// After how many phases parameters are to be kept, because a later phase goes back to them.
+    pub fn earlier(&self) -> BTreeSet<usize> {
+        let kept = |phase: &Phase| match phase {
+            Phase::Combine(Combine { mixture: Mixture::Earlier { phases, .. }, .. }) => Some(*phases),
+            _ => None,
+        };
+        self.phases.iter().filter_map(kept).collect()
+    }
+
+    /// Whether some phase goes back to where the plan started from.
+    pub fn looks_back(&self) -> bool {
+        !self.earlier().is_empty()
+    }
+
+    /// The finished runs that it mixes.
+    pub fn runs(&self) -> Vec<&str> {
+        let mut found = Vec::new();
+        for phase in &self.phases {
+            if let Phase::Combine(Combine { mixture: Mixture::Runs { runs, .. }, .. }) = phase {
+                found.extend(runs.iter().map(String::as_str));
+            }
+        }
+        found
+    }
 }
 
 impl Train {
@@ -241,6 +352,7 @@ impl fmt::Display for Plan {
             match phase {
                 Phase::Train(train) => write!(f, "phase {}: {train}", i + 1)?,
                 Phase::Solve(solve) => write!(f, "phase {}: {solve}", i + 1)?,
+                Phase::Combine(combine) => write!(f, "phase {}: {combine}", i + 1)?,
             }
         }
         Ok(())
@@ -255,8 +367,11 @@ impl fmt::Display for Train {
             (n, false) => writeln!(f, "  computed once and kept: the first {n} stages")?,
             (n, true) => writeln!(f, "  computed once and kept: the first {n} stages, {} random views", self.views)?,
         }
-        let group =
-            |r: &Rule| format!("{}{} × {:.3}", r.stage, if r.roles.is_empty() { "" } else { " (part)" }, r.rate);
+        let group = |r: &Rule| {
+            let roles: Vec<&str> = r.roles.iter().map(|role| role.plural()).collect();
+            let part = if roles.is_empty() { String::new() } else { format!(" ({})", roles.join(", ")) };
+            format!("{}{part} × {:.3}", r.stage, r.rate)
+        };
         writeln!(f, "  learns: {}", self.learn.iter().map(group).collect::<Vec<_>>().join(", "))?;
         writeln!(f, "  optimizer: {}", self.optimizer)?;
         let clip = self.clip_norm.map_or("no clipping".into(), |norm| format!("gradient clipped to {norm}"));
@@ -276,11 +391,35 @@ impl fmt::Display for Train {
 
 impl fmt::Display for Solve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}: logistic regression of the head on the pooled features, L2 {}", self.name, self.l2)?;
         let views =
             if self.views > 0 { format!(", {} random views besides the plain one", self.views) } else { String::new() };
-        writeln!(f, "  computed once and kept: the whole backbone{views}")?;
-        writeln!(f, "  loss: {}", self.objective)
+        let kept = format!("  computed once and kept: the whole backbone{views}");
+        match self.method {
+            Method::Logistic { l2 } => {
+                writeln!(f, "{}: logistic regression of the head on the pooled features, L2 {l2}", self.name)?;
+                writeln!(f, "{kept}\n  loss: {}", self.objective)
+            }
+            Method::Prototypes => writeln!(f, "{}: the nearest class mean of the pooled features\n{kept}", self.name),
+        }
+    }
+}
+
+impl fmt::Display for Combine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.name)?;
+        match &self.mixture {
+            Mixture::Earlier { phases: 0, alpha } => {
+                writeln!(f, "{} × the start + {alpha} × what is there now", 1.0 - alpha)
+            }
+            Mixture::Earlier { phases, alpha } => {
+                writeln!(f, "{} × what was there after phase {phases} + {alpha} × what is there now", 1.0 - alpha)
+            }
+            Mixture::Runs { runs, choice: Choice::Uniform } => writeln!(f, "the mean of {}", runs.join(", ")),
+            Mixture::Runs { runs, choice: Choice::Greedy } => {
+                let rule = "from the best on, each that does not lower the validation accuracy";
+                writeln!(f, "the mean of those of {}: {rule}", runs.join(", "))
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod embed;
 mod evaluate;
 mod models;
 mod predict;
+mod strategies;
 mod train;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -63,6 +64,8 @@ enum Verb<D: Domain> {
     Embed(embed::EmbedArgs<D>),
     /// List, show or fetch pre-trained models
     Models(models::ModelsArgs),
+    /// List the ways to carry knowledge over
+    Strategies,
 }
 
 /// Runs the command line of domain `D` and ends the process: exit code 0, 2 for what the user can mend, 1 for a defect.
@@ -100,6 +103,7 @@ fn run<D: Domain>(cli: Cli<D>) -> Result<()> {
         Verb::Predict(args) => predict::run(args, &common),
         Verb::Embed(args) => embed::run(args, &common),
         Verb::Models(args) => models::run::<D>(args, &common),
+        Verb::Strategies => strategies::run(&common),
     }
 }
 

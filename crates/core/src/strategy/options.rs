@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{BatchNormMode, ClassWeights, Decay, Optimizer};
+use crate::plan::{BatchNormMode, Choice, ClassWeights, Decay, Optimizer};
 use crate::{Error, Result};
 
 /// Update rules by name.
@@ -79,18 +79,34 @@ pub struct Options {
     /// Random views computed and kept of a sample, where activations are kept
     #[arg(long, value_name = "N")]
     pub views: Option<usize>,
-    /// fine-tuning: factor on the learning rate from each stage to the one before it, counted from the head
+    /// Strategies that train several stages: factor on the learning rate from each stage to the one before it, counted
+    /// from the head
     #[arg(long, value_name = "FACTOR")]
     pub stage_decay: Option<f64>,
-    /// fine-tuning: factor on the head's learning rate
+    /// Factor on the head's learning rate
     #[arg(long, value_name = "FACTOR")]
     pub head_rate: Option<f64>,
     /// feature-extraction: how the head is fitted
     #[arg(long, value_name = "NAME")]
     pub probe: Option<Probe>,
-    /// feature-extraction: penalty of logistic regression (1 / C of scikit-learn)
+    /// Penalty of logistic regression, where the head is fitted by it (1 / C of scikit-learn)
     #[arg(long, value_name = "X")]
     pub l2: Option<f64>,
+    /// partial: number of stages that learn, counted from the head [default: 2]
+    #[arg(long, value_name = "N")]
+    pub last_stages: Option<usize>,
+    /// gradual-unfreezing: passes over the training samples in each phase before the last
+    #[arg(long, value_name = "N")]
+    pub stage_epochs: Option<usize>,
+    /// wise-ft: share of the fine-tuned weights against those of the start [default: 0.5]
+    #[arg(long, value_name = "SHARE")]
+    pub alpha: Option<f64>,
+    /// soup: directories of finished runs, separated by commas
+    #[arg(long, value_name = "DIRS", value_delimiter = ',')]
+    pub runs: Option<Vec<String>>,
+    /// soup: which of the runs go into the mean [default: greedy]
+    #[arg(long, value_name = "NAME")]
+    pub soup: Option<Choice>,
 }
 
 impl Options {
@@ -104,10 +120,11 @@ impl Options {
         self.augment = self.augmented().or(below.augmented());
         self.no_augment = false;
         macro_rules! complete {
-            ($($field:ident),*) => { $(self.$field = self.$field.or(below.$field);)* };
+            ($($field:ident),*) => { $(self.$field = self.$field.or_else(|| below.$field.clone());)* };
         }
         complete!(epochs, batch_size, learning_rate, optimizer, weight_decay, momentum, schedule, warmup, clip_norm);
         complete!(label_smoothing, class_weights, patience, batch_norm, views, stage_decay, head_rate, probe, l2);
+        complete!(last_stages, stage_epochs, alpha, runs, soup);
         self
     }
 
@@ -121,6 +138,8 @@ impl Options {
             ("batch-size", self.batch_size),
             ("patience", self.patience),
             ("views", self.views),
+            ("last-stages", self.last_stages),
+            ("stage-epochs", self.stage_epochs),
         ];
         for (flag, value) in at_least_one {
             if value == Some(0) {
@@ -138,6 +157,7 @@ impl Options {
             ("stage-decay", self.stage_decay, positive, 1.0),
             ("head-rate", self.head_rate, 0.0, f64::MAX),
             ("l2", self.l2, positive, f64::MAX),
+            ("alpha", self.alpha, 0.0, 1.0),
         ];
         for (flag, value, low, high) in ranges {
             if let Some(value) = value.filter(|value| !(low..=high).contains(value)) {

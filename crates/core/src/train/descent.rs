@@ -24,12 +24,7 @@ impl Run<'_> {
     pub(super) fn descend(&mut self, phase: &Train) -> Result<()> {
         let job = self.job;
         let seed = job.seed.named("phase").child(self.position.phase as u64);
-        let views: Vec<ViewSeed> = match phase.augment {
-            true => (0..phase.views.max(1))
-                .map(|view| ViewSeed::Random(job.seed.named("view").child(view as u64)))
-                .collect(),
-            false => vec![ViewSeed::Plain],
-        };
+        let views = self.views(phase);
         let train = Split::open(self, "training", phase.boundary, views, false)?;
         let validation = Split::open(self, "validation", phase.boundary, vec![ViewSeed::Plain], false)?;
 

@@ -1,5 +1,6 @@
 //! Batches of what comes out of the boundary: kept activations, or samples run through the frozen stages as needed.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +12,7 @@ use crate::loader::{Loader, Request};
 use crate::metrics::Metrics;
 use crate::net::Stage;
 use crate::net::frozen::Frozen;
+use crate::plan::{Phase, Train};
 
 /// Samples in a batch of validation.
 const BATCH: usize = 32;
@@ -24,9 +26,12 @@ pub(super) struct Split {
 }
 
 enum Source {
-    Kept(Features),
+    Kept(Arc<Features>),
     Computed(Option<Frozen>),
 }
+
+/// Activations at boundaries that later phases start from, by split and boundary, with their views.
+pub(super) type Kept = BTreeMap<(&'static str, usize), (Vec<ViewSeed>, Arc<Features>)>;
 
 /// A batch at the boundary.
 pub(super) struct Input {
@@ -62,6 +67,9 @@ impl Split {
         if boundary == 0 && !must_keep {
             return Ok(Self { name, dataset, views, source: Source::Computed(None) });
         }
+        if let Some((_, features)) = run.kept.get(&(name, boundary)).filter(|(of, _)| *of == views) {
+            return Ok(Self { name, dataset, source: Source::Kept(features.clone()), views });
+        }
         let extractor = Extractor {
             cache: job.cache,
             stages: &stages,
@@ -71,7 +79,17 @@ impl Split {
             threads: job.threads,
             observer: job.observer,
         };
-        let kept = extractor.features(name, &dataset, &views, must_keep, &mut run.faults, &mut run.timings)?;
+        // One pass leaves behind what later phases start from as well: no frozen stage is computed twice.
+        let mut boundaries = run.later_boundaries(boundary, name == "training", &views);
+        boundaries.push(boundary);
+        let (faults, timings) = (&mut run.faults, &mut run.timings);
+        let mut all = extractor.features_at(&boundaries, name, &dataset, &views, must_keep, faults, timings)?;
+        let kept = all.pop().flatten().map(Arc::new);
+        for (boundary, features) in boundaries.into_iter().zip(all) {
+            if let Some(features) = features {
+                run.kept.insert((name, boundary), (views.clone(), Arc::new(features)));
+            }
+        }
         let source = match kept {
             Some(features) => Source::Kept(features),
             None => Source::Computed(Some(Frozen::compile(&stages, &run.params, job.device)?)),
@@ -146,6 +164,32 @@ impl Batches<'_> {
 }
 
 impl Run<'_> {
+    /// The renderings that a phase of descent trains on.
+    pub(super) fn views(&self, phase: &Train) -> Vec<ViewSeed> {
+        let seed = self.job.seed.named("view");
+        match phase.augment {
+            true => (0..phase.views.max(1)).map(|view| ViewSeed::Random(seed.child(view as u64))).collect(),
+            false => vec![ViewSeed::Plain],
+        }
+    }
+
+    /// Boundaries before `boundary` that later phases start from with the same views, ascending; nothing before them
+    /// learns until then.
+    fn later_boundaries(&self, boundary: usize, train: bool, views: &[ViewSeed]) -> Vec<usize> {
+        let (mut floor, mut found) = (boundary, BTreeSet::new());
+        for phase in self.job.plan.phases.iter().skip(self.position.phase + 1) {
+            let next = phase.boundary(self.job.network.stages.len());
+            if let Phase::Train(phase) = phase
+                && (1..floor).contains(&next)
+                && (!train || self.views(phase) == views)
+            {
+                found.insert(next);
+            }
+            floor = floor.min(next);
+        }
+        found.into_iter().collect()
+    }
+
     /// Scores of the present parameters on `split`, whose first `boundary` stages lie behind it.
     pub(super) fn validate(&mut self, split: &Split, boundary: usize) -> Result<Metrics> {
         let job = self.job;

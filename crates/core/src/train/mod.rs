@@ -4,12 +4,14 @@
 //! what the run is made of and what becomes of the model is the caller's.
 
 mod check;
+mod combine;
 mod descent;
 mod feed;
 pub mod gradient;
 pub mod logistic;
 mod optim;
 mod position;
+mod prototypes;
 mod schedule;
 mod solve;
 
@@ -19,7 +21,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, ViewSeed};
 use crate::data::Dataset;
 use crate::loader::{Faults, Strictness};
 use crate::metrics::Metrics;
@@ -30,6 +32,7 @@ use crate::run::RunDir;
 use crate::seed::Seed;
 use crate::{Error, Result};
 
+use feed::Split;
 pub use optim::Optimizer;
 use position::Position;
 
@@ -50,6 +53,8 @@ pub struct Job<'a> {
     pub validation: Arc<dyn Dataset>,
     /// Key of the preprocessing ([`crate::domain::Domain::fingerprint`]).
     pub fingerprint: &'a str,
+    /// Other models that the plan speaks of.
+    pub companions: Companions,
     /// Decides order, views, dropout and fresh parameters.
     pub seed: Seed,
     /// Where to compute.
@@ -70,6 +75,13 @@ pub struct Job<'a> {
     pub resume: bool,
     /// Told about the progress.
     pub observer: &'a dyn Observer,
+}
+
+/// Models beside the one that learns.
+#[derive(Debug, Clone, Default)]
+pub struct Companions {
+    /// The parameters of finished runs, by the name that the plan gives them.
+    pub runs: BTreeMap<String, Params>,
 }
 
 /// What a run gives.
@@ -128,6 +140,12 @@ struct Run<'a> {
     touched: BTreeSet<String>,
     /// The best parameters of the current phase, where it keeps them.
     best: BTreeMap<String, Tensor>,
+    /// Where the plan started from.
+    start: Params,
+    /// Parameters that had changed after this many phases, for later phases that go back to them.
+    earlier: BTreeMap<usize, BTreeMap<String, Tensor>>,
+    /// Activations that later phases start from.
+    kept: feed::Kept,
     /// Of the optimizer, from the checkpoint that was continued from.
     restored: BTreeMap<String, Tensor>,
 }
@@ -143,12 +161,15 @@ pub fn execute(mut job: Job<'_>) -> Result<Outcome> {
     let job = &job;
     let mut run = Run {
         job,
+        start: if job.plan.looks_back() { params.clone() } else { Params::default() },
         params,
         faults: Faults::new(job.strictness),
         timings: Timings::default(),
         position: Position::default(),
         touched: BTreeSet::new(),
         best: BTreeMap::new(),
+        earlier: BTreeMap::new(),
+        kept: BTreeMap::new(),
         restored: BTreeMap::new(),
     };
     run.position.identity = position::identity(job, &run.params)?;
@@ -159,10 +180,12 @@ pub fn execute(mut job: Job<'_>) -> Result<Outcome> {
         match phase {
             Phase::Train(train) => run.descend(train)?,
             Phase::Solve(solve) => run.solve(solve)?,
+            Phase::Combine(combine) => run.combine(combine)?,
         }
         run.params.set_learning(&BTreeSet::new())?;
         run.position.next_phase();
         run.best.clear();
+        run.remember()?;
         run.save(&BTreeMap::new(), 0)?;
     }
     run.outcome()
@@ -204,6 +227,43 @@ impl Run<'_> {
         network.stages[boundary.min(network.stages.len())..].iter().chain([&network.head]).collect()
     }
 
+    /// Keeps the parameters as they are, if a later phase goes back to them.
+    fn remember(&mut self) -> Result<()> {
+        let phases = self.position.phase;
+        if self.job.plan.earlier().contains(&phases) {
+            let values = self.touched.iter().map(|name| Ok((name.clone(), self.params.get(name)?)));
+            self.earlier.insert(phases, values.collect::<Result<_>>()?);
+        }
+        Ok(())
+    }
+
+    /// Scores the present parameters and records them as the result of a phase without epochs.
+    fn conclude(&mut self) -> Result<()> {
+        let boundary = match self.job.plan.phases.get(self.position.phase) {
+            Some(Phase::Solve(_)) => self.job.network.stages.len(),
+            _ => 0,
+        };
+        let validation = Split::open(self, "validation", boundary, vec![ViewSeed::Plain], boundary > 0)?;
+        let metrics = self.validate(&validation, boundary)?;
+        let record = EpochRecord {
+            kind: "epoch".into(),
+            phase: self.position.phase + 1,
+            epoch: 1,
+            train_loss: None,
+            validation: Some(metrics.clone()),
+        };
+        self.job.observer.message(&format!(
+            "phase {}: validation loss {:.4}, accuracy {:.4}",
+            self.position.phase + 1,
+            metrics.loss,
+            metrics.accuracy
+        ));
+        self.position.recorded = self.job.run.record(&record)?;
+        self.position.history.push(record);
+        self.position.metrics = Some(metrics);
+        Ok(())
+    }
+
     /// Weights of the classes in the loss.
     fn class_weights(&self, kind: ClassWeights) -> Option<Vec<f32>> {
         if kind == ClassWeights::None {
@@ -237,6 +297,10 @@ impl Run<'_> {
 }
 
 #[cfg(test)]
+mod strategy_tests;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod toys;

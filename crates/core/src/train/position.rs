@@ -1,6 +1,6 @@
 //! Checkpoints: where a run stands, written so that a run that continues from one ends in the same bytes.
 //!
-//! `checkpoints/000007.safetensors` holds the tensors (`params/…`, `best/…`, `optimizer/…`) and `000007.json` the
+//! `checkpoints/000007.safetensors` holds the tensors (`params/…`, `best/…`, `optimizer/…`, `earlier/…`) and `000007.json` the
 //! position with the tensors' digest. The JSON file is written last: without it a checkpoint does not exist. The last
 //! two are kept.
 
@@ -64,6 +64,9 @@ pub(super) fn identity(job: &Job<'_>, start: &Params) -> Result<String> {
     let stages: Vec<&Stage> = job.network.stages.iter().chain([&job.network.head]).collect();
     let mut hasher = blake3::Hasher::new();
     hasher.update(boundary_key(&stages, start, job.fingerprint)?.as_bytes());
+    for (name, params) in &job.companions.runs {
+        hasher.update(format!("{name} {}", boundary_key(&stages, params, "")?).as_bytes());
+    }
     hasher.update(format!("{:?} {:?} {:?}", job.plan, job.seed, job.classes).as_bytes());
     for dataset in [&job.train, &job.validation] {
         hasher.update(&(dataset.len() as u64).to_le_bytes());
@@ -114,6 +117,9 @@ impl Run<'_> {
         }
         tensors.extend(self.best.iter().map(|(name, value)| (format!("best/{name}"), value.clone())));
         tensors.extend(optimizer.iter().map(|(name, value)| (format!("optimizer/{name}"), value.clone())));
+        for (phases, values) in &self.earlier {
+            tensors.extend(values.iter().map(|(name, value)| (format!("earlier/{phases}/{name}"), value.clone())));
+        }
         self.position.number += 1;
         self.position.optimizer_steps = optimizer_steps;
         let number = self.position.number;
@@ -159,6 +165,10 @@ impl Run<'_> {
                 self.best.insert(name.to_string(), value);
             } else if let Some(name) = key.strip_prefix("optimizer/") {
                 self.restored.insert(name.to_string(), value);
+            } else if let Some((phases, name)) = key.strip_prefix("earlier/").and_then(|rest| rest.split_once('/'))
+                && let Ok(phases) = phases.parse()
+            {
+                self.earlier.entry(phases).or_default().insert(name.to_string(), value);
             }
         }
         run.rewind(position.recorded)?;

@@ -12,7 +12,7 @@ use crate::loader::Strictness;
 use crate::net::{Act, Layer, Linear, Network, Params, PoolRows, Stage};
 use crate::observe::Observer;
 use crate::plan::{
-    BatchNormMode, ClassWeights, Decay, Objective, Optimizer, Phase, Plan, Rule, Schedule, Solve, Start, Train,
+    BatchNormMode, ClassWeights, Decay, Method, Objective, Optimizer, Phase, Plan, Rule, Schedule, Solve, Start, Train,
 };
 use crate::run::RunDir;
 use crate::seed::Seed;
@@ -115,7 +115,7 @@ pub fn plan(phases: Vec<Phase>) -> Plan {
 }
 
 pub fn solve(views: usize) -> Phase {
-    Phase::Solve(Solve { name: "solve".into(), l2: 1.0, objective: objective(), views })
+    Phase::Solve(Solve { name: "solve".into(), method: Method::Logistic { l2: 1.0 }, objective: objective(), views })
 }
 
 /// Stops the run after a number of questions.
@@ -175,6 +175,7 @@ impl Fixture {
             train: self.train.clone(),
             validation: self.validation.clone(),
             fingerprint: "points",
+            companions: super::Companions::default(),
             seed: Seed(7),
             device: &Device::Cpu,
             run,

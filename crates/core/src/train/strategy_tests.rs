@@ -1,0 +1,283 @@
+//! What defines each strategy, on a network of photos and on one of texts.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
+use candle_core::Device;
+
+use super::testing::{Fixture, Stopper};
+use super::toys::*;
+use super::*;
+use crate::cache::host_values;
+use crate::data::{Activation, View};
+use crate::net::frozen::Frozen;
+use crate::observe::Silent;
+use crate::plan::Train;
+use crate::strategy::{
+    BitFit, FineTuning, GradualUnfreezing, LpFt, NormOnly, Options, Partial, Prototypes, Soup, Strategy, WiseFt, all,
+};
+
+fn not_buffers(role: Role) -> bool {
+    role != Role::Buffer
+}
+
+#[test]
+fn partial_moves_the_last_stages_and_the_head_and_nothing_else() {
+    for toy in both() {
+        let outcome = toy.run(&Partial, Options { last_stages: Some(1), ..Options::default() });
+        let stages = if toy.text() { ["layer.1", "head"] } else { ["block", "head"] };
+        assert_eq!(toy.moved(&outcome), toy.names(&stages, |_| true));
+        assert_eq!(toy.data.loads.load(Ordering::Relaxed), 60, "what comes out of the boundary is computed once");
+    }
+}
+
+#[test]
+fn more_stages_than_there_are_is_refused() {
+    let toy = Toy::new(true);
+    let settings = toy.settings(Options { last_stages: Some(4), ..Options::default() });
+    let message = Partial.check(toy.network(), &settings).unwrap_err().to_string();
+    assert!(message.contains("--last-stages 4") && message.contains("3 stages"), "{message}");
+}
+
+#[test]
+fn gradual_unfreezing_computes_every_frozen_stage_once() {
+    for toy in both() {
+        let plan = toy.plan(&GradualUnfreezing, Options { stage_epochs: Some(2), ..Options::default() });
+        let boundaries: Vec<usize> = plan.phases.iter().map(|phase| phase.boundary(9)).collect();
+        assert_eq!(boundaries, if toy.text() { vec![4, 2, 1, 0] } else { vec![3, 1, 0] });
+        toy.execute(&first(&plan, plan.phases.len() - 1));
+        assert_eq!(toy.data.loads.load(Ordering::Relaxed), 60, "one pass serves all phases with a boundary");
+        let none = Toy { fixture: Fixture { cache: Cache::none(), ..toy.fixture }, ..toy };
+        none.data.loads.store(0, Ordering::Relaxed);
+        none.execute(&plan);
+        assert_eq!(none.data.loads.load(Ordering::Relaxed), 60 + 3 * 60, "without a disk too");
+    }
+}
+
+#[test]
+fn gradual_unfreezing_moves_one_stage_more_in_each_phase() {
+    for toy in both() {
+        let plan = toy.plan(&GradualUnfreezing, Options::default());
+        let stages = toy.stages();
+        for (i, phase) in plan.phases.iter().enumerate() {
+            let outcome = toy.execute(&first(&plan, i + 1));
+            assert_eq!(toy.moved(&outcome), toy.names(&stages[phase.boundary(0)..], |_| true), "phase {}", i + 1);
+        }
+    }
+}
+
+#[test]
+fn lp_ft_goes_on_from_the_solved_head() {
+    for toy in both() {
+        let plan = toy.plan(&LpFt, Options::default());
+        let solved = bits(&toy.execute(&first(&plan, 1)).params);
+        // At a rate too small to change a number, the second phase ends where it starts.
+        let still = bits(&toy.execute(&changed(plan.clone(), |train| train.learning_rate = 1e-30)).params);
+        for name in toy.names(&toy.stages(), not_buffers) {
+            assert_eq!(still[&name], solved[&name], "{name}");
+        }
+        assert_ne!(solved, bits(&toy.params));
+        assert_eq!(toy.moved(&toy.execute(&plan)), toy.names(&toy.stages(), |_| true));
+    }
+}
+
+#[test]
+fn bitfit_moves_additive_terms_and_the_head() {
+    for toy in both() {
+        let stages = toy.stages();
+        let mut expected = toy.names(&stages, |role| matches!(role, Role::Bias | Role::Shift));
+        expected.extend(toy.names(&["head"], |_| true));
+        let moved = toy.moved(&toy.run(&BitFit, Options::default()));
+        // The same number added to all keys changes no attention weight: that gradient is 0 but for rounding.
+        let idle = |name: &String| name.ends_with("key.bias");
+        assert!(moved.is_subset(&expected), "{moved:?}");
+        assert!(expected.difference(&moved).all(idle), "{:?}", expected.difference(&moved));
+    }
+}
+
+#[test]
+fn norm_only_moves_normalizations_and_the_head() {
+    for toy in both() {
+        let stages = toy.stages();
+        let mut expected = toy.names(&stages, |role| matches!(role, Role::Scale | Role::Shift | Role::Buffer));
+        expected.extend(toy.names(&["head"], |_| true));
+        assert_eq!(toy.moved(&toy.run(&NormOnly, Options::default())), expected);
+    }
+}
+
+/// Pooled features of all samples of `data`.
+pub(super) fn features(toy: &Toy, data: &dyn Dataset) -> Vec<Vec<f32>> {
+    let stages: Vec<&Stage> = toy.network().stages.iter().collect();
+    let frozen = Frozen::compile(&stages, &toy.params, &Device::Cpu).unwrap();
+    let sample = |i| Activation::collate(&[data.load(i, View::Plain).unwrap()], &Device::Cpu).unwrap();
+    (0..data.len()).map(|i| host_values(&frozen.run(&sample(i)).unwrap().data).unwrap()).collect()
+}
+
+#[test]
+fn prototypes_answer_with_the_nearest_class_mean() {
+    for toy in both() {
+        let outcome = toy.run(&Prototypes, Options::default());
+        assert_eq!(toy.moved(&outcome), toy.names(&["head"], |_| true));
+        let rows = features(&toy, &*toy.data);
+        let mean = |class: usize| -> Vec<f64> {
+            let own: Vec<&Vec<f32>> = rows.iter().skip(class).step_by(3).collect();
+            (0..8).map(|j| own.iter().map(|row| f64::from(row[j])).sum::<f64>() / own.len() as f64).collect()
+        };
+        let means: Vec<Vec<f64>> = (0..3).map(mean).collect();
+        let validation = &toy.fixture.validation;
+        let judged = features(&toy, &**validation);
+        let right = judged.iter().enumerate().filter(|(i, row)| {
+            let distance =
+                |c: &usize| -> f64 { row.iter().zip(&means[*c]).map(|(&x, m)| (f64::from(x) - m).powi(2)).sum() };
+            let nearest = (0..3).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap();
+            nearest as u32 == validation.target(*i)
+        });
+        assert_eq!(outcome.metrics.accuracy, right.count() as f64 / 30.0);
+    }
+}
+
+#[test]
+fn wise_ft_meets_its_ends_and_the_middle() {
+    for toy in both() {
+        let whole = toy.plan(&LpFt, Options::default());
+        let (start, end) = (toy.execute(&first(&whole, 1)).params, toy.execute(&whole).params);
+        let at = |alpha| toy.run(&WiseFt, Options { alpha: Some(alpha), ..Options::default() }).params;
+        assert_eq!(bits(&at(0.0)), bits(&start));
+        assert_eq!(bits(&at(1.0)), bits(&end));
+        let middle = at(0.25).snapshot();
+        let (start, end) = (start.snapshot(), end.snapshot());
+        for (name, value) in middle {
+            let [a, b, found] = [&start[&name], &end[&name], &value].map(|v| host_values(v).unwrap());
+            for ((a, b), found) in a.iter().zip(&b).zip(found) {
+                assert!((0.75 * a + 0.25 * b - found).abs() < 1e-6, "{name}");
+            }
+        }
+    }
+}
+
+fn with_runs(toy: &mut Toy, runs: Vec<(&str, Params)>) -> Vec<String> {
+    let names = runs.iter().map(|(name, _)| name.to_string()).collect();
+    toy.companions.runs = runs.into_iter().map(|(name, params)| (name.to_string(), params)).collect();
+    names
+}
+
+#[test]
+fn a_soup_of_one_run_is_that_run_and_of_two_their_mean() {
+    use crate::plan::Choice::{Greedy, Uniform};
+    for mut toy in both() {
+        let runs = [1, 2].map(|seed| random_params(toy.network(), Seed(seed)));
+        let names = with_runs(&mut toy, vec![("a", runs[0].clone()), ("b", runs[1].clone())]);
+        for soup in [Uniform, Greedy] {
+            let one = Options { runs: Some(vec!["a".into()]), soup: Some(soup), ..Options::default() };
+            assert_eq!(bits(&toy.run(&Soup, one).params), bits(&runs[0]));
+        }
+        let both = Options { runs: Some(names), soup: Some(Uniform), ..Options::default() };
+        let found = toy.run(&Soup, both).params.snapshot();
+        let [a, b] = runs.map(|params| params.snapshot());
+        for (name, value) in found {
+            let expected = host_values(&((&a[&name] + &b[&name]).unwrap() / 2.0).unwrap()).unwrap();
+            assert_eq!(host_values(&value).unwrap(), expected, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_greedy_soup_leaves_out_what_lowers_the_score() {
+    for mut toy in both() {
+        let good = toy.run(&FineTuning, Options { epochs: Some(10), ..Options::default() });
+        assert!(good.metrics.accuracy > 0.7, "{}", good.metrics.accuracy);
+        let bad = random_params(toy.network(), Seed(9));
+        let opposite = bad.snapshot().into_iter().map(|(name, value)| {
+            let value = if name.contains("running") { value } else { (value * -20.0).unwrap() };
+            (name, value)
+        });
+        let names = with_runs(&mut toy, vec![("good", good.params.clone()), ("bad", Params::new(opposite.collect()))]);
+        let outcome = toy.run(&Soup, Options { runs: Some(names), ..Options::default() });
+        assert_eq!(bits(&outcome.params), bits(&good.params));
+    }
+}
+
+#[test]
+fn a_soup_without_runs_says_what_is_missing() {
+    let toy = Toy::new(true);
+    let message = Soup.check(toy.network(), &toy.settings(Options::default())).unwrap_err().to_string();
+    assert!(message.contains("--runs"), "{message}");
+}
+
+/// Every strategy that suits `toy`, as a plan that needs all kinds of state.
+fn plans(toy: &mut Toy) -> Vec<Plan> {
+    let runs = with_runs(toy, vec![("a", random_params(toy.network(), Seed(1)))]);
+    let options = Options { runs: Some(runs), patience: Some(3), label_smoothing: Some(0.1), ..Options::default() };
+    let suits = |s: &&&dyn Strategy| s.check(toy.network(), &toy.settings(options.clone())).is_ok();
+    all().iter().filter(suits).map(|&s| toy.plan(s, options.clone())).collect()
+}
+
+#[test]
+fn every_strategy_resumes_to_the_same_bytes() {
+    for text in [false, true] {
+        let mut toy = Toy::new(text);
+        for plan in plans(&mut toy) {
+            let whole = toy.execute(&plan);
+            for stop in [5, 21, 33] {
+                let name = format!("stopped-{}-{stop}", plan.strategy);
+                let run = toy.fixture.run_dir(&name);
+                // Short plans end before.
+                if execute(toy.job(&plan, &run, &Stopper::after(stop))).is_ok() {
+                    continue;
+                }
+                drop(run);
+                let run = RunDir::resume(&toy.fixture.path(&name)).unwrap();
+                let resumed = execute(Job { resume: true, ..toy.job(&plan, &run, &Silent) }).unwrap();
+                assert_eq!(bits(&resumed.params), bits(&whole.params), "{} stopped after {stop}", plan.strategy);
+                assert_eq!(resumed.history, whole.history, "{} stopped after {stop}", plan.strategy);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_saved_are_the_parameters_of_the_network_alone() {
+    for text in [false, true] {
+        let mut toy = Toy::new(text);
+        let expected: BTreeSet<String> = toy.network().params().into_iter().map(|spec| spec.name).collect();
+        for plan in plans(&mut toy) {
+            let found: BTreeSet<String> = toy.execute(&plan).params.snapshot().into_keys().collect();
+            assert_eq!(found, expected, "{}", plan.strategy);
+        }
+    }
+}
+
+#[test]
+fn an_earlier_phase_that_is_not_complete_is_refused() {
+    let toy = Toy::new(false);
+    let mut plan = toy.plan(&WiseFt, Options::default());
+    plan.phases.rotate_right(1);
+    let run = toy.fixture.run_dir("run");
+    let message = execute(toy.job(&plan, &run, &Silent)).unwrap_err().to_string();
+    assert!(message.contains("mix with the start"), "{message}");
+}
+
+#[test]
+fn strategies_combine_with_views_schedules_and_class_weights() {
+    use crate::plan::{ClassWeights, Decay};
+    let options = Options {
+        augment: Some(true),
+        views: Some(2),
+        schedule: Some(Decay::Constant),
+        class_weights: Some(ClassWeights::Balanced),
+        ..Options::default()
+    };
+    let toy = Toy::new(false);
+    for strategy in [&Partial as &dyn Strategy, &GradualUnfreezing, &LpFt, &BitFit] {
+        let plan = toy.plan(strategy, options.clone());
+        let sets = |train: &Train| {
+            train.augment
+                && train.schedule.decay == Decay::Constant
+                && train.objective.class_weights == ClassWeights::Balanced
+        };
+        let trains: Vec<&Train> =
+            plan.phases.iter().filter_map(|p| if let Phase::Train(train) = p { Some(train) } else { None }).collect();
+        assert!(trains.into_iter().all(sets), "{plan}");
+        assert!(toy.execute(&plan).metrics.accuracy > 0.3);
+    }
+}
