@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::Cache;
@@ -14,7 +14,7 @@ use crate::data::{Budget, Dataset, Splits, Subset, choose};
 use crate::domain::{Domain, Opened};
 use crate::loader::Strictness;
 use crate::model::{self, Head, LoadReport};
-use crate::net::{Network, Params};
+use crate::net::{Layer, Network, Params};
 use crate::observe::Observer;
 use crate::plan::{Plan, Start};
 use crate::report;
@@ -23,7 +23,7 @@ use crate::seed::Seed;
 use crate::source::{self, Fetcher, Reference};
 use crate::strategy::{self, Options, Settings, Strategy, Task};
 use crate::summary::Summary;
-use crate::train::{self, Companions, Job, Outcome};
+use crate::train::{self, Companions, Job, Outcome, Teacher};
 use crate::{Error, Result, device};
 
 const REPORT: &str = "report.html";
@@ -169,7 +169,6 @@ impl<D: Domain> Fit<D> {
                 strategy.plan(&network, &task, &settings)
             }
         };
-        let companions = self.companions(&plan, &network, &splits.classes, &device)?;
         let (params, report) = match plan.start {
             Start::Pretrained => {
                 if opened.weights.is_empty() {
@@ -182,6 +181,14 @@ impl<D: Domain> Fit<D> {
             }
             Start::Random => (model::random(&network, seed, &device)?, LoadReport::default()),
         };
+        let mut companions = self.companions(&plan, &network, &splits, budget, &device)?;
+        if plan.needs_source_head() {
+            let head = source_head(&network, &opened.weights, &device)?;
+            companions.source_head = Some(head.ok_or_else(|| {
+                let reason = "the checkpoint has no head of its own, so no source labels are known";
+                Error::input(name, reason, "choose a model that was trained to classify, or another strategy")
+            })?);
+        }
         let used: BTreeSet<String> = network.params().into_iter().map(|spec| spec.name).collect();
         let mut unused = opened.weights;
         unused.retain(|name, _| !used.contains(name));
@@ -196,16 +203,33 @@ impl<D: Domain> Fit<D> {
     }
 
     /// Opens the other models that `plan` speaks of.
-    fn companions(&self, plan: &Plan, network: &Network, classes: &[String], device: &Device) -> Result<Companions> {
+    fn companions(
+        &self,
+        plan: &Plan,
+        network: &Network,
+        splits: &Splits,
+        budget: Budget,
+        device: &Device,
+    ) -> Result<Companions> {
         let mut companions = Companions::default();
         for name in plan.runs() {
-            let opened = finished::<D>(name, classes)?;
+            let opened = finished::<D>(name, &splits.classes)?;
             if opened.network != *network {
                 let reason = format!("its network is another one than {}", network.name);
                 return Err(Error::input(name, reason, "mix runs of one model and one pooling"));
             }
             let (params, _) = model::fit(network, &opened.weights, Head::Keep, device, name)?;
             companions.runs.insert(name.into(), params);
+        }
+        for name in plan.teachers() {
+            let Opened { network, weights, pipeline, .. } = finished::<D>(name, &splits.classes)?;
+            let (params, _) = model::fit(&network, &weights, Head::Keep, device, name)?;
+            // The same samples, prepared as the teacher knows them.
+            let seed = Seed(self.seed.unwrap_or(0));
+            let own = D::splits(&self.data, &pipeline, None, seed)?;
+            let train = within(own.train, &splits.classes, budget, seed)?;
+            let teacher = Teacher { network, params, train, fingerprint: D::fingerprint(&pipeline) };
+            companions.teachers.insert(name.into(), teacher);
         }
         Ok(companions)
     }
@@ -363,6 +387,25 @@ pub struct Finished {
     pub outcome: Outcome,
     /// What `summary.json` holds.
     pub summary: Summary,
+}
+
+/// The linear head among a checkpoint's `weights`, where it has one on the features of `network`.
+fn source_head(
+    network: &Network,
+    weights: &BTreeMap<String, Tensor>,
+    device: &Device,
+) -> Result<Option<(Tensor, Tensor)>> {
+    let linear = network.head.layers.iter().find_map(|l| if let Layer::Linear(l) = l { Some(l) } else { None });
+    let part = |part: &str| weights.get(&format!("{}.{part}", linear?.name));
+    let Some(weight) = part("weight").filter(|w| w.dims().get(1) == Some(&network.features())) else { return Ok(None) };
+    let single =
+        |tensor: &Tensor| -> Result<Tensor> { Ok(tensor.to_dtype(DType::F32)?.to_device(device)?.contiguous()?) };
+    let weight = single(weight)?;
+    let bias = match part("bias") {
+        Some(bias) => single(bias)?,
+        None => Tensor::zeros(weight.dims()[0], DType::F32, device)?,
+    };
+    Ok(Some((weight, bias)))
 }
 
 /// The model of a finished run, or a model folder, that tells the very `classes` apart.

@@ -73,6 +73,83 @@ pub struct Train {
     pub views: usize,
     /// Stop after this many epochs without a better validation score, and keep the best.
     pub patience: Option<usize>,
+    /// Learn from pairs of samples in place of single ones: no head takes part, and no epoch is judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<Pairs>,
+    /// A model whose answers are imitated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<Teacher>,
+    /// What else is minimized.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub penalties: Vec<Penalty>,
+}
+
+/// Pairs of samples: the cosine of their pooled features is to be 1 within a class and 0 between classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pairs {
+    /// In an epoch, every sample meets this many others of its class and this many of other classes.
+    pub per_sample: usize,
+}
+
+/// A trained model of the same classes, whose answers are imitated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Teacher {
+    /// A run directory or model folder.
+    pub model: String,
+    /// Share of its answers in the loss against the labels.
+    pub share: f64,
+    /// Divides the logits of both before the softmax.
+    pub temperature: f64,
+    /// Weight of the squared difference of the pooled features.
+    pub features: f64,
+}
+
+/// What is minimized beside the objective; with weight 0 it is left out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Penalty {
+    /// ½ weight ‖w - w⁰‖² of the backbone, w⁰ being the start (Li et al. 2018, equation 2), beside the update rule: after
+    /// each step at rate η, w ← w⁰ + (w - w⁰) / (1 + η weight). It replaces weight decay there.
+    StartWeights {
+        /// Its weight.
+        weight: f64,
+    },
+    /// The distance of feature maps from those of the start, channel by channel (Li et al. 2019).
+    StartFeatures {
+        /// Its weight.
+        weight: f64,
+        /// The stages whose outputs are compared.
+        stages: Vec<String>,
+        /// Channels weigh by how much a solved head misses them; otherwise all the same.
+        attention: bool,
+    },
+    /// The squares of the smallest singular values of a batch's pooled features (Chen et al. 2019).
+    SingularValues {
+        /// Its weight.
+        weight: f64,
+        /// How many.
+        smallest: usize,
+    },
+    /// Cross-entropy of the source head, which learns on, against the source labels that a sample's class stands for (You
+    /// et al. 2020).
+    SourceLabels {
+        /// Its weight.
+        weight: f64,
+    },
+}
+
+impl Penalty {
+    /// Its weight.
+    pub fn weight(&self) -> f64 {
+        match self {
+            Self::StartWeights { weight }
+            | Self::StartFeatures { weight, .. }
+            | Self::SingularValues { weight, .. }
+            | Self::SourceLabels { weight } => *weight,
+        }
+    }
 }
 
 /// Which parameters a rule speaks of.
@@ -120,13 +197,20 @@ impl RoleName {
 }
 
 /// What batch normalization does in stages that learn. In frozen stages it always uses the running statistics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum BatchNormMode {
     /// Normalizes with the batch's statistics and updates the running ones.
     Update,
     /// Normalizes with the running statistics and leaves them.
     Frozen,
+    /// Normalizes each channel with the batch's statistics or, at random, with the running ones, and updates these (Kou et
+    /// al. 2020, *Stochastic Normalization*).
+    #[value(skip)]
+    Stochastic {
+        /// Probability of the running ones.
+        running: f64,
+    },
 }
 
 /// Update rules.
@@ -298,7 +382,23 @@ impl Plan {
 
     /// Whether some phase goes back to where the plan started from.
     pub fn looks_back(&self) -> bool {
-        !self.earlier().is_empty()
+        let penalties = self.trains().flat_map(|train| &train.penalties);
+        !self.earlier().is_empty() || penalties.into_iter().any(|p| !matches!(p, Penalty::SingularValues { .. }))
+    }
+
+    /// The phases of gradient descent.
+    pub fn trains(&self) -> impl Iterator<Item = &Train> {
+        self.phases.iter().filter_map(|phase| if let Phase::Train(train) = phase { Some(train) } else { None })
+    }
+
+    /// The models that are imitated.
+    pub fn teachers(&self) -> BTreeSet<&str> {
+        self.trains().filter_map(|train| Some(train.teacher.as_ref()?.model.as_str())).collect()
+    }
+
+    /// Whether some phase needs the head that the checkpoint came with.
+    pub fn needs_source_head(&self) -> bool {
+        self.trains().flat_map(|train| &train.penalties).any(|p| matches!(p, Penalty::SourceLabels { .. }))
     }
 
     /// The finished runs that it mixes.
@@ -377,14 +477,54 @@ impl fmt::Display for Train {
         let clip = self.clip_norm.map_or("no clipping".into(), |norm| format!("gradient clipped to {norm}"));
         writeln!(f, "  learning rate: {:e}, {}; {clip}", self.learning_rate, self.schedule)?;
         let norm = match self.batch_norm {
-            BatchNormMode::Update => "batch statistics, running ones updated",
-            BatchNormMode::Frozen => "running statistics, not updated",
+            BatchNormMode::Update => "batch statistics, running ones updated".to_string(),
+            BatchNormMode::Frozen => "running statistics, not updated".to_string(),
+            BatchNormMode::Stochastic { running } => {
+                format!("batch statistics or, each channel with probability {running}, running ones; these updated")
+            }
         };
         writeln!(f, "  batch norm: {norm}; random views: {}", if self.augment { "yes" } else { "no" })?;
-        writeln!(f, "  loss: {}", self.objective)?;
+        match self.pairs {
+            None => writeln!(f, "  loss: {}", self.objective)?,
+            Some(Pairs { per_sample }) => writeln!(
+                f,
+                "  loss: (cosine of the features of two samples - [same class])², {per_sample} partners of its class and \
+                 as many others a sample"
+            )?,
+        }
+        if let Some(Teacher { model, share, temperature, features }) = &self.teacher {
+            writeln!(f, "  teacher: {model}, {share} of the loss at temperature {temperature}, features × {features}")?;
+        }
+        for penalty in &self.penalties {
+            writeln!(f, "  and: {penalty}")?;
+        }
         match self.patience {
             Some(n) => writeln!(f, "  stops after {n} epochs without a better validation score, and keeps the best"),
             None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Penalty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StartWeights { weight } => {
+                write!(
+                    f,
+                    "{weight} × half the squared distance of the backbone from its start, in place of weight decay"
+                )
+            }
+            Self::StartFeatures { weight, stages, attention } => {
+                let by = if *attention { "weighted by how much a solved head misses them" } else { "all alike" };
+                let stages = stages.join(", ");
+                write!(f, "{weight} × the distance of the outputs of {stages} from those at the start, channels {by}")
+            }
+            Self::SingularValues { weight, smallest } => {
+                write!(f, "{weight} × the squares of the {smallest} smallest singular values of the features")
+            }
+            Self::SourceLabels { weight } => {
+                write!(f, "{weight} × cross-entropy of the source head against the source labels of each class")
+            }
         }
     }
 }

@@ -4,32 +4,48 @@
 //! anywhere else.
 
 mod bitfit;
+mod bss;
+mod co_tuning;
+mod contrastive_few_shot;
+mod delta;
+mod distillation;
 mod feature_extraction;
 mod fine_tuning;
 mod from_scratch;
 mod gradual_unfreezing;
+mod l2_sp;
 mod lp_ft;
 mod options;
 mod partial;
 mod prototypes;
 mod soup;
+mod stoch_norm;
 mod wise_ft;
 
 pub use bitfit::{BitFit, NormOnly};
+pub use bss::Bss;
+pub use co_tuning::CoTuning;
+pub use contrastive_few_shot::ContrastiveFewShot;
+pub use delta::Delta;
+pub use distillation::Distillation;
 pub use feature_extraction::FeatureExtraction;
 pub use fine_tuning::FineTuning;
 pub use from_scratch::FromScratch;
 pub use gradual_unfreezing::GradualUnfreezing;
+pub use l2_sp::L2Sp;
 pub use lp_ft::LpFt;
-pub use options::{OptimizerName, Options, Probe};
+pub use options::{ChannelWeights, OptimizerName, Options, Probe};
 pub use partial::Partial;
 pub use prototypes::Prototypes;
 pub use soup::Soup;
+pub use stoch_norm::StochNorm;
 pub use wise_ft::WiseFt;
 
 use crate::Result;
 use crate::net::Network;
-use crate::plan::{BatchNormMode, Decay, Method, Objective, Optimizer, Plan, Rule, Schedule, Solve, Train};
+use crate::plan::{
+    BatchNormMode, Decay, Method, Objective, Optimizer, Penalty, Phase, Plan, Rule, Schedule, Solve, Train,
+};
 
 /// How knowledge is carried over.
 pub trait Strategy: Send + Sync {
@@ -62,6 +78,13 @@ pub fn all() -> &'static [&'static dyn Strategy] {
         &LpFt,
         &BitFit,
         &NormOnly,
+        &L2Sp,
+        &Delta,
+        &Bss,
+        &CoTuning,
+        &StochNorm,
+        &Distillation,
+        &ContrastiveFewShot,
         &WiseFt,
         &Soup,
     ]
@@ -139,6 +162,9 @@ impl Settings {
             augment: options.augmented().unwrap_or(recipe.augment),
             views: options.views.unwrap_or(4),
             patience: options.patience,
+            pairs: None,
+            teacher: None,
+            penalties: Vec::new(),
         }
     }
 
@@ -181,6 +207,17 @@ fn falling(network: &Network, boundary: usize, settings: &Settings) -> Vec<Rule>
         learning.iter().enumerate().map(|(i, &stage)| rule(&network.stages[stage].name, rate(i))).collect();
     rules.push(rule("head", options.head_rate.unwrap_or(1.0)));
     rules
+}
+
+/// Fine-tuning with a penalty.
+fn penalized(name: &str, penalty: Penalty, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    let mut plan = FineTuning.plan(network, task, settings);
+    for phase in &mut plan.phases {
+        if let Phase::Train(train) = phase {
+            train.penalties.push(penalty.clone());
+        }
+    }
+    Plan { strategy: name.into(), ..plan }
 }
 
 #[cfg(test)]

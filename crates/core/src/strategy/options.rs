@@ -26,6 +26,16 @@ pub enum Probe {
     Gradient,
 }
 
+/// How the channels of a feature map weigh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChannelWeights {
+    /// By how much a solved head misses them
+    Attention,
+    /// All the same
+    Uniform,
+}
+
 /// What a user may set for any strategy; `None` leaves it to the strategy and the domain.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -101,6 +111,37 @@ pub struct Options {
     /// wise-ft: share of the fine-tuned weights against those of the start [default: 0.5]
     #[arg(long, value_name = "SHARE")]
     pub alpha: Option<f64>,
+    /// l2-sp, delta, bss, co-tuning: weight of the penalty [defaults: 10, 0.01, 0.001, 2.3]
+    #[arg(long, value_name = "X")]
+    pub penalty: Option<f64>,
+    /// delta: number of stages whose outputs are compared, counted from the head [default: 3]
+    #[arg(long, value_name = "N")]
+    pub compared_stages: Option<usize>,
+    /// delta: how channels weigh [default: attention]
+    #[arg(long, value_name = "NAME")]
+    pub channel_weights: Option<ChannelWeights>,
+    /// bss: number of singular values that are shrunk [default: 1]
+    #[arg(long, value_name = "N")]
+    pub smallest: Option<usize>,
+    /// stoch-norm: probability that a channel is normalized by the running statistics [default: 0.5]
+    #[arg(long, value_name = "SHARE")]
+    pub running_share: Option<f64>,
+    /// distillation: the model that is imitated: a finished run or a model folder of the same classes
+    #[arg(long, value_name = "DIR")]
+    pub teacher: Option<String>,
+    /// distillation: share of the teacher's answers in the loss against the labels [default: 0.5]
+    #[arg(long, value_name = "SHARE")]
+    pub teacher_share: Option<f64>,
+    /// distillation: divides the logits of both before the softmax [default: 2]
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f64>,
+    /// distillation: weight of the squared difference of the pooled features [default: 0]
+    #[arg(long, value_name = "X")]
+    pub teacher_features: Option<f64>,
+    /// contrastive-few-shot: partners of its class, and as many others, that a sample meets in an epoch [default: 20, less
+    /// for large sets]
+    #[arg(long, value_name = "N")]
+    pub pairs: Option<usize>,
     /// soup: directories of finished runs, separated by commas
     #[arg(long, value_name = "DIRS", value_delimiter = ',')]
     pub runs: Option<Vec<String>>,
@@ -124,7 +165,8 @@ impl Options {
         }
         complete!(epochs, batch_size, learning_rate, optimizer, weight_decay, momentum, schedule, warmup, clip_norm);
         complete!(label_smoothing, class_weights, patience, batch_norm, views, stage_decay, head_rate, probe, l2);
-        complete!(last_stages, stage_epochs, alpha, runs, soup);
+        complete!(last_stages, stage_epochs, alpha, runs, soup, penalty, compared_stages, channel_weights, smallest);
+        complete!(running_share, teacher, teacher_share, temperature, teacher_features, pairs);
         self
     }
 
@@ -140,6 +182,9 @@ impl Options {
             ("views", self.views),
             ("last-stages", self.last_stages),
             ("stage-epochs", self.stage_epochs),
+            ("compared-stages", self.compared_stages),
+            ("smallest", self.smallest),
+            ("pairs", self.pairs),
         ];
         for (flag, value) in at_least_one {
             if value == Some(0) {
@@ -158,6 +203,11 @@ impl Options {
             ("head-rate", self.head_rate, 0.0, f64::MAX),
             ("l2", self.l2, positive, f64::MAX),
             ("alpha", self.alpha, 0.0, 1.0),
+            ("penalty", self.penalty, 0.0, f64::MAX),
+            ("running-share", self.running_share, 0.0, 1.0),
+            ("teacher-share", self.teacher_share, 0.0, 1.0),
+            ("temperature", self.temperature, positive, f64::MAX),
+            ("teacher-features", self.teacher_features, 0.0, f64::MAX),
         ];
         for (flag, value, low, high) in ranges {
             if let Some(value) = value.filter(|value| !(low..=high).contains(value)) {

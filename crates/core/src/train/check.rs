@@ -37,6 +37,13 @@ pub(super) fn job(job: &Job<'_>) -> Result<()> {
             _ => {}
         }
     }
+    if job.plan.trains().any(|train| train.pairs.is_some() && train.batch_size < 2) {
+        return Err(Error::input("--batch-size 1", "a pair takes two samples", "use at least 2"));
+    }
+    if let Some(Phase::Train(Train { name, pairs: Some(_), .. })) = job.plan.phases.last() {
+        let reason = "pairs train no head, and no phase after it does";
+        return Err(Error::input(format!("phase {name:?}"), reason, "add a phase that solves the head"));
+    }
     Ok(())
 }
 

@@ -10,8 +10,8 @@ use crate::cache::{Extractor, Features, ViewSeed};
 use crate::data::{Activation, Dataset};
 use crate::loader::{Loader, Request};
 use crate::metrics::Metrics;
-use crate::net::Stage;
 use crate::net::frozen::Frozen;
+use crate::net::{Params, Stage};
 use crate::plan::{Phase, Train};
 
 /// Samples in a batch of validation.
@@ -21,8 +21,17 @@ const BATCH: usize = 32;
 pub(super) struct Split {
     pub name: &'static str,
     pub dataset: Arc<dyn Dataset>,
+    /// The renderings to choose from; without any, each epoch has fresh ones.
     pub views: Vec<ViewSeed>,
     source: Source,
+}
+
+/// Stages that stay as they are, and what goes into them.
+pub(super) struct Fixed<'a> {
+    pub stages: &'a [&'a Stage],
+    pub params: &'a Params,
+    pub dataset: Arc<dyn Dataset>,
+    pub fingerprint: &'a str,
 }
 
 enum Source {
@@ -65,7 +74,7 @@ impl Split {
         let dataset = if name == "validation" { job.validation.clone() } else { job.train.clone() };
         let stages: Vec<&Stage> = job.network.stages.iter().take(boundary).collect();
         if boundary == 0 && !must_keep {
-            return Ok(Self { name, dataset, views, source: Source::Computed(None) });
+            return Ok(Self { name, dataset, views: Vec::new(), source: Source::Computed(None) });
         }
         if let Some((_, features)) = run.kept.get(&(name, boundary)).filter(|(of, _)| *of == views) {
             return Ok(Self { name, dataset, source: Source::Kept(features.clone()), views });
@@ -97,6 +106,37 @@ impl Split {
         Ok(Self { name, dataset, views, source })
     }
 
+    /// Prepares what `fixed` makes of its samples in `views`: kept where that is possible. Without views, each epoch has
+    /// fresh ones, and nothing can be kept.
+    pub fn of(
+        run: &mut Run<'_>,
+        name: &'static str,
+        fixed: &Fixed<'_>,
+        views: Vec<ViewSeed>,
+        must_keep: bool,
+    ) -> Result<Self> {
+        let job = run.job;
+        let extractor = Extractor {
+            cache: job.cache,
+            stages: fixed.stages,
+            params: fixed.params,
+            fingerprint: fixed.fingerprint,
+            device: job.device,
+            threads: job.threads,
+            observer: job.observer,
+        };
+        let dataset = fixed.dataset.clone();
+        let kept = match views.is_empty() {
+            true => None,
+            false => extractor.features(name, &dataset, &views, must_keep, &mut run.faults, &mut run.timings)?,
+        };
+        let source = match kept {
+            Some(features) => Source::Kept(Arc::new(features)),
+            None => Source::Computed(Some(Frozen::compile(fixed.stages, fixed.params, job.device)?)),
+        };
+        Ok(Self { name, dataset, views, source })
+    }
+
     /// The samples that are not already known to be unreadable.
     pub fn readable(&self) -> Vec<usize> {
         match &self.source {
@@ -117,8 +157,8 @@ impl Split {
     pub fn batches(&self, batches: Vec<Vec<usize>>, view: usize, fresh: ViewSeed, threads: usize) -> Batches<'_> {
         let from = match &self.source {
             Source::Kept(_) => From::Kept { view: view % self.views.len(), batches: batches.into_iter() },
-            Source::Computed(frozen) => {
-                let seed = if frozen.is_some() { self.views[view % self.views.len()] } else { fresh };
+            Source::Computed(_) => {
+                let seed = if self.views.is_empty() { fresh } else { self.views[view % self.views.len()] };
                 let request = |index: usize| Request { index, view: seed.of(index) };
                 let requests = batches.into_iter().map(|batch| batch.into_iter().map(request).collect()).collect();
                 From::Computed(Loader::new(self.dataset.clone(), requests, threads))

@@ -3,17 +3,22 @@
 //! [`execute`] takes a [`Job`] through the phases of its plan and leaves checkpoints and metrics in the run directory;
 //! what the run is made of and what becomes of the model is the caller's.
 
+mod attention;
 mod check;
 mod combine;
 mod descent;
 mod feed;
 pub mod gradient;
+mod guides;
 pub mod logistic;
 mod optim;
+mod pairs;
 mod position;
 mod prototypes;
+mod relations;
 mod schedule;
 mod solve;
+mod terms;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,6 +40,7 @@ use crate::{Error, Result};
 use feed::Split;
 pub use optim::Optimizer;
 use position::Position;
+pub use terms::{CrossEntropy, Seen, Term};
 
 /// Everything a run needs.
 pub struct Job<'a> {
@@ -82,6 +88,30 @@ pub struct Job<'a> {
 pub struct Companions {
     /// The parameters of finished runs, by the name that the plan gives them.
     pub runs: BTreeMap<String, Params>,
+    /// Models that are imitated, by the name that the plan gives them.
+    pub teachers: BTreeMap<String, Teacher>,
+    /// The linear head that the checkpoint came with, for the labels of its source: weight `[labels, features]` and bias
+    /// `[labels]`.
+    pub source_head: Option<(Tensor, Tensor)>,
+}
+
+/// A trained model that is imitated.
+#[derive(Clone)]
+pub struct Teacher {
+    /// Its description.
+    pub network: Network,
+    /// Its parameters.
+    pub params: Params,
+    /// The training samples as it takes them, in the same order.
+    pub train: Arc<dyn Dataset>,
+    /// Key of its preprocessing.
+    pub fingerprint: String,
+}
+
+impl std::fmt::Debug for Teacher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Teacher({})", self.network.name)
+    }
 }
 
 /// What a run gives.

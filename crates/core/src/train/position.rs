@@ -12,7 +12,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::{EpochRecord, Job, Run};
-use crate::cache::boundary_key;
+use crate::cache::{boundary_key, host_values};
 use crate::checkpoint::write_safetensors;
 use crate::files::write_atomic_bytes;
 use crate::metrics::Metrics;
@@ -66,6 +66,17 @@ pub(super) fn identity(job: &Job<'_>, start: &Params) -> Result<String> {
     hasher.update(boundary_key(&stages, start, job.fingerprint)?.as_bytes());
     for (name, params) in &job.companions.runs {
         hasher.update(format!("{name} {}", boundary_key(&stages, params, "")?).as_bytes());
+    }
+    for (name, teacher) in &job.companions.teachers {
+        let stages: Vec<&Stage> = teacher.network.stages.iter().chain([&teacher.network.head]).collect();
+        let key = boundary_key(&stages, &teacher.params, &teacher.fingerprint)?;
+        hasher.update(format!("{name} {key}").as_bytes());
+    }
+    if let Some((weight, bias)) = &job.companions.source_head {
+        for tensor in [weight, bias] {
+            let bytes: Vec<u8> = host_values(tensor)?.into_iter().flat_map(f32::to_le_bytes).collect();
+            hasher.update(&bytes);
+        }
     }
     hasher.update(format!("{:?} {:?} {:?}", job.plan, job.seed, job.classes).as_bytes());
     for dataset in [&job.train, &job.validation] {

@@ -107,6 +107,9 @@ pub fn train(boundary: usize) -> Train {
         augment: true,
         views: 2,
         patience: None,
+        pairs: None,
+        teacher: None,
+        penalties: Vec::new(),
     }
 }
 

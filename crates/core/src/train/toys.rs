@@ -101,6 +101,37 @@ fn text_network() -> Network {
     }
 }
 
+/// A network of 6 features for the same inputs.
+pub fn teacher_network(text: bool) -> Network {
+    let stages = if text {
+        let tables = vec![Table { name: "word".into(), rows: 12, index: Index::Column(0) }];
+        vec![stage("all", vec![Layer::Embed(Embed { tables, width: 6 }), Layer::PoolRows(PoolRows::Mean)])]
+    } else {
+        let pool = [Layer::Act(Act::Relu), Layer::AdaptiveAvgPool([1, 1]), Layer::Flatten];
+        vec![stage("all", [conv("conv", 1, 6)].into_iter().chain(pool).collect())]
+    };
+    let head = stage("head", vec![Layer::Linear(linear("fc", 6, 3))]);
+    Network { name: "teacher".into(), stages, head, input: if text { vec![2] } else { vec![4, 4, 1] } }
+}
+
+/// The same without dropout.
+pub fn without_dropout(mut network: Network) -> Network {
+    fn clean(layers: &mut Vec<Layer>) {
+        layers.retain(|layer| !matches!(layer, Layer::Dropout(_)));
+        for layer in layers {
+            match layer {
+                Layer::Attention(attention) => attention.dropout = 0.0,
+                Layer::Residual(residual) => {
+                    [&mut residual.body, &mut residual.shortcut, &mut residual.then].into_iter().for_each(clean);
+                }
+                _ => {}
+            }
+        }
+    }
+    network.stages.iter_mut().chain([&mut network.head]).for_each(|stage| clean(&mut stage.layers));
+    network
+}
+
 /// Images with a bright row, or sentences with a telling word; counts how often a sample is loaded.
 pub struct Toys {
     text: bool,
@@ -225,6 +256,23 @@ impl Toy {
     /// Names of all stages and `head`.
     pub fn stages(&self) -> Vec<&str> {
         self.network().stages.iter().map(|stage| stage.name.as_str()).chain(["head"]).collect()
+    }
+
+    /// Makes `network` with `params` a teacher, under the name it gives back.
+    pub fn teacher(&mut self, network: Network, params: Params) -> String {
+        let (train, fingerprint) = (self.fixture.train.clone(), "toys".to_string());
+        self.companions.teachers.insert("teacher".into(), super::Teacher { network, params, train, fingerprint });
+        "teacher".into()
+    }
+
+    /// Gives the checkpoint a head of `labels` source labels.
+    pub fn source_head(&mut self, labels: usize) {
+        let tensor = |name: &str, shape: &[usize]| {
+            let mut stream = Seed(8).named(name).stream();
+            let values: Vec<f32> = (0..shape.iter().product()).map(|_| stream.normal() as f32).collect();
+            Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+        };
+        self.companions.source_head = Some((tensor("weight", &[labels, 8]), tensor("bias", &[labels])));
     }
 
     /// Whether it is the one of texts.
