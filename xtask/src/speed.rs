@@ -238,12 +238,8 @@ fn train(network: &Network, mut params: Params, input: &Activation, args: &Args)
     let members: Vec<_> = network.params().into_iter().filter(|p| p.role != Role::Buffer).collect();
     params.set_learning(&members.iter().map(|p| p.name.clone()).collect())?;
     let mut optimizer = Optimizer::new(rule, members.into_iter().map(|p| (p.name, p.role, 1.0)));
-    let objective = Objective {
-        stages: network.stages.iter().chain([&network.head]).map(|stage| (stage, true)).collect(),
-        class_weights: None,
-        label_smoothing: 0.0,
-        recompute: args.recompute,
-    };
+    let stages = network.stages.iter().chain([&network.head]).map(|stage| (stage, true)).collect();
+    let objective = Objective { recompute: args.recompute, ..Objective::of_classes(stages) };
     let targets: Vec<u32> = (0..input.samples()).map(|i| (i % 2) as u32).collect();
     let mut step = 0;
     best(args.repeat, || {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::adapter::{self, Trained};
@@ -17,7 +17,7 @@ use crate::domain::{Domain, Opened};
 use crate::folds::{self, Fold};
 use crate::loader::Strictness;
 use crate::model::{self, Head, LoadReport};
-use crate::net::{Network, Params, Stage, adapt};
+use crate::net::{Layer, Network, Params, Stage, adapt};
 use crate::observe::Observer;
 use crate::plan::{BatchNormMode, Phase, Plan, Start};
 use crate::report;
@@ -26,7 +26,7 @@ use crate::seed::Seed;
 use crate::source::{self, Fetcher, Reference};
 use crate::strategy::{self, Options, Settings, Strategy, Task};
 use crate::summary::Summary;
-use crate::train::{self, Job, Outcome};
+use crate::train::{self, Companions, Job, Outcome, Teacher};
 use crate::{Error, Result};
 
 const REPORT: &str = "report.html";
@@ -41,8 +41,7 @@ pub struct Fit<D: Domain> {
     /// Pre-trained model: a name from `models list`, hf-hub:owner/name, or the path of a model folder or weights file
     #[arg(long, short, value_name = "MODEL")]
     pub model: Option<String>,
-    /// How knowledge is carried over: feature-extraction (train only a new head; the default), fine-tuning (train
-    /// everything) or from-scratch (the pre-trained weights are not used)
+    /// How knowledge is carried over: one of those that `strategies` lists [default: feature-extraction]
     #[arg(long, short, value_name = "STRATEGY")]
     pub strategy: Option<String>,
     /// Folder to make for the run: model, report, metrics and checkpoints
@@ -117,6 +116,8 @@ pub struct Prepared<D: Domain> {
     pub pipeline: D::Pipeline,
     /// The data, budget applied.
     pub splits: Splits,
+    /// Other models that the plan speaks of.
+    pub companions: Companions,
     pub(crate) device: Place,
 }
 
@@ -167,7 +168,7 @@ impl<D: Domain> Fit<D> {
         let strategy = find_strategy(self.strategy.as_deref().unwrap_or("feature-extraction"))?;
         let seed = Seed(self.seed.unwrap_or(0));
         let budget = budget(self.limit, self.per_class)?;
-        let name = self.model.as_deref().unwrap_or(D::DEFAULT_MODEL);
+        let name = &self.model_name();
         // A strategy that starts from random weights needs the description alone.
         let mut opened = describe::<D>(name, self.offline, observer)?;
         opened = adapter::configure::<D>(opened, &self.data)?;
@@ -178,7 +179,10 @@ impl<D: Domain> Fit<D> {
         let settings = Settings { options: self.options.clone(), defaults: D::defaults() };
         let plan = match &self.plan {
             Some(plan) => plan.clone(),
-            None => strategy.plan(&base, &task, &settings),
+            None => {
+                strategy.check(&base, &settings)?;
+                strategy.plan(&base, &task, &settings)
+            }
         };
         if splits.validation.is_empty() {
             folds::check(&plan)?;
@@ -197,10 +201,57 @@ impl<D: Domain> Fit<D> {
             }
             Start::Random => (model::random(&base, seed, &device)?, LoadReport::default()),
         };
+        let mut companions = self.companions(&plan, &network, &splits, budget, &device)?;
+        if plan.needs_source_head() {
+            let head = source_head(&network, &opened.weights, &device)?;
+            companions.source_head = Some(head.ok_or_else(|| {
+                let reason = "the checkpoint has no head of its own, so no source labels are known";
+                Error::input(name, reason, "choose a model that was trained to classify, or another strategy")
+            })?);
+        }
         let used: BTreeSet<String> = network.params().into_iter().map(|spec| spec.name).collect();
         let mut unused = opened.weights;
         unused.retain(|name, _| !used.contains(name));
-        Ok(Prepared { base, network, params, report, plan, unused, pipeline: opened.pipeline, splits, device })
+        let pipeline = opened.pipeline;
+        Ok(Prepared { base, network, params, report, plan, unused, pipeline, splits, companions, device })
+    }
+
+    /// The model to start from; where runs are to be mixed and none is named, the first of them.
+    fn model_name(&self) -> String {
+        let first = || Some(Path::new(self.options.runs.as_ref()?.first()?).join("model").display().to_string());
+        self.model.clone().or_else(first).unwrap_or_else(|| D::DEFAULT_MODEL.into())
+    }
+
+    /// Opens the other models that `plan` speaks of.
+    fn companions(
+        &self,
+        plan: &Plan,
+        network: &Network,
+        splits: &Splits,
+        budget: Budget,
+        device: &Device,
+    ) -> Result<Companions> {
+        let mut companions = Companions::default();
+        for name in plan.runs() {
+            let opened = finished::<D>(name, &splits.classes)?;
+            if opened.network != *network {
+                let reason = format!("its network is another one than {}", network.name);
+                return Err(Error::input(name, reason, "mix runs of one model and one pooling"));
+            }
+            let (params, _) = model::fit(network, &opened.weights, Head::Keep, device, name)?;
+            companions.runs.insert(name.into(), params);
+        }
+        for name in plan.teachers() {
+            let Opened { network, weights, pipeline, .. } = finished::<D>(name, &splits.classes)?;
+            let (params, _) = model::fit(&network, &weights, Head::Keep, device, name)?;
+            // The same samples, prepared as the teacher knows them.
+            let seed = Seed(self.seed.unwrap_or(0));
+            let own = D::splits(&self.data, &pipeline, None, seed)?;
+            let train = folds::arrange(own, self.folds, self.fold, budget, seed)?.train;
+            let teacher = Teacher { network, params, train, fingerprint: D::fingerprint(&pipeline) };
+            companions.teachers.insert(name.into(), teacher);
+        }
+        Ok(companions)
     }
 
     /// Looks for numbers that make no sense.
@@ -280,7 +331,7 @@ impl<D: Domain> Fit<D> {
         observer.message(&format!("model {}: {}", prepared.network.name, prepared.report));
         let options = self.options.clone().over(&Options::default());
         let resolved = Self {
-            model: Some(self.model.clone().unwrap_or_else(|| D::DEFAULT_MODEL.into())),
+            model: Some(self.model_name()),
             strategy: Some(prepared.plan.strategy.clone()),
             seed: Some(self.seed.unwrap_or(0)),
             plan: Some(prepared.plan.clone()),
@@ -317,6 +368,7 @@ impl<D: Domain> Fit<D> {
             train: prepared.splits.train,
             validation: prepared.splits.validation,
             fingerprint: &fingerprint,
+            companions: prepared.companions,
             seed: Seed(self.seed.unwrap_or(0)),
             device: &prepared.device,
             run: &run,
@@ -404,10 +456,47 @@ pub struct Finished {
     pub summary: Summary,
 }
 
+/// The linear head among a checkpoint's `weights`, where it has one on the features of `network`.
+fn source_head(
+    network: &Network,
+    weights: &BTreeMap<String, Tensor>,
+    device: &Device,
+) -> Result<Option<(Tensor, Tensor)>> {
+    let linear = network.head.layers.iter().find_map(|l| if let Layer::Linear(l) = l { Some(l) } else { None });
+    let part = |part: &str| weights.get(&format!("{}.{part}", linear?.name));
+    let Some(weight) = part("weight").filter(|w| w.dims().get(1) == Some(&network.features())) else { return Ok(None) };
+    let single =
+        |tensor: &Tensor| -> Result<Tensor> { Ok(tensor.to_dtype(DType::F32)?.to_device(device)?.contiguous()?) };
+    let weight = single(weight)?;
+    let bias = match part("bias") {
+        Some(bias) => single(bias)?,
+        None => Tensor::zeros(weight.dims()[0], DType::F32, device)?,
+    };
+    Ok(Some((weight, bias)))
+}
+
+/// The model of a finished run, or a model folder, that tells the very `classes` apart.
+fn finished<D: Domain>(name: &str, classes: &[String]) -> Result<Opened<D::Pipeline>> {
+    let opened = adapter::open_folder::<D>(&model_folder(Path::new(name))?, None)?;
+    match &opened.classes {
+        Some(own) if own == classes => Ok(opened),
+        Some(own) => {
+            let some = |names: &[String]| names.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+            let reason = format!("it tells {} apart, the data are of {}", some(own), some(classes));
+            Err(Error::input(name, reason, "name a model of the same classes in the same order"))
+        }
+        None => Err(Error::input(name, "it names no classes: it is a backbone", "name a finished run")),
+    }
+}
+
 fn find_strategy(name: &str) -> Result<&'static dyn Strategy> {
     strategy::all().iter().copied().find(|s| s.name() == name).ok_or_else(|| {
         let known: Vec<&str> = strategy::all().iter().map(|s| s.name()).collect();
-        Error::input(format!("--strategy {name}"), "no such strategy", format!("use one of {}", known.join(", ")))
+        Error::input(
+            format!("--strategy {name}"),
+            "no such strategy",
+            format!("use one of {}; `strategies` says what they do", known.join(", ")),
+        )
     })
 }
 

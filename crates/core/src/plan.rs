@@ -41,6 +41,8 @@ pub enum Phase {
     Train(Train),
     /// A closed-form or convex solution for the head on fixed features.
     Solve(Solve),
+    /// A mixture of weights.
+    Combine(Combine),
 }
 
 /// Gradient descent on some parameters.
@@ -75,6 +77,83 @@ pub struct Train {
     pub views: usize,
     /// Stop after this many epochs without a better validation score, and keep the best.
     pub patience: Option<usize>,
+    /// Learn from pairs of samples in place of single ones: no head takes part, and no epoch is judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<Pairs>,
+    /// A model whose answers are imitated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<Teacher>,
+    /// What else is minimized.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub penalties: Vec<Penalty>,
+}
+
+/// Pairs of samples: the cosine of their pooled features is to be 1 within a class and 0 between classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pairs {
+    /// In an epoch, every sample meets this many others of its class and this many of other classes.
+    pub per_sample: usize,
+}
+
+/// A trained model of the same classes, whose answers are imitated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Teacher {
+    /// A run directory or model folder.
+    pub model: String,
+    /// Share of its answers in the loss against the labels.
+    pub share: f64,
+    /// Divides the logits of both before the softmax.
+    pub temperature: f64,
+    /// Weight of the squared difference of the pooled features.
+    pub features: f64,
+}
+
+/// What is minimized beside the objective; with weight 0 it is left out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Penalty {
+    /// ½ weight ‖w - w⁰‖² of the backbone, w⁰ being the start (Li et al. 2018, equation 2), beside the update rule: after
+    /// each step at rate η, w ← w⁰ + (w - w⁰) / (1 + η weight). It replaces weight decay there.
+    StartWeights {
+        /// Its weight.
+        weight: f64,
+    },
+    /// The distance of feature maps from those of the start, channel by channel (Li et al. 2019).
+    StartFeatures {
+        /// Its weight.
+        weight: f64,
+        /// The stages whose outputs are compared.
+        stages: Vec<String>,
+        /// Channels weigh by how much a solved head misses them; otherwise all the same.
+        attention: bool,
+    },
+    /// The squares of the smallest singular values of a batch's pooled features (Chen et al. 2019).
+    SingularValues {
+        /// Its weight.
+        weight: f64,
+        /// How many.
+        smallest: usize,
+    },
+    /// Cross-entropy of the source head, which learns on, against the source labels that a sample's class stands for (You
+    /// et al. 2020).
+    SourceLabels {
+        /// Its weight.
+        weight: f64,
+    },
+}
+
+impl Penalty {
+    /// Its weight.
+    pub fn weight(&self) -> f64 {
+        match self {
+            Self::StartWeights { weight }
+            | Self::StartFeatures { weight, .. }
+            | Self::SingularValues { weight, .. }
+            | Self::SourceLabels { weight } => *weight,
+        }
+    }
 }
 
 /// Which parameters a rule speaks of.
@@ -105,6 +184,15 @@ pub enum RoleName {
 }
 
 impl RoleName {
+    fn plural(self) -> &'static str {
+        match self {
+            Self::Weight => "weights",
+            Self::Bias => "biases",
+            Self::Norm => "normalizations",
+            Self::Adapter => "adapters",
+        }
+    }
+
     /// Whether it covers `role`.
     pub fn covers(self, role: Role) -> bool {
         match self {
@@ -117,13 +205,20 @@ impl RoleName {
 }
 
 /// What batch normalization does in stages that learn. In frozen stages it always uses the running statistics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum BatchNormMode {
     /// Normalizes with the batch's statistics and updates the running ones.
     Update,
     /// Normalizes with the running statistics and leaves them.
     Frozen,
+    /// Normalizes each channel with the batch's statistics or, at random, with the running ones, and updates these (Kou et
+    /// al. 2020, *Stochastic Normalization*).
+    #[value(skip)]
+    Stochastic {
+        /// Probability of the running ones.
+        running: f64,
+    },
 }
 
 /// Update rules.
@@ -200,19 +295,136 @@ pub enum ClassWeights {
     Balanced,
 }
 
-/// Multinomial logistic regression of the head on the pooled features, to convergence: convex, so that nothing but the
-/// penalty needs choosing.
+/// A linear head on the pooled features that has one best answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Solve {
     /// What to call the phase.
     pub name: String,
-    /// Weight of ½‖W‖² against the summed loss (1 / C of scikit-learn and LIBLINEAR).
-    pub l2: f64,
-    /// The loss.
+    /// What is best.
+    pub method: Method,
+    /// The loss, where the method has one.
     pub objective: Objective,
     /// Random views of each sample to fit on besides the plain one; 0 for none.
     pub views: usize,
+}
+
+/// How a head is solved.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "kebab-case")]
+pub enum Method {
+    /// Multinomial logistic regression, to convergence: convex, so that nothing but the penalty needs choosing.
+    Logistic {
+        /// Weight of ½‖W‖² against the summed loss (1 / C of scikit-learn and LIBLINEAR).
+        l2: f64,
+    },
+    /// The nearest class mean in Euclidean distance (Snell et al. 2017, equation 8): -‖x - μ‖² is linear in x but for a
+    /// term that all classes share.
+    Prototypes,
+}
+
+/// A mixture of weights that are there already: nothing is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Combine {
+    /// What to call the phase.
+    pub name: String,
+    /// Of what, in which shares.
+    pub mixture: Mixture,
+}
+
+/// What a [`Combine`] makes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "of", rename_all = "kebab-case")]
+pub enum Mixture {
+    /// (1 - alpha) × earlier + alpha × present, for every parameter and running statistic (Wortsman et al. 2022,
+    /// *Robust fine-tuning of zero-shot models*, equation 1).
+    Earlier {
+        /// The earlier ones: as they were when this many phases were complete; 0 for the start.
+        phases: usize,
+        /// Share of the present ones.
+        alpha: f64,
+    },
+    /// The mean of finished runs of the same network (Wortsman et al. 2022, *Model soups*).
+    Runs {
+        /// Their directories.
+        runs: Vec<String>,
+        /// Which of them.
+        choice: Choice,
+    },
+}
+
+/// Which runs go into a mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Choice {
+    /// All of them.
+    Uniform,
+    /// From the best on, each that does not lower the validation accuracy of the mean so far.
+    Greedy,
+}
+
+impl Phase {
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Train(train) => &train.name,
+            Self::Solve(solve) => &solve.name,
+            Self::Combine(combine) => &combine.name,
+        }
+    }
+
+    /// Number of leading stages of a network of `stages` that it leaves alone.
+    pub fn boundary(&self, stages: usize) -> usize {
+        match self {
+            Self::Train(train) => train.boundary,
+            Self::Solve(_) => stages,
+            Self::Combine(_) => 0,
+        }
+    }
+}
+
+impl Plan {
+    /// After how many phases parameters are to be kept, because a later phase goes back to them.
+    pub fn earlier(&self) -> BTreeSet<usize> {
+        let kept = |phase: &Phase| match phase {
+            Phase::Combine(Combine { mixture: Mixture::Earlier { phases, .. }, .. }) => Some(*phases),
+            _ => None,
+        };
+        self.phases.iter().filter_map(kept).collect()
+    }
+
+    /// Whether some phase goes back to where the plan started from.
+    pub fn looks_back(&self) -> bool {
+        let penalties = self.trains().flat_map(|train| &train.penalties);
+        !self.earlier().is_empty() || penalties.into_iter().any(|p| !matches!(p, Penalty::SingularValues { .. }))
+    }
+
+    /// The phases of gradient descent.
+    pub fn trains(&self) -> impl Iterator<Item = &Train> {
+        self.phases.iter().filter_map(|phase| if let Phase::Train(train) = phase { Some(train) } else { None })
+    }
+
+    /// The models that are imitated.
+    pub fn teachers(&self) -> BTreeSet<&str> {
+        self.trains().filter_map(|train| Some(train.teacher.as_ref()?.model.as_str())).collect()
+    }
+
+    /// Whether some phase needs the head that the checkpoint came with.
+    pub fn needs_source_head(&self) -> bool {
+        self.trains().flat_map(|train| &train.penalties).any(|p| matches!(p, Penalty::SourceLabels { .. }))
+    }
+
+    /// The finished runs that it mixes.
+    pub fn runs(&self) -> Vec<&str> {
+        let mut found = Vec::new();
+        for phase in &self.phases {
+            if let Phase::Combine(Combine { mixture: Mixture::Runs { runs, .. }, .. }) = phase {
+                found.extend(runs.iter().map(String::as_str));
+            }
+        }
+        found
+    }
 }
 
 impl Train {
@@ -255,6 +467,7 @@ impl fmt::Display for Plan {
             match phase {
                 Phase::Train(train) => write!(f, "phase {}: {train}", i + 1)?,
                 Phase::Solve(solve) => write!(f, "phase {}: {solve}", i + 1)?,
+                Phase::Combine(combine) => write!(f, "phase {}: {combine}", i + 1)?,
             }
         }
         Ok(())
@@ -269,18 +482,37 @@ impl fmt::Display for Train {
             (n, false) => writeln!(f, "  computed once and kept: the first {n} stages")?,
             (n, true) => writeln!(f, "  computed once and kept: the first {n} stages, {} random views", self.views)?,
         }
-        let group =
-            |r: &Rule| format!("{}{} × {:.3}", r.stage, if r.roles.is_empty() { "" } else { " (part)" }, r.rate);
+        let group = |r: &Rule| {
+            let roles: Vec<&str> = r.roles.iter().map(|role| role.plural()).collect();
+            let part = if roles.is_empty() { String::new() } else { format!(" ({})", roles.join(", ")) };
+            format!("{}{part} × {:.3}", r.stage, r.rate)
+        };
         writeln!(f, "  learns: {}", self.learn.iter().map(group).collect::<Vec<_>>().join(", "))?;
         writeln!(f, "  optimizer: {}", self.optimizer)?;
         let clip = self.clip_norm.map_or("no clipping".into(), |norm| format!("gradient clipped to {norm}"));
         writeln!(f, "  learning rate: {:e}, {}; {clip}", self.learning_rate, self.schedule)?;
         let norm = match self.batch_norm {
-            BatchNormMode::Update => "batch statistics, running ones updated",
-            BatchNormMode::Frozen => "running statistics, not updated",
+            BatchNormMode::Update => "batch statistics, running ones updated".to_string(),
+            BatchNormMode::Frozen => "running statistics, not updated".to_string(),
+            BatchNormMode::Stochastic { running } => {
+                format!("batch statistics or, each channel with probability {running}, running ones; these updated")
+            }
         };
         writeln!(f, "  batch norm: {norm}; random views: {}", if self.augment { "yes" } else { "no" })?;
-        writeln!(f, "  loss: {}", self.objective)?;
+        match self.pairs {
+            None => writeln!(f, "  loss: {}", self.objective)?,
+            Some(Pairs { per_sample }) => writeln!(
+                f,
+                "  loss: (cosine of the features of two samples - [same class])², {per_sample} partners of its class and \
+                 as many others a sample"
+            )?,
+        }
+        if let Some(Teacher { model, share, temperature, features }) = &self.teacher {
+            writeln!(f, "  teacher: {model}, {share} of the loss at temperature {temperature}, features × {features}")?;
+        }
+        for penalty in &self.penalties {
+            writeln!(f, "  and: {penalty}")?;
+        }
         match self.patience {
             Some(n) => writeln!(f, "  stops after {n} epochs without a better validation score, and keeps the best"),
             None => Ok(()),
@@ -288,13 +520,61 @@ impl fmt::Display for Train {
     }
 }
 
+impl fmt::Display for Penalty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StartWeights { weight } => {
+                write!(
+                    f,
+                    "{weight} × half the squared distance of the backbone from its start, in place of weight decay"
+                )
+            }
+            Self::StartFeatures { weight, stages, attention } => {
+                let by = if *attention { "weighted by how much a solved head misses them" } else { "all alike" };
+                let stages = stages.join(", ");
+                write!(f, "{weight} × the distance of the outputs of {stages} from those at the start, channels {by}")
+            }
+            Self::SingularValues { weight, smallest } => {
+                write!(f, "{weight} × the squares of the {smallest} smallest singular values of the features")
+            }
+            Self::SourceLabels { weight } => {
+                write!(f, "{weight} × cross-entropy of the source head against the source labels of each class")
+            }
+        }
+    }
+}
+
 impl fmt::Display for Solve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}: logistic regression of the head on the pooled features, L2 {}", self.name, self.l2)?;
         let views =
             if self.views > 0 { format!(", {} random views besides the plain one", self.views) } else { String::new() };
-        writeln!(f, "  computed once and kept: the whole backbone{views}")?;
-        writeln!(f, "  loss: {}", self.objective)
+        let kept = format!("  computed once and kept: the whole backbone{views}");
+        match self.method {
+            Method::Logistic { l2 } => {
+                writeln!(f, "{}: logistic regression of the head on the pooled features, L2 {l2}", self.name)?;
+                writeln!(f, "{kept}\n  loss: {}", self.objective)
+            }
+            Method::Prototypes => writeln!(f, "{}: the nearest class mean of the pooled features\n{kept}", self.name),
+        }
+    }
+}
+
+impl fmt::Display for Combine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.name)?;
+        match &self.mixture {
+            Mixture::Earlier { phases: 0, alpha } => {
+                writeln!(f, "{} × the start + {alpha} × what is there now", 1.0 - alpha)
+            }
+            Mixture::Earlier { phases, alpha } => {
+                writeln!(f, "{} × what was there after phase {phases} + {alpha} × what is there now", 1.0 - alpha)
+            }
+            Mixture::Runs { runs, choice: Choice::Uniform } => writeln!(f, "the mean of {}", runs.join(", ")),
+            Mixture::Runs { runs, choice: Choice::Greedy } => {
+                let rule = "from the best on, each that does not lower the validation accuracy";
+                writeln!(f, "the mean of those of {}: {rule}", runs.join(", "))
+            }
+        }
     }
 }
 

@@ -158,7 +158,7 @@ fn twenty_steps_of_training_follow_torchvision() {
         let input = Activation { data: photos.index_select(&chosen, 0).unwrap(), rows: Rows::One };
         let mode = Mode::Train { batch_norm: BatchNormMode::Update, seed: Seed(0) };
         let stages = network.stages.iter().chain([&network.head]).map(|stage| (stage, true)).collect();
-        let objective = Objective { stages, class_weights: None, label_smoothing: 0.0, recompute: step % 2 == 1 };
+        let objective = Objective { recompute: step % 2 == 1, ..Objective::of_classes(stages) };
         let gradient = objective.gradient(&params, mode, &input, &targets).unwrap();
         losses.push(gradient.loss as f32);
         optimizer.step(&params, &gradient.grads.unwrap(), learning_rate, 1.0).unwrap();

@@ -251,7 +251,7 @@ fn wrong_settings_are_refused_by_name() {
     let refuse = |flags: &[&str], parts: &[&str]| home.refuses(&Home::training("run", flags), parts);
     refuse(&["--strategy", "lora", "--rank", "0"], &["--rank 0"]);
     refuse(&["--strategy", "lora", "--rank", "17"], &["rank of 17", "at most 16"]);
-    refuse(&["--strategy", "lora", "--alpha", "-1"], &["--alpha -1"]);
+    refuse(&["--strategy", "lora", "--lora-alpha", "-1"], &["--lora-alpha -1"]);
     refuse(&["--strategy", "lora", "--lora-dropout", "1"], &["--lora-dropout 1"]);
     refuse(&["--strategy", "lora", "--targets", "querry"], &["querry", "whole parts"]);
     refuse(&["--strategy", "lora", "--targets", "query,,value"], &["--targets"]);

@@ -170,7 +170,7 @@ fn twenty_steps_of_training_follow_transformers() {
         let targets: Vec<u32> = chosen.clone().map(|i| stored.targets[i]).collect();
         let mode = Mode::Train { batch_norm: BatchNormMode::Frozen, seed: Seed(0) };
         let stages = network.stages.iter().chain([&network.head]).map(|stage| (stage, true)).collect();
-        let objective = Objective { stages, class_weights: None, label_smoothing: 0.0, recompute: step % 2 == 1 };
+        let objective = Objective { recompute: step % 2 == 1, ..Objective::of_classes(stages) };
         let gradient = objective.gradient(&params, mode, &stored.encoder.batch(chosen), &targets).unwrap();
         losses.push(gradient.loss as f32);
         optimizer.step(&params, &gradient.grads.unwrap(), learning_rate, 1.0).unwrap();

@@ -88,6 +88,20 @@ struct Slot {
     entry: usize,
 }
 
+/// One boundary of an extraction.
+struct Cut {
+    /// Number of stages before it.
+    stages: usize,
+    /// Where its activations are kept on disk.
+    folder: Option<store::Folder>,
+    segments: Vec<Segment>,
+    known: HashMap<Key, Slot>,
+    /// (view, sample) positions that are not there yet.
+    missing: HashSet<usize>,
+    draft: Draft,
+    place: Place,
+}
+
 impl Extractor<'_> {
     /// The activations of all samples of `dataset` (called `split` in messages) in all `views`; `None` when they would take
     /// more space than there is and must be computed when needed, unless `must_keep`.
@@ -103,14 +117,46 @@ impl Extractor<'_> {
         faults: &mut Faults,
         timings: &mut Timings,
     ) -> Result<Option<Features>> {
+        let all = self.features_at(&[self.stages.len()], split, dataset, views, must_keep, faults, timings)?;
+        Ok(all.into_iter().next().flatten())
+    }
+
+    /// As [`Extractor::features`], at several boundaries in one pass over the samples: behind the first `boundaries[i]`
+    /// stages, ascending. `must_keep` speaks of the last one.
+    ///
+    /// # Errors
+    /// As there.
+    #[allow(clippy::too_many_arguments)]
+    pub fn features_at(
+        &self,
+        boundaries: &[usize],
+        split: &str,
+        dataset: &Arc<dyn Dataset>,
+        views: &[ViewSeed],
+        must_keep: bool,
+        faults: &mut Faults,
+        timings: &mut Timings,
+    ) -> Result<Vec<Option<Features>>> {
         let start = Instant::now();
         let samples = dataset.len();
         let keys = self.keys(split, dataset, views, faults)?;
-        let folder = self
-            .cache
-            .open(&boundary_key(self.stages, self.params, self.fingerprint, self.device.precision)?, self.observer)?;
+        let cuts = boundaries.iter().map(|&stages| self.cut(stages, split, &keys));
+        let mut cuts = cuts.collect::<Result<Vec<Cut>>>()?;
+        let computed = self.compute(split, dataset, views, &keys, &mut cuts, must_keep, faults)?;
+        timings.add("extract", start, computed);
+        let features = |cut: Cut| {
+            let slots = keys.iter().map(|key| key.and_then(|key| cut.known.get(&key).copied())).collect();
+            (cut.place != Place::Nowhere).then_some(Features { slots, samples, segments: cut.segments })
+        };
+        Ok(cuts.into_iter().map(features).collect())
+    }
+
+    /// What is there already behind the first `stages` stages.
+    fn cut(&self, stages: usize, split: &str, keys: &[Option<Key>]) -> Result<Cut> {
+        let key = boundary_key(&self.stages[..stages], self.params, self.fingerprint, self.device.precision)?;
+        let folder = self.cache.open(&key, self.observer)?;
         let wanted: HashSet<Key> = keys.iter().flatten().copied().collect();
-        let mut segments = folder.as_ref().map(|f| f.segments(&wanted, self.observer)).unwrap_or_default();
+        let segments = folder.as_ref().map(|f| f.segments(&wanted, self.observer)).unwrap_or_default();
         let mut known: HashMap<Key, Slot> = HashMap::new();
         for (number, segment) in segments.iter().enumerate() {
             for entry in 0..segment.len() {
@@ -118,24 +164,14 @@ impl Extractor<'_> {
             }
         }
         let mut seen = HashSet::new();
-        let missing: Vec<usize> = (0..keys.len())
+        let missing: HashSet<usize> = (0..keys.len())
             .filter(|&i| keys[i].is_some_and(|key| !known.contains_key(&key) && seen.insert(key)))
             .collect();
         let reused = wanted.len() - missing.len();
         if reused > 0 {
             self.observer.message(&format!("{split}: {reused} of {} activations were kept from before", wanted.len()));
         }
-        let computed = self.compute(split, dataset, views, &keys, &missing, folder.as_ref(), must_keep, faults)?;
-        let Some(computed) = computed else { return Ok(None) };
-        for segment in computed {
-            for entry in 0..segment.len() {
-                known.insert(*segment.key(entry), Slot { segment: segments.len(), entry });
-            }
-            segments.push(segment);
-        }
-        let slots = keys.iter().map(|key| key.and_then(|key| known.get(&key).copied())).collect();
-        timings.add("extract", start, missing.len());
-        Ok(Some(Features { slots, samples, segments }))
+        Ok(Cut { stages, folder, segments, known, missing, draft: Draft::default(), place: Place::Memory })
     }
 
     /// One key for every view of every sample, view by view; `None` for what cannot be read.
@@ -174,7 +210,7 @@ impl Extractor<'_> {
         Ok(keys)
     }
 
-    /// Runs the frozen stages over the `missing` (view, sample) positions.
+    /// Runs the frozen stages over the (view, sample) positions that are missing at some boundary, and gives their number.
     #[allow(clippy::too_many_arguments)]
     fn compute(
         &self,
@@ -182,95 +218,111 @@ impl Extractor<'_> {
         dataset: &Arc<dyn Dataset>,
         views: &[ViewSeed],
         keys: &[Option<Key>],
-        missing: &[usize],
-        folder: Option<&store::Folder<'_>>,
+        cuts: &mut [Cut],
         must_keep: bool,
         faults: &mut Faults,
-    ) -> Result<Option<Vec<Segment>>> {
-        if missing.is_empty() {
-            return Ok(Some(Vec::new()));
-        }
+    ) -> Result<usize> {
         let samples = dataset.len();
-        let frozen = Frozen::compile(self.stages, self.params, self.device)?;
+        let mut missing: Vec<usize> = cuts.iter().flat_map(|cut| cut.missing.iter().copied()).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        if missing.is_empty() {
+            return Ok(0);
+        }
+        let mut from = 0;
+        let pieces = cuts.iter().map(|cut| {
+            let stages = &self.stages[std::mem::replace(&mut from, cut.stages)..cut.stages];
+            Frozen::compile(stages, self.params, self.device)
+        });
+        let pieces = pieces.collect::<Result<Vec<Frozen>>>()?;
         let request = |&at: &usize| Request { index: at % samples, view: views[at / samples].of(at % samples) };
         let batches: Vec<Vec<Request>> = missing.chunks(BATCH).map(|c| c.iter().map(request).collect()).collect();
         let loader = Loader::new(dataset.clone(), batches, self.threads);
-        let (mut done, mut computed, mut draft) = (0, Vec::new(), Draft::default());
-        let mut on_disk = false;
-        for (loaded, positions) in loader.zip(missing.chunks(BATCH)) {
-            let mut loaded = loaded;
+        let (mut done, mut placed) = (0, false);
+        for (mut loaded, positions) in loader.zip(missing.chunks(BATCH)) {
             for (index, error) in loaded.failed.drain(..) {
                 faults.note(split, &**dataset, index, error)?;
             }
             let read: HashSet<usize> = loaded.indices().into_iter().collect();
-            let kept = positions.iter().filter(|&&at| read.contains(&(at % samples)));
-            let batch_keys: Vec<Key> = kept.filter_map(|&at| keys[at]).collect();
+            let kept: Vec<usize> = positions.iter().copied().filter(|&at| read.contains(&(at % samples))).collect();
             done += positions.len();
-            if batch_keys.is_empty() {
+            if kept.is_empty() {
                 continue;
             }
-            let output = frozen.run(&loaded.collate(self.device)?)?;
-            draft.push(&batch_keys, &output)?;
-            if computed.is_empty() && done <= BATCH {
-                let need = (draft.bytes() as u64).div_ceil(batch_keys.len() as u64) * missing.len() as u64;
-                match self.place(split, need, missing.len(), folder, must_keep) {
-                    Place::Disk => on_disk = true,
-                    Place::Memory => {}
-                    Place::Nowhere => return Ok(None),
+            let mut activation = loaded.collate(self.device)?;
+            for (cut, piece) in cuts.iter_mut().zip(&pieces) {
+                activation = piece.run(&activation)?;
+                let wanted: Vec<Option<Key>> =
+                    kept.iter().map(|at| keys[*at].filter(|_| cut.missing.contains(at))).collect();
+                if cut.place != Place::Nowhere && wanted.iter().any(Option::is_some) {
+                    cut.draft.push(&wanted, &activation)?;
                 }
             }
-            if draft.bytes() >= SEGMENT_BYTES {
-                computed.push(self.finish(std::mem::take(&mut draft), folder.filter(|_| on_disk)));
+            if !std::mem::replace(&mut placed, true) {
+                self.place(split, cuts, kept.len(), must_keep);
+                if cuts.iter().all(|cut| cut.place == Place::Nowhere) {
+                    break;
+                }
+            }
+            for cut in cuts.iter_mut().filter(|cut| cut.draft.bytes() >= SEGMENT_BYTES) {
+                self.finish(cut);
             }
             self.observer.progress(&format!("extract {split}"), done, missing.len());
             if self.observer.stop() {
                 return Err(crate::train::stopped());
             }
         }
-        if draft.bytes() > 0 {
-            computed.push(self.finish(draft, folder.filter(|_| on_disk)));
+        for cut in cuts.iter_mut().filter(|cut| cut.draft.bytes() > 0 && cut.place != Place::Nowhere) {
+            self.finish(cut);
         }
-        Ok(Some(computed))
+        Ok(missing.len())
     }
 
-    /// Says what will be needed and decides where it goes.
-    fn place(
-        &self,
-        split: &str,
-        need: u64,
-        samples: usize,
-        folder: Option<&store::Folder<'_>>,
-        must_keep: bool,
-    ) -> Place {
+    /// Says what each boundary will need, judged by a first batch of `samples`, and decides where it goes: the last one
+    /// first, for it is what the present phase asks for.
+    fn place(&self, split: &str, cuts: &mut [Cut], samples: usize, must_keep: bool) {
         let mega = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
-        if let Some(folder) = folder
-            && need <= self.cache.limit()
-        {
-            let text = format!(
-                "{split}: the activations of {samples} samples take about {} in {}",
-                mega(need),
-                folder.path().display()
-            );
-            self.observer.message(&text);
-            self.cache.make_room(need, folder, self.observer);
-            return Place::Disk;
+        let (mut on_disk, mut in_memory) = (0, 0);
+        for (i, cut) in cuts.iter_mut().rev().enumerate() {
+            let need = (cut.draft.bytes() as u64).div_ceil(samples as u64) * cut.missing.len() as u64;
+            if let Some(folder) = &cut.folder
+                && on_disk + need <= self.cache.limit()
+            {
+                if need > 0 {
+                    let text = format!(
+                        "{split}: the activations of {} samples take about {} in {}",
+                        cut.missing.len(),
+                        mega(need),
+                        folder.path().display()
+                    );
+                    self.observer.message(&text);
+                }
+                on_disk += need;
+                cut.place = Place::Disk;
+            } else if (must_keep && i == 0) || in_memory + need <= self.cache.memory() {
+                in_memory += need;
+                cut.place = Place::Memory;
+            } else {
+                let text = format!(
+                    "{split}: the activations of {} samples would take {}, more than the cache may hold ({}); they are \
+                     computed in every epoch",
+                    cut.missing.len(),
+                    mega(need),
+                    mega(self.cache.limit())
+                );
+                self.observer.message(&text);
+                cut.place = Place::Nowhere;
+            }
         }
-        if must_keep || need <= self.cache.memory() {
-            return Place::Memory;
-        }
-        let text = format!(
-            "{split}: the activations of {samples} samples would take {}, more than the cache may hold ({}); they are \
-             computed in every epoch",
-            mega(need),
-            mega(self.cache.limit())
-        );
-        self.observer.message(&text);
-        Place::Nowhere
+        let kept: Vec<&store::Folder> =
+            cuts.iter().filter(|cut| cut.place == Place::Disk).filter_map(|cut| cut.folder.as_ref()).collect();
+        self.cache.make_room(on_disk, &kept, self.observer);
     }
 
-    /// Writes a segment; when the disk refuses, it stays in memory.
-    fn finish(&self, draft: Draft, folder: Option<&store::Folder<'_>>) -> Segment {
-        match folder {
+    /// Closes what a boundary has gathered: on disk, or, when that refuses, in memory.
+    fn finish(&self, cut: &mut Cut) {
+        let draft = std::mem::take(&mut cut.draft);
+        let segment = match cut.folder.as_ref().filter(|_| cut.place == Place::Disk) {
             Some(folder) => match folder.write(&draft) {
                 Ok(segment) => segment,
                 Err(error) => {
@@ -279,10 +331,15 @@ impl Extractor<'_> {
                 }
             },
             None => Segment::Memory(draft),
+        };
+        for entry in 0..segment.len() {
+            cut.known.insert(*segment.key(entry), Slot { segment: cut.segments.len(), entry });
         }
+        cut.segments.push(segment);
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Disk,
     Memory,

@@ -38,19 +38,25 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Adds the samples of a batch under their keys.
-    pub fn push(&mut self, keys: &[Key], output: &Activation) -> Result<()> {
+    /// Adds the samples of a batch under their keys; those without one are left out.
+    pub fn push(&mut self, keys: &[Option<Key>], output: &Activation) -> Result<()> {
         self.shape = output.data.dims()[1..].to_vec();
         self.ragged = matches!(output.rows, Rows::Each(_));
+        let values = host_values(&output.data)?;
+        let row: usize = self.shape.iter().product();
+        let mut at = 0;
         for (i, &key) in keys.iter().enumerate() {
             let rows = match &output.rows {
                 Rows::One => 1,
                 Rows::Each(lengths) => lengths[i],
             };
-            self.index.push(Entry { key, first: self.rows, rows });
-            self.rows += rows;
+            if let Some(key) = key {
+                self.index.push(Entry { key, first: self.rows, rows });
+                self.rows += rows;
+                self.values.extend_from_slice(&values[at * row..(at + rows) * row]);
+            }
+            at += rows;
         }
-        self.values.extend(host_values(&output.data)?);
         Ok(())
     }
 

@@ -27,9 +27,8 @@ pub struct Cache {
 }
 
 /// The segments of one boundary.
-pub(super) struct Folder<'a> {
+pub(super) struct Folder {
     path: PathBuf,
-    root: &'a Path,
 }
 
 impl Cache {
@@ -55,7 +54,7 @@ impl Cache {
     }
 
     /// The folder of a boundary, made and marked as used; `None` when nothing is kept or the folder cannot be written.
-    pub(super) fn open(&self, key: &str, observer: &dyn Observer) -> Result<Option<Folder<'_>>> {
+    pub(super) fn open(&self, key: &str, observer: &dyn Observer) -> Result<Option<Folder>> {
         let Some(root) = self.root.as_deref().filter(|_| self.limit > 0) else { return Ok(None) };
         let path = root.join(key);
         let marked = std::fs::create_dir_all(&path).and_then(|()| std::fs::write(path.join(MARK), b""));
@@ -63,13 +62,14 @@ impl Cache {
             observer.message(&format!("{}: {error}; activations are not kept", path.display()));
             return Ok(None);
         }
-        Ok(Some(Folder { path, root }))
+        Ok(Some(Folder { path }))
     }
 
-    /// Removes what was not used for longest until `need` more bytes fit.
-    pub(super) fn make_room(&self, need: u64, keep: &Folder<'_>, observer: &dyn Observer) {
+    /// Removes what was not used for longest until `need` more bytes fit; the folders `keep` go last.
+    pub(super) fn make_room(&self, need: u64, keep: &[&Folder], observer: &dyn Observer) {
+        let Some(root) = self.root.as_deref() else { return };
         let mut folders: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
-        for path in list(keep.root).into_iter().filter(|path| path.is_dir()) {
+        for path in list(root).into_iter().filter(|path| path.is_dir()) {
             let used = path.join(MARK).metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
             let size = list(&path).iter().filter_map(|file| file.metadata().ok()).map(|m| m.len()).sum();
             folders.push((used, size, path));
@@ -80,16 +80,17 @@ impl Cache {
             if total + need <= self.limit {
                 break;
             }
-            if path != keep.path {
+            if keep.iter().all(|folder| folder.path != path) {
                 observer.message(&format!("making room in the feature cache: {} is removed", path.display()));
                 if std::fs::remove_dir_all(&path).is_ok() {
                     total -= size;
                 }
             }
         }
-        // The folder itself may hold activations of other samples: they go before the bound is exceeded.
+        // These folders themselves may hold activations of other samples: they go before the bound is exceeded.
         if total + need > self.limit {
-            for file in list(&keep.path).into_iter().filter(|file| file.extension().is_some_and(|e| e == "seg")) {
+            let segments = keep.iter().flat_map(|folder| list(&folder.path));
+            for file in segments.filter(|file| file.extension().is_some_and(|e| e == "seg")) {
                 // Already mapped segments stay readable after their name is gone.
                 let _ = std::fs::remove_file(file);
             }
@@ -104,7 +105,7 @@ fn list(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
-impl Folder<'_> {
+impl Folder {
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

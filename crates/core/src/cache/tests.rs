@@ -154,3 +154,32 @@ fn without_room_activations_are_computed_when_needed() {
     assert!(case.features(&data, "points", &VIEWS[..1]).is_none());
     assert!(case.segments().is_empty());
 }
+
+#[test]
+fn one_pass_at_several_boundaries_gives_the_bits_of_one_at_each() {
+    let (case, data) = (Case::new(0), Clusters::new(40, 1));
+    let (network, cache) = (network(), Cache::none());
+    let params = params(&network);
+    let stages: Vec<&Stage> = network.stages.iter().collect();
+    let place = device::Place::default();
+    let extractor = |stages| Extractor {
+        cache: &cache,
+        stages,
+        params: &params,
+        fingerprint: "points",
+        device: &place,
+        threads: 2,
+        observer: &case.listener,
+    };
+    let dataset: Arc<dyn Dataset> = data.clone();
+    let (mut faults, mut timings) = (Faults::new(Strictness::default()), Timings::default());
+    let both =
+        extractor(&stages[..]).features_at(&[1, 2], "training", &dataset, &VIEWS, true, &mut faults, &mut timings);
+    assert_eq!(data.loads.load(Ordering::Relaxed), 80);
+    let all: Vec<usize> = (0..40).collect();
+    for (found, n) in both.unwrap().into_iter().zip([1, 2]) {
+        let alone = extractor(&stages[..n]).features("training", &dataset, &VIEWS, true, &mut faults, &mut timings);
+        let (found, alone) = (found.unwrap(), alone.unwrap().unwrap());
+        assert_eq!(values(&found, 1, &all), values(&alone, 1, &all));
+    }
+}

@@ -10,6 +10,7 @@ mod merge;
 mod models;
 mod predict;
 mod rank;
+mod strategies;
 mod train;
 
 use std::path::Path;
@@ -79,6 +80,8 @@ enum Verb<D: Domain> {
     Merge(merge::MergeArgs),
     /// List, show or fetch pre-trained models
     Models(models::ModelsArgs),
+    /// List the ways to carry knowledge over
+    Strategies,
 }
 
 /// Runs the command line of domain `D` and ends the process: exit code 0, 2 for what the user can mend, 1 for a defect.
@@ -119,6 +122,7 @@ fn run<D: Domain>(cli: Cli<D>) -> Result<()> {
         Verb::FindLr(args) => find_lr::run(*args, &common),
         Verb::Merge(args) => merge::run::<D>(args, &common),
         Verb::Models(args) => models::run::<D>(args, &common),
+        Verb::Strategies => strategies::run(&common),
     }
 }
 

@@ -123,6 +123,7 @@ pub fn find_lr<D: Domain>(fit: &Fit<D>, sweep: Sweep, observer: &dyn Observer) -
         validation: nothing,
         fingerprint: &D::fingerprint(&prepared.pipeline),
         seed,
+        companions: prepared.companions,
         device: &prepared.device,
         run: &RunDir::create(&folder.path().join("run"), false)?,
         cache: &fit::cache(fit.cache_limit)?,

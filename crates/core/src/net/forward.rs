@@ -12,7 +12,7 @@ use crate::plan::BatchNormMode;
 use crate::seed::Seed;
 
 /// What the layers of a pass do where training and use differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Mode {
     /// Running statistics, no dropout.
     Eval,
@@ -23,6 +23,30 @@ pub enum Mode {
         /// Of this step.
         seed: Seed,
     },
+}
+
+/// Which statistics a batch normalization takes.
+pub(super) enum Normalization {
+    /// The running ones.
+    Running,
+    /// The batch's.
+    Batch,
+    /// The running ones in these channels, the batch's in the others.
+    Mixed(Vec<bool>),
+}
+
+impl Mode {
+    /// What `norm` does in this pass; a draw depends on its name and the step alone.
+    pub(super) fn normalization(self, norm: &BatchNorm) -> Normalization {
+        match self {
+            Self::Eval | Self::Train { batch_norm: BatchNormMode::Frozen, .. } => Normalization::Running,
+            Self::Train { batch_norm: BatchNormMode::Update, .. } => Normalization::Batch,
+            Self::Train { batch_norm: BatchNormMode::Stochastic { running }, seed } => {
+                let mut stream = seed.named(&norm.name).stream();
+                Normalization::Mixed((0..norm.width).map(|_| stream.uniform() < running).collect())
+            }
+        }
+    }
 }
 
 /// One pass over one batch.
@@ -188,10 +212,11 @@ impl<'a> Pass<'a> {
     fn batch_norm(&self, n: &BatchNorm, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let (scale, shift) = (self.param(&n.name, "weight")?, self.param(&n.name, "bias")?);
         let (mean, variance) = (self.param(&n.name, "running_mean")?, self.param(&n.name, "running_var")?);
-        if !matches!(mode, Mode::Train { batch_norm: BatchNormMode::Update, .. }) {
-            return Ok(k::batch_norm_eval(x, &scale, &shift, &mean, &variance, n.eps)?);
-        }
-        let (y, batch) = k::batch_norm_train(x, &scale, &shift, n.eps)?;
+        let (y, batch) = match mode.normalization(n) {
+            Normalization::Running => return Ok(k::batch_norm_eval(x, &scale, &shift, &mean, &variance, n.eps)?),
+            Normalization::Batch => k::batch_norm_train(x, &scale, &shift, n.eps)?,
+            Normalization::Mixed(running) => k::batch_norm_mixed(x, &scale, &shift, &running, &mean, &variance, n.eps)?,
+        };
         // The running variance is of the population: unbiased, as PyTorch keeps it.
         let unbiased = batch.count as f64 / (batch.count as f64 - 1.0);
         let mut statistics = self.statistics.borrow_mut();

@@ -238,6 +238,12 @@ impl Params {
         Ok(())
     }
 
+    /// Removes a parameter that the network does not know.
+    pub fn remove(&mut self, name: &str) {
+        self.learning.remove(name);
+        self.values.remove(name);
+    }
+
     /// All values, detached, in the order of their names.
     pub fn snapshot(&self) -> BTreeMap<String, Tensor> {
         let mut all = self.values.clone();

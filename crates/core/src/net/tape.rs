@@ -4,20 +4,19 @@
 //! memory: normalization, residual sum and activation are one operation, gradients are written over what they came from,
 //! a gradient that nobody asked for is not computed, and an activation is dropped as soon as its last use is over.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 use topwork_kernels::passes as k;
 use topwork_kernels::{ConvSpec, Values, frozen};
 
-use super::forward::{Mode, lengths, positions};
+use super::forward::{Mode, Normalization, lengths, positions};
 use super::update::Weighted;
 use super::{
     Act, Attention, BatchNorm, Conv, Embed, Index, Layer, LayerNorm, Linear, Params, PoolRows, Residual, Stage,
 };
 use crate::data::{Activation, Rows};
-use crate::plan::BatchNormMode;
 use crate::{Error, Result};
 
 /// Numbers that several may read and the last one may write over.
@@ -26,6 +25,8 @@ type Shared = Arc<Vec<f32>>;
 type Back<'a> = Box<dyn FnOnce(Shared, &mut Gradients) -> Result<Option<Shared>> + 'a>;
 /// The same, told whether anybody wants that.
 type Asked<'a> = Box<dyn FnOnce(Shared, &mut Gradients, bool) -> Result<Option<Shared>> + 'a>;
+/// A gradient that comes to a step from elsewhere.
+type Place = Arc<OnceLock<Shared>>;
 /// Gradients of parameters, by name.
 pub type Gradients = BTreeMap<String, Tensor>;
 
@@ -41,6 +42,10 @@ pub struct Tape<'a> {
     steps: Vec<Back<'a>>,
     /// Whether something before here learns, so that a gradient is wanted.
     tracked: bool,
+    /// Where observed outputs wait for gradients.
+    places: BTreeMap<usize, Place>,
+    /// Number of stages, and of values that came out of the last.
+    last: (usize, usize),
 }
 
 /// A batch on its way.
@@ -73,30 +78,72 @@ impl<'a> Tape<'a> {
     /// A pass with these parameters. With `recompute`, only the stages' inputs are kept, and each stage is computed a
     /// second time on the way back (Chen et al. 2016, *Training deep nets with sublinear memory cost*).
     pub fn new(params: &'a Params, mode: Mode, recompute: bool) -> Self {
-        Self { params, mode, recompute, draws: 0, statistics: Vec::new(), steps: Vec::new(), tracked: false }
+        Self {
+            params,
+            mode,
+            recompute,
+            draws: 0,
+            statistics: Vec::new(),
+            steps: Vec::new(),
+            tracked: false,
+            places: BTreeMap::new(),
+            last: (0, 0),
+        }
     }
 
-    /// Runs stages, each with whether something in it learns, and gives what comes out of the last.
+    /// Runs stages, each with whether something in it learns, and gives what comes out of the `observed` ones: 0 is the
+    /// input, i the output of stage i. All of them may be given a gradient on the way back.
     ///
     /// # Errors
     /// When a parameter is missing or of another shape.
-    pub fn forward(&mut self, stages: &[(&'a Stage, bool)], input: &Activation) -> Result<Activation> {
+    pub fn forward(
+        &mut self,
+        stages: &[(&'a Stage, bool)],
+        input: &Activation,
+        observed: &BTreeSet<usize>,
+    ) -> Result<BTreeMap<usize, Activation>> {
         let mut flow = Flow::of(input)?;
-        for &(stage, learns) in stages {
-            flow = self.stage(stage, flow, learns)?;
+        let mut found = BTreeMap::new();
+        if observed.contains(&0) {
+            found.insert(0, input.clone());
         }
-        let rows = flow.rows.clone();
-        Ok(Activation { data: Tensor::from_vec(owned(flow.data), flow.dims, &Device::Cpu)?, rows })
+        for (i, &(stage, learns)) in (1..).zip(stages) {
+            flow = self.stage(stage, flow, learns)?;
+            if observed.contains(&i) {
+                let data = Tensor::from_vec(flow.data.to_vec(), flow.dims.as_slice(), &Device::Cpu)?;
+                found.insert(i, Activation { data, rows: flow.rows.clone() });
+                let place: Place = Arc::default();
+                if self.tracked {
+                    self.places.insert(i, place.clone());
+                }
+                self.push(move |dy, _| {
+                    let Some(more) = place.get() else { return Ok(Some(dy)) };
+                    let mut sum = owned(dy);
+                    k::add(&mut sum, more);
+                    Ok(Some(Arc::new(sum)))
+                });
+            }
+        }
+        self.last = (stages.len(), flow.data.len());
+        Ok(found)
     }
 
-    /// Takes the gradient of the last output back; gives those of the parameters that learn, and the running statistics
-    /// that the pass moved.
+    /// Takes the gradients of observed outputs back, by their numbers; gives those of the parameters that learn, and the
+    /// running statistics that the pass moved.
     ///
     /// # Errors
     /// When a tensor is not what it was.
-    pub fn backward(self, gradient: &Tensor) -> Result<(Gradients, Vec<(String, Tensor)>)> {
+    pub fn backward(self, mut gradients: BTreeMap<usize, Tensor>) -> Result<(Gradients, Vec<(String, Tensor)>)> {
+        let values = |gradient: Tensor| -> Result<Shared> { Ok(Arc::new(gradient.flatten_all()?.to_vec1()?)) };
+        let (last, len) = self.last;
+        let first = gradients.remove(&last).map(values).transpose()?;
+        for (i, gradient) in gradients {
+            if let Some(place) = self.places.get(&i) {
+                let _ = place.set(values(gradient)?);
+            }
+        }
         let mut grads = Gradients::new();
-        back(self.steps, Arc::new(gradient.flatten_all()?.to_vec1()?), &mut grads)?;
+        back(self.steps, first.unwrap_or_else(|| Arc::new(vec![0.0; len])), &mut grads)?;
         Ok((grads, self.statistics))
     }
 
@@ -111,8 +158,7 @@ impl<'a> Tape<'a> {
         let passed = !std::mem::replace(&mut self.steps, steps).is_empty();
         if passed {
             self.steps.push(Box::new(move |dy, grads| {
-                let statistics = Vec::new();
-                let mut again = Tape { params, mode, recompute: false, draws, statistics, steps: Vec::new(), tracked };
+                let mut again = Tape { draws, tracked, ..Tape::new(params, mode, false) };
                 again.layers(&stage.layers, input, mode)?;
                 back(again.steps, dy, grads)
             }));
@@ -276,7 +322,7 @@ impl<'a> Tape<'a> {
         &mut self,
         n: &'a BatchNorm,
         flow: Flow,
-        residual: Option<(&Shared, Arc<std::sync::OnceLock<Shared>>)>,
+        residual: Option<(&Shared, Place)>,
         act: Option<Act>,
         mode: Mode,
     ) -> Result<Flow> {
@@ -285,7 +331,10 @@ impl<'a> Tape<'a> {
         let ((mean, _), (var, _)) = (mean?, var?);
         expect(&n.name, &flow.dims[flow.dims.len() - 1..], &[n.width])?;
         expect(&n.name, gamma.dims(), &[n.width])?;
-        let pass = if matches!(mode, Mode::Train { batch_norm: BatchNormMode::Update, .. }) {
+        let normalization = mode.normalization(n);
+        let pass = if matches!(normalization, Normalization::Running) {
+            k::BatchNormPass::of_moments(mean.to_vec1()?, var.to_vec1()?, n.eps, act)
+        } else {
             let count = flow.data.len() / n.width.max(1);
             if count < 2 {
                 return Err(misfit(
@@ -293,18 +342,19 @@ impl<'a> Tape<'a> {
                     "one value per channel has no variance; use a larger batch or image".into(),
                 ));
             }
-            let pass = k::BatchNormPass::of_batch(&flow.data, n.width, n.eps, act);
+            let mut pass = k::BatchNormPass::of_batch(&flow.data, n.width, n.eps, act);
             // The running variance is of the population: unbiased, as PyTorch keeps it.
             let unbiased = count as f64 / (count as f64 - 1.0);
             for (name, old, new, scale) in
-                [("running_mean", mean, pass.mean(), 1.0), ("running_var", var, pass.var(), unbiased)]
+                [("running_mean", &mean, pass.mean(), 1.0), ("running_var", &var, pass.var(), unbiased)]
             {
                 let new = (Tensor::new(new, &Device::Cpu)? * (scale * n.momentum))?;
                 self.statistics.push((format!("{}.{name}", n.name), ((old * (1.0 - n.momentum))? + new)?));
             }
+            if let Normalization::Mixed(running) = normalization {
+                pass.fix(&running, &mean.to_vec1::<f32>()?, &var.to_vec1::<f32>()?, n.eps);
+            }
             pass
-        } else {
-            k::BatchNormPass::of_moments(mean.to_vec1()?, var.to_vec1()?, n.eps, act)
         };
         let y = {
             let residual = residual.as_ref().map(|(values, _)| values.as_slice());
@@ -538,7 +588,7 @@ impl<'a> Tape<'a> {
             Some((Layer::BatchNorm(n), rest)) => Some((n, rest, following(&mut then))),
             _ => None,
         };
-        let place = Arc::new(std::sync::OnceLock::new());
+        let place = Place::default();
         let mut body = match fused {
             Some((n, rest, act)) => {
                 let body = self.layers(rest, flow, mode)?;

@@ -2,7 +2,7 @@
 
 use super::{Probe, Recipe, Settings, Strategy, Task, rule};
 use crate::net::Network;
-use crate::plan::{BatchNormMode, Decay, Optimizer, Phase, Plan, Solve, Start};
+use crate::plan::{BatchNormMode, Decay, Optimizer, Phase, Plan, Start};
 
 /// A linear head on frozen features.
 pub struct FeatureExtraction;
@@ -33,12 +33,7 @@ impl Strategy for FeatureExtraction {
     fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
         let options = &settings.options;
         let phase = match options.probe.unwrap_or(Probe::Logistic) {
-            Probe::Logistic => Phase::Solve(Solve {
-                name: "fit the head".into(),
-                l2: options.l2.unwrap_or(1.0),
-                objective: settings.objective(),
-                views: if options.augmented().unwrap_or(false) { options.views.unwrap_or(4) } else { 0 },
-            }),
+            Probe::Logistic => Phase::Solve(settings.logistic()),
             Probe::Gradient => {
                 let learn = vec![rule("head", 1.0)];
                 let mut train = settings.train("train the head", &GRADIENT_PROBE, Decay::Cosine, learn, task);

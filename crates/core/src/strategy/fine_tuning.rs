@@ -1,6 +1,6 @@
 //! The pre-trained weights are where training starts: everything learns, at rates that may fall towards the input.
 
-use super::{Settings, Strategy, Task, rule};
+use super::{Settings, Strategy, Task, falling};
 use crate::net::Network;
 use crate::plan::{Decay, Phase, Plan, Start};
 
@@ -21,12 +21,7 @@ impl Strategy for FineTuning {
     }
 
     fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
-        let options = &settings.options;
-        let decay = options.stage_decay.unwrap_or(1.0);
-        let learning: Vec<_> = network.stages.iter().filter(|stage| !stage.params().is_empty()).collect();
-        let rate = |i: usize| decay.powi((learning.len() - i) as i32);
-        let mut learn: Vec<_> = learning.iter().enumerate().map(|(i, stage)| rule(&stage.name, rate(i))).collect();
-        learn.push(rule("head", options.head_rate.unwrap_or(1.0)));
+        let learn = falling(network, 0, settings);
         let recipe = &settings.defaults.fine_tuning;
         let train = settings.train("train everything", recipe, Decay::Linear, learn, task);
         Plan {

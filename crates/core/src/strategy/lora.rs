@@ -43,7 +43,7 @@ impl Strategy for Lora {
         );
         let adapter = Adapter::Lora {
             rank: options.rank.unwrap_or(8),
-            alpha: options.alpha.unwrap_or(16.0),
+            alpha: options.lora_alpha.unwrap_or(16.0),
             dropout: options.lora_dropout.unwrap_or(0.0) as f32,
             layers,
         };

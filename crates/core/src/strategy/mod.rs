@@ -5,25 +5,56 @@
 
 mod adapter;
 mod adapters;
+mod bitfit;
+mod bss;
+mod co_tuning;
+mod contrastive_few_shot;
+mod delta;
+mod distillation;
 mod feature_extraction;
 mod fine_tuning;
 mod from_scratch;
+mod gradual_unfreezing;
 mod ia3;
+mod l2_sp;
 mod lora;
+mod lp_ft;
 mod options;
+mod partial;
 mod prefix;
+mod prototypes;
+mod soup;
+mod stoch_norm;
+mod wise_ft;
 
 pub use adapter::BottleneckAdapter;
+pub use bitfit::{BitFit, NormOnly};
+pub use bss::Bss;
+pub use co_tuning::CoTuning;
+pub use contrastive_few_shot::ContrastiveFewShot;
+pub use delta::Delta;
+pub use distillation::Distillation;
 pub use feature_extraction::FeatureExtraction;
 pub use fine_tuning::FineTuning;
 pub use from_scratch::FromScratch;
+pub use gradual_unfreezing::GradualUnfreezing;
 pub use ia3::Ia3;
+pub use l2_sp::L2Sp;
 pub use lora::Lora;
-pub use options::{OptimizerName, Options, Probe};
+pub use lp_ft::LpFt;
+pub use options::{ChannelWeights, OptimizerName, Options, Probe};
+pub use partial::Partial;
 pub use prefix::PrefixTuning;
+pub use prototypes::Prototypes;
+pub use soup::Soup;
+pub use stoch_norm::StochNorm;
+pub use wise_ft::WiseFt;
 
+use crate::Result;
 use crate::net::Network;
-use crate::plan::{BatchNormMode, Decay, Objective, Optimizer, Plan, Rule, Schedule, Train};
+use crate::plan::{
+    BatchNormMode, Decay, Method, Objective, Optimizer, Penalty, Phase, Plan, Rule, Schedule, Solve, Train,
+};
 
 /// How knowledge is carried over.
 pub trait Strategy: Send + Sync {
@@ -33,13 +64,43 @@ pub trait Strategy: Send + Sync {
     fn summary(&self) -> &'static str;
     /// The paper.
     fn source(&self) -> &'static str;
+    /// Whether it can work on this backbone with these settings.
+    ///
+    /// # Errors
+    /// Naming the flag that is missing or does not fit, or what the network lacks.
+    fn check(&self, _network: &Network, _settings: &Settings) -> Result<()> {
+        Ok(())
+    }
     /// What to do for this backbone, task and settings.
     fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan;
 }
 
 /// All strategies, in the order in which they are listed.
 pub fn all() -> &'static [&'static dyn Strategy] {
-    &[&FromScratch, &FeatureExtraction, &FineTuning, &Lora, &BottleneckAdapter, &Ia3, &PrefixTuning]
+    &[
+        &FromScratch,
+        &FeatureExtraction,
+        &Prototypes,
+        &FineTuning,
+        &Partial,
+        &GradualUnfreezing,
+        &LpFt,
+        &BitFit,
+        &NormOnly,
+        &L2Sp,
+        &Delta,
+        &Bss,
+        &CoTuning,
+        &StochNorm,
+        &Distillation,
+        &ContrastiveFewShot,
+        &WiseFt,
+        &Soup,
+        &Lora,
+        &BottleneckAdapter,
+        &Ia3,
+        &PrefixTuning,
+    ]
 }
 
 /// The facts of the target task that plans may depend on.
@@ -114,6 +175,20 @@ impl Settings {
             augment: options.augmented().unwrap_or(recipe.augment),
             views: options.views.unwrap_or(4),
             patience: options.patience,
+            pairs: None,
+            teacher: None,
+            penalties: Vec::new(),
+        }
+    }
+
+    /// Logistic regression of the head on the frozen features.
+    fn logistic(&self) -> Solve {
+        let options = &self.options;
+        Solve {
+            name: "fit the head".into(),
+            method: Method::Logistic { l2: options.l2.unwrap_or(1.0) },
+            objective: self.objective(),
+            views: if options.augmented().unwrap_or(false) { options.views.unwrap_or(4) } else { 0 },
         }
     }
 
@@ -128,6 +203,34 @@ impl Settings {
 /// A rule for all of a stage.
 fn rule(stage: &str, rate: f64) -> Rule {
     Rule { stage: stage.into(), roles: Vec::new(), rate }
+}
+
+/// Indices of the stages that have parameters.
+fn learnable(network: &Network) -> Vec<usize> {
+    (0..network.stages.len()).filter(|&i| !network.stages[i].params().is_empty()).collect()
+}
+
+/// Rules for all stages from `boundary` on and the head: rates that fall by `--stage-decay` from the head down.
+fn falling(network: &Network, boundary: usize, settings: &Settings) -> Vec<Rule> {
+    let options = &settings.options;
+    let decay = options.stage_decay.unwrap_or(1.0);
+    let learning: Vec<usize> = learnable(network).into_iter().filter(|&i| i >= boundary).collect();
+    let rate = |i: usize| decay.powi((learning.len() - i) as i32);
+    let mut rules: Vec<Rule> =
+        learning.iter().enumerate().map(|(i, &stage)| rule(&network.stages[stage].name, rate(i))).collect();
+    rules.push(rule("head", options.head_rate.unwrap_or(1.0)));
+    rules
+}
+
+/// Fine-tuning with a penalty.
+fn penalized(name: &str, penalty: Penalty, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    let mut plan = FineTuning.plan(network, task, settings);
+    for phase in &mut plan.phases {
+        if let Phase::Train(train) = phase {
+            train.penalties.push(penalty.clone());
+        }
+    }
+    Plan { strategy: name.into(), ..plan }
 }
 
 #[cfg(test)]

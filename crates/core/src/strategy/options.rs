@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{BatchNormMode, ClassWeights, Decay, Optimizer};
+use crate::plan::{BatchNormMode, Choice, ClassWeights, Decay, Optimizer};
 use crate::{Error, Result};
 
 /// Update rules by name.
@@ -24,6 +24,16 @@ pub enum Probe {
     Logistic,
     /// Gradient descent
     Gradient,
+}
+
+/// How the channels of a feature map weigh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChannelWeights {
+    /// By how much a solved head misses them
+    Attention,
+    /// All the same
+    Uniform,
 }
 
 /// What a user may set for any strategy; `None` leaves it to the strategy and the domain.
@@ -79,16 +89,17 @@ pub struct Options {
     /// Random views computed and kept of a sample, where activations are kept
     #[arg(long, value_name = "N")]
     pub views: Option<usize>,
-    /// fine-tuning: factor on the learning rate from each stage to the one before it, counted from the head
+    /// Strategies that train several stages: factor on the learning rate from each stage to the one before it, counted
+    /// from the head
     #[arg(long, value_name = "FACTOR")]
     pub stage_decay: Option<f64>,
-    /// fine-tuning, lora, adapter, ia3, prefix: factor on the head's learning rate
+    /// Factor on the head's learning rate
     #[arg(long, value_name = "FACTOR")]
     pub head_rate: Option<f64>,
     /// feature-extraction: how the head is fitted
     #[arg(long, value_name = "NAME")]
     pub probe: Option<Probe>,
-    /// feature-extraction: penalty of logistic regression (1 / C of scikit-learn)
+    /// Penalty of logistic regression, where the head is fitted by it (1 / C of scikit-learn)
     #[arg(long, value_name = "X")]
     pub l2: Option<f64>,
     /// lora: rank of the term beside each weight [default: 8]
@@ -96,7 +107,7 @@ pub struct Options {
     pub rank: Option<usize>,
     /// lora: weight of the term, times the rank [default: 16]
     #[arg(long, value_name = "X")]
-    pub alpha: Option<f64>,
+    pub lora_alpha: Option<f64>,
     /// lora: dropout in front of the term [default: 0]
     #[arg(long, value_name = "SHARE")]
     pub lora_dropout: Option<f64>,
@@ -109,6 +120,52 @@ pub struct Options {
     /// lora, ia3, adapter, prefix: layers to act on, by whole parts of their names: `query,value`, `layer4`, `encoder.layer.5`
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub targets: Option<Vec<String>>,
+    /// partial: number of stages that learn, counted from the head [default: 2]
+    #[arg(long, value_name = "N")]
+    pub last_stages: Option<usize>,
+    /// gradual-unfreezing: passes over the training samples in each phase before the last
+    #[arg(long, value_name = "N")]
+    pub stage_epochs: Option<usize>,
+    /// wise-ft: share of the fine-tuned weights against those of the start [default: 0.5]
+    #[arg(long, value_name = "SHARE")]
+    pub alpha: Option<f64>,
+    /// l2-sp, delta, bss, co-tuning: weight of the penalty [defaults: 10, 0.01, 0.001, 2.3]
+    #[arg(long, value_name = "X")]
+    pub penalty: Option<f64>,
+    /// delta: number of stages whose outputs are compared, counted from the head [default: 3]
+    #[arg(long, value_name = "N")]
+    pub compared_stages: Option<usize>,
+    /// delta: how channels weigh [default: attention]
+    #[arg(long, value_name = "NAME")]
+    pub channel_weights: Option<ChannelWeights>,
+    /// bss: number of singular values that are shrunk [default: 1]
+    #[arg(long, value_name = "N")]
+    pub smallest: Option<usize>,
+    /// stoch-norm: probability that a channel is normalized by the running statistics [default: 0.5]
+    #[arg(long, value_name = "SHARE")]
+    pub running_share: Option<f64>,
+    /// distillation: the model that is imitated: a finished run or a model folder of the same classes
+    #[arg(long, value_name = "DIR")]
+    pub teacher: Option<String>,
+    /// distillation: share of the teacher's answers in the loss against the labels [default: 0.5]
+    #[arg(long, value_name = "SHARE")]
+    pub teacher_share: Option<f64>,
+    /// distillation: divides the logits of both before the softmax [default: 2]
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f64>,
+    /// distillation: weight of the squared difference of the pooled features [default: 0]
+    #[arg(long, value_name = "X")]
+    pub teacher_features: Option<f64>,
+    /// contrastive-few-shot: partners of its class, and as many others, that a sample meets in an epoch [default: 20, less
+    /// for large sets]
+    #[arg(long, value_name = "N")]
+    pub pairs: Option<usize>,
+    /// soup: directories of finished runs, separated by commas
+    #[arg(long, value_name = "DIRS", value_delimiter = ',')]
+    pub runs: Option<Vec<String>>,
+    /// soup: which of the runs go into the mean [default: greedy]
+    #[arg(long, value_name = "NAME")]
+    pub soup: Option<Choice>,
 }
 
 impl Options {
@@ -122,12 +179,14 @@ impl Options {
         self.augment = self.augmented().or(below.augmented());
         self.no_augment = false;
         macro_rules! complete {
-            ($($field:ident),*) => { $(self.$field = self.$field.or(below.$field);)* };
+            ($($field:ident),*) => { $(self.$field = self.$field.or_else(|| below.$field.clone());)* };
         }
         complete!(epochs, batch_size, learning_rate, optimizer, weight_decay, momentum, schedule, warmup, clip_norm);
         complete!(label_smoothing, class_weights, patience, batch_norm, views, stage_decay, head_rate, probe, l2);
         self.targets = self.targets.or_else(|| below.targets.clone());
-        complete!(rank, alpha, lora_dropout, bottleneck, prefix_length);
+        complete!(rank, lora_alpha, lora_dropout, bottleneck, prefix_length);
+        complete!(last_stages, stage_epochs, alpha, runs, soup, penalty, compared_stages, channel_weights, smallest);
+        complete!(running_share, teacher, teacher_share, temperature, teacher_features, pairs);
         self
     }
 
@@ -144,6 +203,11 @@ impl Options {
             ("rank", self.rank),
             ("bottleneck", self.bottleneck),
             ("prefix-length", self.prefix_length),
+            ("last-stages", self.last_stages),
+            ("stage-epochs", self.stage_epochs),
+            ("compared-stages", self.compared_stages),
+            ("smallest", self.smallest),
+            ("pairs", self.pairs),
         ];
         for (flag, value) in at_least_one {
             if value == Some(0) {
@@ -161,8 +225,14 @@ impl Options {
             ("stage-decay", self.stage_decay, positive, 1.0),
             ("head-rate", self.head_rate, 0.0, f64::MAX),
             ("l2", self.l2, positive, f64::MAX),
-            ("alpha", self.alpha, positive, f64::MAX),
+            ("lora-alpha", self.lora_alpha, positive, f64::MAX),
             ("lora-dropout", self.lora_dropout, 0.0, 0.9),
+            ("alpha", self.alpha, 0.0, 1.0),
+            ("penalty", self.penalty, 0.0, f64::MAX),
+            ("running-share", self.running_share, 0.0, 1.0),
+            ("teacher-share", self.teacher_share, 0.0, 1.0),
+            ("temperature", self.temperature, positive, f64::MAX),
+            ("teacher-features", self.teacher_features, 0.0, f64::MAX),
         ];
         for (flag, value, low, high) in ranges {
             if let Some(value) = value.filter(|value| !(low..=high).contains(value)) {

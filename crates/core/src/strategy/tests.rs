@@ -35,7 +35,7 @@ fn settings(options: Options) -> Settings {
 fn train(strategy: &dyn Strategy, samples: usize, options: Options) -> Train {
     match strategy.plan(&network(), &Task { classes: 3, samples }, &settings(options)).phases.remove(0) {
         Phase::Train(train) => train,
-        Phase::Solve(_) => panic!("a phase of gradient descent was expected"),
+        other => panic!("a phase of gradient descent was expected, not {other:?}"),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Job;
 use crate::net::{Layer, Network, Window};
-use crate::plan::{BatchNormMode, Phase, Train};
+use crate::plan::{BatchNormMode, Combine, Mixture, Phase, Train};
 use crate::{Error, Result};
 
 /// Looks whether a job's parts fit together.
@@ -27,10 +27,22 @@ pub(super) fn job(job: &Job<'_>) -> Result<()> {
         let reason = format!("has {} outputs for {} classes", job.network.classes(), job.classes.len());
         return Err(Error::input("the head", reason, "give the network a head of as many outputs as classes"));
     }
-    for phase in &job.plan.phases {
-        if let Phase::Train(train) = phase {
-            batch_norm(job, train)?;
+    for (i, phase) in job.plan.phases.iter().enumerate() {
+        match phase {
+            Phase::Train(train) => batch_norm(job, train)?,
+            Phase::Combine(Combine { mixture: Mixture::Earlier { phases, .. }, .. }) if *phases > i => {
+                let reason = format!("goes back to phase {phases}, which is not complete before it");
+                return Err(Error::input(format!("phase {:?}", phase.name()), reason, "correct the plan"));
+            }
+            _ => {}
         }
+    }
+    if job.plan.trains().any(|train| train.pairs.is_some() && train.batch_size < 2) {
+        return Err(Error::input("--batch-size 1", "a pair takes two samples", "use at least 2"));
+    }
+    if let Some(Phase::Train(Train { name, pairs: Some(_), .. })) = job.plan.phases.last() {
+        let reason = "pairs train no head, and no phase after it does";
+        return Err(Error::input(format!("phase {name:?}"), reason, "add a phase that solves the head"));
     }
     Ok(())
 }

@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use super::feed::{Input, Split};
 use super::gradient::{Gradient, Objective};
-use super::{EpochRecord, Optimizer, Run, StepRecord, check, stopped};
+use super::terms::Term;
+use super::{EpochRecord, Optimizer, Run, StepRecord, check, pairs, stopped};
 use crate::cache::ViewSeed;
 use crate::loader::epoch_batches;
 use crate::metrics::Metrics;
 use crate::net::forward::Mode;
-use crate::plan::Train;
+use crate::plan::{Pairs, Train};
 use crate::{Error, Result};
 use candle_core::Tensor;
 
@@ -24,47 +25,65 @@ impl Run<'_> {
     pub(super) fn descend(&mut self, phase: &Train) -> Result<()> {
         let job = self.job;
         let seed = job.seed.named("phase").child(self.position.phase as u64);
-        let views: Vec<ViewSeed> = match phase.augment {
-            true => (0..phase.views.max(1))
-                .map(|view| ViewSeed::Random(job.seed.named("view").child(view as u64)))
-                .collect(),
-            false => vec![ViewSeed::Plain],
-        };
+        let views = self.views(phase);
         let train = Split::open(self, "training", phase.boundary, views, false)?;
         let validation = Split::open(self, "validation", phase.boundary, vec![ViewSeed::Plain], false)?;
 
-        let members: Vec<_> =
+        let guides = self.guides(phase)?;
+        let auxiliary = self.auxiliary(phase, &guides)?;
+
+        let mut members: Vec<_> =
             phase.learning(job.network).into_iter().map(|(s, rate, _)| (s.name, s.role, rate)).collect();
-        let names: BTreeSet<String> = members.iter().map(|(name, ..)| name.clone()).collect();
-        if names.is_empty() {
+        if members.is_empty() {
             return Err(Error::input(format!("phase {:?}", phase.name), "nothing learns in it", "check its rules"));
         }
+        for (spec, value) in &auxiliary {
+            // There already where the run goes on from the middle of the phase.
+            if self.params.get(&spec.name).is_err() {
+                self.params.set(&spec.name, value.clone())?;
+            }
+            members.push((spec.name.clone(), spec.role, 1.0));
+        }
+        let names: BTreeSet<String> = members.iter().map(|(name, ..)| name.clone()).collect();
         self.params.set_learning(&names)?;
         self.touched.extend(names);
         let mut optimizer = Optimizer::new(phase.optimizer, members);
+        self.anchor(phase, &mut optimizer)?;
         optimizer.restore(&std::mem::take(&mut self.restored), self.position.optimizer_steps, job.device)?;
 
         let indices = train.readable();
-        let mut loss = Loss::of(self, phase);
+        let mut pace = Pace::of(self, phase);
         while self.position.epoch < phase.epochs && !self.exhausted(phase) {
             let epoch = self.position.epoch;
             let order = seed.named("shuffle").child(epoch as u64);
-            let mut batches = epoch_batches(&indices, phase.batch_size, order);
-            loss.steps = (batches.len(), batches.len() * phase.epochs);
+            let mut batches = match phase.pairs {
+                Some(Pairs { per_sample }) => {
+                    pairs::batches(&indices, |i| job.train.target(i), per_sample, phase.batch_size, order)
+                }
+                None => epoch_batches(&indices, phase.batch_size, order),
+            };
+            pace.steps = (batches.len(), batches.len() * phase.epochs);
             let rest = batches.split_off(self.position.step.min(batches.len()));
             let fresh = match phase.augment {
                 true => ViewSeed::Random(seed.named("view").child(epoch as u64)),
                 false => ViewSeed::Plain,
             };
-            let mut batches = train.batches(rest, epoch, fresh, job.threads);
-            while let Some(input) = batches.next(self)? {
-                if let Some(input) = input.filter(|input| input.indices.len() > 1 || !loss.needs_two) {
-                    self.step(phase, &input, &train, &mut optimizer, &loss)?;
+            let mut batches = train.batches(rest.clone(), epoch, fresh, job.threads);
+            let mut answers = guides.answers(rest.clone(), epoch, fresh, job.threads);
+            for asked in rest {
+                let input = batches.next(self)?.flatten();
+                let answer = guides.answer(self, answers.as_mut(), input.as_ref())?;
+                if let Some(input) = input.filter(|input| input.indices.len() > 1 || !pace.needs_two) {
+                    let rows = phase.pairs.map(|_| pairs::rows(&asked, &input.indices)).unwrap_or_default();
+                    if phase.pairs.is_none() || !rows.is_empty() {
+                        let terms = guides.terms(phase, &input.targets, answer, rows)?;
+                        self.step(phase, &input, terms, guides.compares(), &mut optimizer, &pace)?;
+                    }
                 }
                 self.position.step += 1;
-                let done = epoch * loss.steps.0 + self.position.step;
-                job.observer.progress("train", done, loss.steps.1);
-                let last = self.position.step == loss.steps.0;
+                let done = epoch * pace.steps.0 + self.position.step;
+                job.observer.progress("train", done, pace.steps.1);
+                let last = self.position.step == pace.steps.0;
                 if !last && job.checkpoint_every.is_some_and(|every| done.is_multiple_of(every.max(1))) {
                     self.checkpoint(&optimizer)?;
                 }
@@ -80,6 +99,11 @@ impl Run<'_> {
                 self.params.set(&name, value)?;
             }
             self.position.metrics = Some(best);
+        }
+        // What only this phase needed.
+        for (spec, _) in auxiliary {
+            self.params.remove(&spec.name);
+            self.touched.remove(&spec.name);
         }
         self.position.optimizer_steps = 0;
         Ok(())
@@ -99,25 +123,28 @@ impl Run<'_> {
         &mut self,
         phase: &Train,
         input: &Input,
-        split: &Split,
+        terms: Vec<Box<dyn Term + '_>>,
+        compares: bool,
         optimizer: &mut Optimizer,
-        loss: &Loss,
+        pace: &Pace,
     ) -> Result<()> {
         let job = self.job;
         let start = Instant::now();
-        let taken = self.position.epoch * loss.steps.0 + self.position.step;
-        let seed = loss.seed.child(taken as u64);
-        let objective = Objective {
-            stages: self.stages_from(phase.boundary).into_iter().zip(loss.learns.iter().copied()).collect(),
-            class_weights: loss.weights.as_deref(),
-            label_smoothing: phase.objective.label_smoothing,
-            recompute: job.recompute,
-        };
+        let taken = self.position.epoch * pace.steps.0 + self.position.step;
+        let seed = pace.seed.child(taken as u64);
         let mode = Mode::Train { batch_norm: phase.batch_norm, seed };
-        let Gradient { loss: number, grads, statistics } =
-            objective.gradient(&self.params, mode, &input.activation, &input.targets)?;
+        let Gradient { loss: number, grads, statistics } = {
+            let mut stages: Vec<_> =
+                self.stages_from(phase.boundary).into_iter().zip(pace.learns.iter().copied()).collect();
+            if phase.pairs.is_some() {
+                stages.pop();
+            }
+            let reference = compares.then_some(&self.start);
+            let objective = Objective { stages, terms, reference, recompute: job.recompute };
+            objective.gradient(&self.params, mode, &input.activation, &input.targets)?
+        };
         let diverged = |what: &str, number: f64| {
-            let names: Vec<String> = input.indices.iter().take(5).map(|&i| split.dataset.name(i)).collect();
+            let names: Vec<String> = input.indices.iter().take(5).map(|&i| job.train.name(i)).collect();
             let more = if input.indices.len() > 5 { ", …" } else { "" };
             Error::input(
                 format!("step {} of phase {:?}", taken + 1, phase.name),
@@ -128,7 +155,7 @@ impl Run<'_> {
                 ),
             )
         };
-        let rate = phase.learning_rate * phase.schedule.factor(taken, loss.steps.1);
+        let rate = phase.learning_rate * phase.schedule.factor(taken, pace.steps.1);
         job.observer.step(rate, number);
         let Some(grads) = grads else { return Err(diverged("loss", number)) };
         let mut scale = 1.0;
@@ -160,7 +187,8 @@ impl Run<'_> {
     fn end_epoch(&mut self, phase: &Train, validation: &Split) -> Result<()> {
         let epoch = self.position.epoch + 1;
         let every = if phase.patience.is_some() { 1 } else { phase.epochs.div_ceil(JUDGEMENTS) };
-        let judged = !validation.dataset.is_empty();
+        // Without a part in pairs, the head says nothing yet.
+        let judged = !validation.dataset.is_empty() && phase.pairs.is_none();
         let due = judged && (epoch.is_multiple_of(every) || epoch == phase.epochs);
         let metrics = if due { Some(self.validate(validation, phase.boundary)?) } else { None };
         let (sum, count) = std::mem::take(&mut self.position.loss);
@@ -190,17 +218,19 @@ impl Run<'_> {
     }
 
     fn announce(&self, record: &EpochRecord, phase: &Train) {
-        let Metrics { accuracy, loss, .. } = match &record.validation {
-            Some(metrics) => metrics,
-            None => return,
-        };
-        let text = format!(
-            "epoch {} of {}: training loss {:.4}, validation loss {loss:.4}, accuracy {accuracy:.4}",
+        let course = format!(
+            "epoch {} of {}: training loss {:.4}",
             record.epoch,
             phase.epochs,
             record.train_loss.unwrap_or(f64::NAN)
         );
-        self.job.observer.message(&text);
+        match &record.validation {
+            Some(Metrics { accuracy, loss, .. }) => {
+                self.job.observer.message(&format!("{course}, validation loss {loss:.4}, accuracy {accuracy:.4}"));
+            }
+            None if phase.pairs.is_some() => self.job.observer.message(&course),
+            None => {}
+        }
     }
 
     /// Copies of all parameters that have changed: variables change in place.
@@ -210,8 +240,7 @@ impl Run<'_> {
 }
 
 /// What stays the same over the steps of a phase.
-struct Loss {
-    weights: Option<Vec<f32>>,
+struct Pace {
     /// Whether something learns, for each stage behind the boundary.
     learns: Vec<bool>,
     /// A batch of one sample cannot be normalized.
@@ -221,13 +250,12 @@ struct Loss {
     seed: crate::seed::Seed,
 }
 
-impl Loss {
+impl Pace {
     fn of(run: &Run<'_>, phase: &Train) -> Self {
         let network = run.job.network;
         let learning = phase.learning_stages(network);
         let names = network.stages.iter().map(|stage| stage.name.as_str()).chain(["head"]);
         Self {
-            weights: run.class_weights(phase.objective.class_weights),
             learns: names.skip(phase.boundary).map(|name| learning.contains(name)).collect(),
             needs_two: check::needs_two(network, phase),
             steps: (0, 0),

@@ -1,5 +1,6 @@
 //! Batches of what comes out of the boundary: kept activations, or samples run through the frozen stages as needed.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,8 +10,9 @@ use crate::cache::{Extractor, Features, ViewSeed};
 use crate::data::{Activation, Dataset};
 use crate::loader::{Loader, Request};
 use crate::metrics::Metrics;
-use crate::net::Stage;
 use crate::net::frozen::Frozen;
+use crate::net::{Params, Stage};
+use crate::plan::{Phase, Train};
 
 /// Samples in a batch of validation.
 const BATCH: usize = 32;
@@ -19,14 +21,26 @@ const BATCH: usize = 32;
 pub(super) struct Split {
     pub name: &'static str,
     pub dataset: Arc<dyn Dataset>,
+    /// The renderings to choose from; without any, each epoch has fresh ones.
     pub views: Vec<ViewSeed>,
     source: Source,
 }
 
+/// Stages that stay as they are, and what goes into them.
+pub(super) struct Fixed<'a> {
+    pub stages: &'a [&'a Stage],
+    pub params: &'a Params,
+    pub dataset: Arc<dyn Dataset>,
+    pub fingerprint: &'a str,
+}
+
 enum Source {
-    Kept(Features),
+    Kept(Arc<Features>),
     Computed(Option<Frozen>),
 }
+
+/// Activations at boundaries that later phases start from, by split and boundary, with their views.
+pub(super) type Kept = BTreeMap<(&'static str, usize), (Vec<ViewSeed>, Arc<Features>)>;
 
 /// A batch at the boundary.
 pub(super) struct Input {
@@ -60,7 +74,10 @@ impl Split {
         let dataset = if name == "validation" { job.validation.clone() } else { job.train.clone() };
         let stages: Vec<&Stage> = job.network.stages.iter().take(boundary).collect();
         if boundary == 0 && !must_keep {
-            return Ok(Self { name, dataset, views, source: Source::Computed(None) });
+            return Ok(Self { name, dataset, views: Vec::new(), source: Source::Computed(None) });
+        }
+        if let Some((_, features)) = run.kept.get(&(name, boundary)).filter(|(of, _)| *of == views) {
+            return Ok(Self { name, dataset, source: Source::Kept(features.clone()), views });
         }
         let extractor = Extractor {
             cache: job.cache,
@@ -71,10 +88,51 @@ impl Split {
             threads: job.threads,
             observer: job.observer,
         };
-        let kept = extractor.features(name, &dataset, &views, must_keep, &mut run.faults, &mut run.timings)?;
+        // One pass leaves behind what later phases start from as well: no frozen stage is computed twice.
+        let mut boundaries = run.later_boundaries(boundary, name == "training", &views);
+        boundaries.push(boundary);
+        let (faults, timings) = (&mut run.faults, &mut run.timings);
+        let mut all = extractor.features_at(&boundaries, name, &dataset, &views, must_keep, faults, timings)?;
+        let kept = all.pop().flatten().map(Arc::new);
+        for (boundary, features) in boundaries.into_iter().zip(all) {
+            if let Some(features) = features {
+                run.kept.insert((name, boundary), (views.clone(), Arc::new(features)));
+            }
+        }
         let source = match kept {
             Some(features) => Source::Kept(features),
             None => Source::Computed(Some(Frozen::compile(&stages, &run.params, job.device)?)),
+        };
+        Ok(Self { name, dataset, views, source })
+    }
+
+    /// Prepares what `fixed` makes of its samples in `views`: kept where that is possible. Without views, each epoch has
+    /// fresh ones, and nothing can be kept.
+    pub fn of(
+        run: &mut Run<'_>,
+        name: &'static str,
+        fixed: &Fixed<'_>,
+        views: Vec<ViewSeed>,
+        must_keep: bool,
+    ) -> Result<Self> {
+        let job = run.job;
+        let extractor = Extractor {
+            cache: job.cache,
+            stages: fixed.stages,
+            params: fixed.params,
+            fingerprint: fixed.fingerprint,
+            device: job.device,
+            threads: job.threads,
+            observer: job.observer,
+        };
+        let dataset = fixed.dataset.clone();
+        let kept = match views.is_empty() {
+            true => None,
+            false => extractor.features(name, &dataset, &views, must_keep, &mut run.faults, &mut run.timings)?,
+        };
+        let source = match kept {
+            Some(features) => Source::Kept(Arc::new(features)),
+            None => Source::Computed(Some(Frozen::compile(fixed.stages, fixed.params, job.device)?)),
         };
         Ok(Self { name, dataset, views, source })
     }
@@ -99,8 +157,8 @@ impl Split {
     pub fn batches(&self, batches: Vec<Vec<usize>>, view: usize, fresh: ViewSeed, threads: usize) -> Batches<'_> {
         let from = match &self.source {
             Source::Kept(_) => From::Kept { view: view % self.views.len(), batches: batches.into_iter() },
-            Source::Computed(frozen) => {
-                let seed = if frozen.is_some() { self.views[view % self.views.len()] } else { fresh };
+            Source::Computed(_) => {
+                let seed = if self.views.is_empty() { fresh } else { self.views[view % self.views.len()] };
                 let request = |index: usize| Request { index, view: seed.of(index) };
                 let requests = batches.into_iter().map(|batch| batch.into_iter().map(request).collect()).collect();
                 From::Computed(Loader::new(self.dataset.clone(), requests, threads))
@@ -146,6 +204,32 @@ impl Batches<'_> {
 }
 
 impl Run<'_> {
+    /// The renderings that a phase of descent trains on.
+    pub(super) fn views(&self, phase: &Train) -> Vec<ViewSeed> {
+        let seed = self.job.seed.named("view");
+        match phase.augment {
+            true => (0..phase.views.max(1)).map(|view| ViewSeed::Random(seed.child(view as u64))).collect(),
+            false => vec![ViewSeed::Plain],
+        }
+    }
+
+    /// Boundaries before `boundary` that later phases start from with the same views, ascending; nothing before them
+    /// learns until then.
+    fn later_boundaries(&self, boundary: usize, train: bool, views: &[ViewSeed]) -> Vec<usize> {
+        let (mut floor, mut found) = (boundary, BTreeSet::new());
+        for phase in self.job.plan.phases.iter().skip(self.position.phase + 1) {
+            let next = phase.boundary(self.job.network.stages.len());
+            if let Phase::Train(phase) = phase
+                && (1..floor).contains(&next)
+                && (!train || self.views(phase) == views)
+            {
+                found.insert(next);
+            }
+            floor = floor.min(next);
+        }
+        found.into_iter().collect()
+    }
+
     /// Scores of the present parameters on `split`, whose first `boundary` stages lie behind it.
     pub(super) fn validate(&mut self, split: &Split, boundary: usize) -> Result<Metrics> {
         let job = self.job;

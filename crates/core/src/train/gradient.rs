@@ -1,8 +1,13 @@
 //! Loss and gradients of one batch: what one step of descent, and a measurement of it, computes.
+//!
+//! The loss is a sum of [`Term`]s, each a function of what comes out of some stages. On the CPU the stages run on a
+//! [`Tape`] and the terms alone on candle's autograd: their gradients enter the tape where their outputs left it.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{Tensor, Var};
-use topwork_kernels::cross_entropy;
 
+use super::terms::{CrossEntropy, Seen, Term};
 use crate::Result;
 use crate::data::Activation;
 use crate::net::forward::{Mode, Pass};
@@ -11,12 +16,13 @@ use crate::net::{Params, Stage};
 
 /// What the gradient is of.
 pub struct Objective<'a> {
-    /// The stages to run and the head, and whether something in each learns.
+    /// The stages to run (the head among them), and whether something in each learns.
     pub stages: Vec<(&'a Stage, bool)>,
-    /// Weights of the classes in the loss.
-    pub class_weights: Option<&'a [f32]>,
-    /// Share of the target spread evenly over all classes.
-    pub label_smoothing: f64,
+    /// The sum of these is the loss.
+    pub terms: Vec<Box<dyn Term + 'a>>,
+    /// Parameters with which the same batch takes the same pass (batch statistics and dropout included), for terms that
+    /// compare with it.
+    pub reference: Option<&'a Params>,
     /// Keep only the stages' inputs and compute the stages again on the way back. On the CPU.
     pub recompute: bool,
 }
@@ -31,7 +37,13 @@ pub struct Gradient {
     pub statistics: Vec<(String, Tensor)>,
 }
 
-impl Objective<'_> {
+impl<'a> Objective<'a> {
+    /// Plain cross-entropy of what comes out of the last of `stages`.
+    pub fn of_classes(stages: Vec<(&'a Stage, bool)>) -> Self {
+        let plain = CrossEntropy { output: stages.len(), class_weights: None, label_smoothing: 0.0, share: 1.0 };
+        Self { stages, terms: vec![Box::new(plain)], reference: None, recompute: false }
+    }
+
     /// Runs a batch forward and, unless its loss is not finite, backward.
     ///
     /// # Errors
@@ -40,22 +52,53 @@ impl Objective<'_> {
         if !input.data.device().is_cpu() {
             return self.with_autograd(params, mode, input, targets);
         }
+        let observed = self.observed();
+        let reference = match self.reference {
+            Some(start) => Tape::new(start, mode, false).forward(&self.stages, input, &self.compared())?,
+            None => BTreeMap::new(),
+        };
         let mut tape = Tape::new(params, mode, self.recompute);
-        let logits = Var::from_tensor(&tape.forward(&self.stages, input)?.data)?;
-        let value = self.loss(logits.as_tensor(), targets)?;
+        let mut outputs = tape.forward(&self.stages, input, &observed)?;
+        let mut leaves = BTreeMap::new();
+        for (&i, output) in &mut outputs {
+            let leaf = Var::from_tensor(&output.data)?;
+            output.data = leaf.as_tensor().clone();
+            leaves.insert(i, leaf);
+        }
+        let value = self.loss(&Seen { outputs: &outputs, reference: &reference, params, targets })?;
         let loss = f64::from(value.to_scalar::<f32>()?);
-        let wrong = |what: &str| candle_core::Error::Msg(what.into());
         if !loss.is_finite() {
             return Ok(Gradient { loss, grads: None, statistics: Vec::new() });
         }
-        let grads = value.backward()?;
-        let (grads, statistics) = tape.backward(grads.get(&logits).ok_or_else(|| wrong("a loss without gradient"))?)?;
+        let found = value.backward()?;
+        let entering = leaves.iter().filter_map(|(&i, leaf)| Some((i, found.get(leaf)?.clone())));
+        let (mut grads, statistics) = tape.backward(entering.collect())?;
+        // Parameters that terms use beside the network.
+        let of_terms = params.learning().iter().filter_map(|(name, var)| Some((name.clone(), found.get(var)?.clone())));
+        grads.extend(of_terms);
         Ok(Gradient { loss, grads: Some(grads), statistics })
     }
 
-    fn loss(&self, logits: &Tensor, targets: &[u32]) -> Result<Tensor> {
-        let targets = Tensor::new(targets, logits.device())?;
-        Ok(cross_entropy(logits, &targets, self.class_weights, self.label_smoothing)?)
+    /// The outputs that terms look at.
+    fn observed(&self) -> BTreeSet<usize> {
+        self.terms.iter().flat_map(|term| term.observes()).collect()
+    }
+
+    /// The outputs that terms compare with those of the reference.
+    fn compared(&self) -> BTreeSet<usize> {
+        self.terms.iter().filter(|term| term.compares()).flat_map(|term| term.observes()).collect()
+    }
+
+    fn loss(&self, seen: &Seen<'_>) -> Result<Tensor> {
+        let mut sum: Option<Tensor> = None;
+        for term in &self.terms {
+            let value = term.loss(seen)?;
+            sum = Some(match sum {
+                Some(sum) => (sum + value)?,
+                None => value,
+            });
+        }
+        Ok(sum.ok_or_else(|| candle_core::Error::Msg("an objective without terms".into()))?)
     }
 
     /// The same through candle's autograd, on any device.
@@ -63,14 +106,25 @@ impl Objective<'_> {
     /// # Errors
     /// As [`Objective::gradient`].
     pub fn with_autograd(&self, params: &Params, mode: Mode, input: &Activation, targets: &[u32]) -> Result<Gradient> {
-        let pass = Pass::new(params, mode);
-        let mut activation = input.clone();
-        for (stage, learns) in &self.stages {
-            activation = pass.stage(stage, activation, *learns)?;
-        }
-        let value = self.loss(&activation.data, targets)?;
+        let run = |params: &Params, observed: &BTreeSet<usize>| -> Result<_> {
+            let pass = Pass::new(params, mode);
+            let mut activation = input.clone();
+            let mut outputs = BTreeMap::from([(0, input.clone())]);
+            for (i, (stage, learns)) in (1..).zip(&self.stages) {
+                activation = pass.stage(stage, activation, *learns)?;
+                if observed.contains(&i) {
+                    outputs.insert(i, activation.clone());
+                }
+            }
+            Ok((outputs, pass.finish()))
+        };
+        let reference = match self.reference {
+            Some(start) => run(start, &self.compared())?.0,
+            None => BTreeMap::new(),
+        };
+        let (outputs, statistics) = run(params, &self.observed())?;
+        let value = self.loss(&Seen { outputs: &outputs, reference: &reference, params, targets })?;
         let loss = f64::from(value.to_scalar::<f32>()?);
-        let statistics = pass.finish();
         if !loss.is_finite() {
             return Ok(Gradient { loss, grads: None, statistics });
         }

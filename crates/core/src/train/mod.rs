@@ -3,15 +3,22 @@
 //! [`execute`] takes a [`Job`] through the phases of its plan and leaves checkpoints and metrics in the run directory;
 //! what the run is made of and what becomes of the model is the caller's.
 
+mod attention;
 mod check;
+mod combine;
 mod descent;
 mod feed;
 pub mod gradient;
+mod guides;
 pub mod logistic;
 mod optim;
+mod pairs;
 mod position;
+mod prototypes;
+mod relations;
 mod schedule;
 mod solve;
+mod terms;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,7 +26,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, ViewSeed};
 use crate::data::Dataset;
 use crate::device::Place;
 use crate::loader::{Faults, Strictness};
@@ -31,8 +38,10 @@ use crate::run::RunDir;
 use crate::seed::Seed;
 use crate::{Error, Result};
 
+use feed::Split;
 pub use optim::Optimizer;
 use position::Position;
+pub use terms::{CrossEntropy, Seen, Term};
 
 /// Everything a run needs.
 pub struct Job<'a> {
@@ -51,6 +60,8 @@ pub struct Job<'a> {
     pub validation: Arc<dyn Dataset>,
     /// Key of the preprocessing ([`crate::domain::Domain::fingerprint`]).
     pub fingerprint: &'a str,
+    /// Other models that the plan speaks of.
+    pub companions: Companions,
     /// Decides order, views, dropout and fresh parameters.
     pub seed: Seed,
     /// Where to compute.
@@ -71,6 +82,37 @@ pub struct Job<'a> {
     pub resume: bool,
     /// Told about the progress.
     pub observer: &'a dyn Observer,
+}
+
+/// Models beside the one that learns.
+#[derive(Debug, Clone, Default)]
+pub struct Companions {
+    /// The parameters of finished runs, by the name that the plan gives them.
+    pub runs: BTreeMap<String, Params>,
+    /// Models that are imitated, by the name that the plan gives them.
+    pub teachers: BTreeMap<String, Teacher>,
+    /// The linear head that the checkpoint came with, for the labels of its source: weight `[labels, features]` and bias
+    /// `[labels]`.
+    pub source_head: Option<(Tensor, Tensor)>,
+}
+
+/// A trained model that is imitated.
+#[derive(Clone)]
+pub struct Teacher {
+    /// Its description.
+    pub network: Network,
+    /// Its parameters.
+    pub params: Params,
+    /// The training samples as it takes them, in the same order.
+    pub train: Arc<dyn Dataset>,
+    /// Key of its preprocessing.
+    pub fingerprint: String,
+}
+
+impl std::fmt::Debug for Teacher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Teacher({})", self.network.name)
+    }
 }
 
 /// What a run gives.
@@ -129,6 +171,12 @@ struct Run<'a> {
     touched: BTreeSet<String>,
     /// The best parameters of the current phase, where it keeps them.
     best: BTreeMap<String, Tensor>,
+    /// Where the plan started from.
+    start: Params,
+    /// Parameters that had changed after this many phases, for later phases that go back to them.
+    earlier: BTreeMap<usize, BTreeMap<String, Tensor>>,
+    /// Activations that later phases start from.
+    kept: feed::Kept,
     /// Of the optimizer, from the checkpoint that was continued from.
     restored: BTreeMap<String, Tensor>,
 }
@@ -144,12 +192,15 @@ pub fn execute(mut job: Job<'_>) -> Result<Outcome> {
     let job = &job;
     let mut run = Run {
         job,
+        start: if job.plan.looks_back() { params.clone() } else { Params::default() },
         params,
         faults: Faults::new(job.strictness),
         timings: Timings::default(),
         position: Position::default(),
         touched: BTreeSet::new(),
         best: BTreeMap::new(),
+        earlier: BTreeMap::new(),
+        kept: BTreeMap::new(),
         restored: BTreeMap::new(),
     };
     run.position.identity = position::identity(job, &run.params)?;
@@ -160,10 +211,12 @@ pub fn execute(mut job: Job<'_>) -> Result<Outcome> {
         match phase {
             Phase::Train(train) => run.descend(train)?,
             Phase::Solve(solve) => run.solve(solve)?,
+            Phase::Combine(combine) => run.combine(combine)?,
         }
         run.params.set_learning(&BTreeSet::new())?;
         run.position.next_phase();
         run.best.clear();
+        run.remember()?;
         run.save(&BTreeMap::new(), 0)?;
     }
     run.outcome()
@@ -205,6 +258,42 @@ impl Run<'_> {
         network.stages[boundary.min(network.stages.len())..].iter().chain([&network.head]).collect()
     }
 
+    /// Keeps the parameters as they are, if a later phase goes back to them.
+    fn remember(&mut self) -> Result<()> {
+        let phases = self.position.phase;
+        if self.job.plan.earlier().contains(&phases) {
+            let values = self.touched.iter().map(|name| Ok((name.clone(), self.params.get(name)?)));
+            self.earlier.insert(phases, values.collect::<Result<_>>()?);
+        }
+        Ok(())
+    }
+
+    /// Scores the present parameters and records them as the result of a phase without epochs.
+    fn conclude(&mut self) -> Result<()> {
+        let boundary = match self.job.plan.phases.get(self.position.phase) {
+            Some(Phase::Solve(_)) => self.job.network.stages.len(),
+            _ => 0,
+        };
+        let validation = Split::open(self, "validation", boundary, vec![ViewSeed::Plain], boundary > 0)?;
+        let metrics = self.validate(&validation, boundary)?;
+        let record = EpochRecord {
+            kind: "epoch".into(),
+            phase: self.position.phase + 1,
+            epoch: 1,
+            train_loss: None,
+            validation: (metrics.samples > 0).then(|| metrics.clone()),
+        };
+        if metrics.samples > 0 {
+            let Metrics { loss, accuracy, .. } = metrics;
+            let phase = record.phase;
+            self.job.observer.message(&format!("phase {phase}: validation loss {loss:.4}, accuracy {accuracy:.4}"));
+        }
+        self.position.recorded = self.job.run.record(&record)?;
+        self.position.history.push(record);
+        self.position.metrics = Some(metrics);
+        Ok(())
+    }
+
     /// Weights of the classes in the loss.
     fn class_weights(&self, kind: ClassWeights) -> Option<Vec<f32>> {
         if kind == ClassWeights::None {
@@ -239,6 +328,10 @@ impl Run<'_> {
 }
 
 #[cfg(test)]
+mod strategy_tests;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod toys;

@@ -20,6 +20,8 @@ enum State {
 struct Member {
     rate: f64,
     decays: bool,
+    /// Where it is pulled to, and how strongly, in place of decaying.
+    anchor: Option<(Tensor, f64)>,
 }
 
 /// An update rule with its state.
@@ -33,8 +35,18 @@ pub struct Optimizer {
 impl Optimizer {
     /// For the parameters (name, role, factor on the learning rate) of a phase; no step taken yet.
     pub fn new(rule: Rule, members: impl IntoIterator<Item = (String, Role, f64)>) -> Self {
-        let member = |(name, role, rate)| (name, Member { rate, decays: matches!(role, Role::Weight | Role::Table) });
+        let decays = |role| matches!(role, Role::Weight | Role::Table);
+        let member = |(name, role, rate)| (name, Member { rate, decays: decays(role), anchor: None });
         Self { rule, members: members.into_iter().map(member).collect(), states: BTreeMap::new(), steps: 0 }
+    }
+
+    /// From now on pulls the member called `name` towards `anchor` after each step, in place of letting it decay: at rate
+    /// η, w ← w⁰ + (w - w⁰) / (1 + η strength), the implicit step of ½ strength ‖w - w⁰‖², which no strength overshoots.
+    pub fn pull(&mut self, name: &str, anchor: Tensor, strength: f64) {
+        if let Some(member) = self.members.get_mut(name) {
+            member.anchor = Some((anchor, strength));
+            member.decays = false;
+        }
     }
 
     /// Euclidean norm of the gradients of all members together.
@@ -78,6 +90,10 @@ impl Optimizer {
                     sgd_step(var, grad, state, &hyper)?;
                 }
                 _ => return Err(Error::Tensor(candle_core::Error::Msg(format!("optimizer state of {name:?}")))),
+            }
+            if let Some((anchor, strength)) = &member.anchor {
+                let apart = ((var.as_tensor() - anchor)? / (1.0 + lr * strength))?;
+                var.set(&(anchor + apart)?)?;
             }
         }
         Ok(())

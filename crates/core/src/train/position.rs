@@ -1,6 +1,6 @@
 //! Checkpoints: where a run stands, written so that a run that continues from one ends in the same bytes.
 //!
-//! `checkpoints/000007.safetensors` holds the tensors (`params/…`, `best/…`, `optimizer/…`) and `000007.json` the
+//! `checkpoints/000007.safetensors` holds the tensors (`params/…`, `best/…`, `optimizer/…`, `earlier/…`) and `000007.json` the
 //! position with the tensors' digest. The JSON file is written last: without it a checkpoint does not exist. The last
 //! two are kept.
 
@@ -12,7 +12,7 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::{EpochRecord, Job, Run};
-use crate::cache::boundary_key;
+use crate::cache::{boundary_key, host_values};
 use crate::checkpoint::write_safetensors;
 use crate::files::write_atomic_bytes;
 use crate::metrics::Metrics;
@@ -63,7 +63,22 @@ impl Position {
 pub(super) fn identity(job: &Job<'_>, start: &Params) -> Result<String> {
     let stages: Vec<&Stage> = job.network.stages.iter().chain([&job.network.head]).collect();
     let mut hasher = blake3::Hasher::new();
-    hasher.update(boundary_key(&stages, start, job.fingerprint, job.device.precision)?.as_bytes());
+    let precision = job.device.precision;
+    hasher.update(boundary_key(&stages, start, job.fingerprint, precision)?.as_bytes());
+    for (name, params) in &job.companions.runs {
+        hasher.update(format!("{name} {}", boundary_key(&stages, params, "", precision)?).as_bytes());
+    }
+    for (name, teacher) in &job.companions.teachers {
+        let stages: Vec<&Stage> = teacher.network.stages.iter().chain([&teacher.network.head]).collect();
+        let key = boundary_key(&stages, &teacher.params, &teacher.fingerprint, precision)?;
+        hasher.update(format!("{name} {key}").as_bytes());
+    }
+    if let Some((weight, bias)) = &job.companions.source_head {
+        for tensor in [weight, bias] {
+            let bytes: Vec<u8> = host_values(tensor)?.into_iter().flat_map(f32::to_le_bytes).collect();
+            hasher.update(&bytes);
+        }
+    }
     hasher.update(format!("{:?} {:?} {:?}", job.plan, job.seed, job.classes).as_bytes());
     for dataset in [&job.train, &job.validation] {
         hasher.update(&(dataset.len() as u64).to_le_bytes());
@@ -114,6 +129,9 @@ impl Run<'_> {
         }
         tensors.extend(self.best.iter().map(|(name, value)| (format!("best/{name}"), value.clone())));
         tensors.extend(optimizer.iter().map(|(name, value)| (format!("optimizer/{name}"), value.clone())));
+        for (phases, values) in &self.earlier {
+            tensors.extend(values.iter().map(|(name, value)| (format!("earlier/{phases}/{name}"), value.clone())));
+        }
         self.position.number += 1;
         self.position.optimizer_steps = optimizer_steps;
         let number = self.position.number;
@@ -159,6 +177,10 @@ impl Run<'_> {
                 self.best.insert(name.to_string(), value);
             } else if let Some(name) = key.strip_prefix("optimizer/") {
                 self.restored.insert(name.to_string(), value);
+            } else if let Some((phases, name)) = key.strip_prefix("earlier/").and_then(|rest| rest.split_once('/'))
+                && let Ok(phases) = phases.parse()
+            {
+                self.earlier.entry(phases).or_default().insert(name.to_string(), value);
             }
         }
         run.rewind(position.recorded)?;

@@ -1,4 +1,4 @@
-//! The phase that has a best answer: logistic regression of the head on the features of the whole backbone.
+//! The phase that has a best answer: a linear head on the features of the whole backbone.
 
 use std::time::Instant;
 
@@ -6,10 +6,10 @@ use candle_core::Tensor;
 
 use super::feed::Split;
 use super::logistic::Problem;
-use super::{EpochRecord, Run};
+use super::{Run, prototypes};
 use crate::cache::{ViewSeed, host_values};
 use crate::net::{Layer, Linear};
-use crate::plan::Solve;
+use crate::plan::{Method, Solve};
 use crate::{Error, Result};
 
 /// Samples copied at once.
@@ -26,7 +26,6 @@ impl Run<'_> {
         let views: Vec<ViewSeed> = [ViewSeed::Plain].into_iter().chain(random).collect();
         let count = views.len();
         let train = Split::open(self, "training", boundary, views, true)?;
-        let validation = Split::open(self, "validation", boundary, vec![ViewSeed::Plain], true)?;
 
         let start = Instant::now();
         let readable = train.readable();
@@ -43,38 +42,42 @@ impl Run<'_> {
             let name = train.dataset.name(readable[at / head.inputs % readable.len()]);
             return Err(Error::input(name, "its features are not finite numbers", "check the model's weights"));
         }
-        let by_class = self.class_weights(phase.objective.class_weights);
-        // All views of a sample together weigh as much as the sample would, so that the penalty keeps its meaning.
-        let weight = |&t: &u32| by_class.as_ref().map_or(1.0, |w| f64::from(w[t as usize])) / count as f64;
-        let weights: Vec<f64> = targets.iter().map(weight).collect();
-        let problem = Problem {
-            rows: &rows,
-            width: head.inputs,
-            targets: &targets,
-            classes: head.outputs,
-            weights: &weights,
-            l2: phase.l2,
-            smoothing: phase.objective.label_smoothing,
+        let (weight, bias) = match phase.method {
+            Method::Logistic { l2 } => {
+                let by_class = self.class_weights(phase.objective.class_weights);
+                // All views of a sample together weigh as much as the sample would, so that the penalty keeps its meaning.
+                let weight = |&t: &u32| by_class.as_ref().map_or(1.0, |w| f64::from(w[t as usize])) / count as f64;
+                let weights: Vec<f64> = targets.iter().map(weight).collect();
+                let problem = Problem {
+                    rows: &rows,
+                    width: head.inputs,
+                    targets: &targets,
+                    classes: head.outputs,
+                    weights: &weights,
+                    l2,
+                    smoothing: phase.objective.label_smoothing,
+                };
+                let fit = problem.fit(|iteration| job.observer.progress("solve", iteration, 0));
+                if !fit.converged {
+                    job.observer.message("warning: the logistic regression did not converge; a larger --l2 helps");
+                }
+                (fit.weight, fit.bias)
+            }
+            Method::Prototypes => {
+                let solved = prototypes::head(&rows, head.inputs, &targets, head.outputs);
+                solved.map_err(|class| {
+                    let subject = format!("class {:?}", job.classes[class]);
+                    Error::input(
+                        subject,
+                        "has no readable sample, so it has no mean",
+                        "add one, or leave out the class",
+                    )
+                })?
+            }
         };
-        let fit = problem.fit(|iteration| job.observer.progress("solve", iteration, 0));
-        if !fit.converged {
-            job.observer.message("warning: the logistic regression did not converge; a larger --l2 helps");
-        }
-        self.set_head(&head, &fit.weight, &fit.bias)?;
+        self.set_head(&head, &weight, &bias)?;
         self.timings.add("solve", start, targets.len());
-
-        let metrics = self.validate(&validation, boundary)?;
-        let record = EpochRecord {
-            kind: "epoch".into(),
-            phase: self.position.phase + 1,
-            epoch: 1,
-            train_loss: None,
-            validation: (metrics.samples > 0).then(|| metrics.clone()),
-        };
-        self.position.recorded = job.run.record(&record)?;
-        self.position.history.push(record);
-        self.position.metrics = Some(metrics);
-        Ok(())
+        self.conclude()
     }
 
     fn linear_head(&self) -> Result<&Linear> {
@@ -87,7 +90,7 @@ impl Run<'_> {
             }
         }
         linear.ok_or_else(|| {
-            let reason = "logistic regression needs a head of a single linear layer";
+            let reason = "only a head of a single linear layer can be solved";
             Error::input(format!("the head of {}", self.job.network.name), reason, "use --probe gradient")
         })
     }

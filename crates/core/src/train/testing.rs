@@ -13,7 +13,7 @@ use crate::loader::Strictness;
 use crate::net::{Act, Layer, Linear, Network, Params, PoolRows, Stage};
 use crate::observe::Observer;
 use crate::plan::{
-    BatchNormMode, ClassWeights, Decay, Objective, Optimizer, Phase, Plan, Rule, Schedule, Solve, Start, Train,
+    BatchNormMode, ClassWeights, Decay, Method, Objective, Optimizer, Phase, Plan, Rule, Schedule, Solve, Start, Train,
 };
 use crate::run::RunDir;
 use crate::seed::Seed;
@@ -108,6 +108,9 @@ pub fn train(boundary: usize) -> Train {
         augment: true,
         views: 2,
         patience: None,
+        pairs: None,
+        teacher: None,
+        penalties: Vec::new(),
     }
 }
 
@@ -116,7 +119,7 @@ pub fn plan(phases: Vec<Phase>) -> Plan {
 }
 
 pub fn solve(views: usize) -> Phase {
-    Phase::Solve(Solve { name: "solve".into(), l2: 1.0, objective: objective(), views })
+    Phase::Solve(Solve { name: "solve".into(), method: Method::Logistic { l2: 1.0 }, objective: objective(), views })
 }
 
 /// Stops the run after a number of questions.
@@ -141,7 +144,7 @@ pub struct Fixture {
     pub train: Arc<dyn Dataset>,
     pub validation: Arc<dyn Dataset>,
     pub cache: Cache,
-    place: Place,
+    pub place: Place,
     pub root: tempfile::TempDir,
 }
 
@@ -178,6 +181,7 @@ impl Fixture {
             train: self.train.clone(),
             validation: self.validation.clone(),
             fingerprint: "points",
+            companions: super::Companions::default(),
             seed: Seed(7),
             device: &self.place,
             run,

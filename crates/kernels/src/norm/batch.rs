@@ -147,8 +147,8 @@ pub struct BatchNormPass {
     mean: Vec<f32>,
     var: Vec<f32>,
     rstd: Vec<f32>,
-    /// Whether mean and deviation are functions of the input.
-    train: bool,
+    /// Whether mean and deviation are functions of the input, by channel.
+    train: Vec<bool>,
     limits: (f32, f32),
 }
 
@@ -166,13 +166,21 @@ impl BatchNormPass {
     pub fn of_batch(x: &[f32], width: usize, eps: f64, act: Option<Act>) -> Self {
         let (mean, var) = moments(x, width);
         let rstd = rstd(&var, eps);
-        Self { mean, var, rstd, train: true, limits: limits(act).0 }
+        Self { train: vec![true; width], mean, var, rstd, limits: limits(act).0 }
     }
 
     /// Normalizes by given moments.
     pub fn of_moments(mean: Vec<f32>, var: Vec<f32>, eps: f64, act: Option<Act>) -> Self {
         let rstd = rstd(&var, eps);
-        Self { mean, var, rstd, train: false, limits: limits(act).0 }
+        Self { train: vec![false; mean.len()], mean, var, rstd, limits: limits(act).0 }
+    }
+
+    /// Normalizes the channels that are `chosen` by given moments, the others as before.
+    pub fn fix(&mut self, chosen: &[bool], mean: &[f32], var: &[f32], eps: f64) {
+        let given = rstd(var, eps);
+        for c in (0..self.mean.len()).filter(|&c| chosen[c]) {
+            (self.mean[c], self.var[c], self.rstd[c], self.train[c]) = (mean[c], var[c], given[c], false);
+        }
     }
 
     /// Mean of each channel.
@@ -237,11 +245,9 @@ impl BatchNormPass {
         let (width, factor) = (self.mean.len(), self.factor(gamma));
         let rows = x.len().checked_div(width).unwrap_or(0);
         let (mut slope, mut shift) = (vec![0f32; width], vec![0f32; width]);
-        if self.train {
-            for c in 0..width {
-                slope[c] = factor[c] * self.rstd[c] * sums.gamma[c] / rows as f32;
-                shift[c] = factor[c] * sums.beta[c] / rows as f32;
-            }
+        for c in (0..width).filter(|&c| self.train[c]) {
+            slope[c] = factor[c] * self.rstd[c] * sums.gamma[c] / rows as f32;
+            shift[c] = factor[c] * sums.beta[c] / rows as f32;
         }
         for_rows(dx, width, |row, dx| {
             let range = row * width..row * width + dx.len();
@@ -303,21 +309,52 @@ fn rstd(var: &[f32], eps: f64) -> Vec<f32> {
 ///
 /// Also returns the statistics, detached, for the running averages. Errors when a channel has fewer than two values.
 pub fn batch_norm_train(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result<(Tensor, BatchStats)> {
+    train(x, gamma, beta, None, eps)
+}
+
+/// As [`batch_norm_train`], but the channels that are `chosen` are normalized by a given mean and variance (Kou et al.
+/// 2020, *Stochastic Normalization*, equation 4).
+pub fn batch_norm_mixed(
+    x: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    chosen: &[bool],
+    mean: &Tensor,
+    var: &Tensor,
+    eps: f64,
+) -> Result<(Tensor, BatchStats)> {
+    let width = width("batch_norm_mixed", x, &[gamma, beta, mean, var])?;
+    if chosen.len() != width {
+        bail!("batch_norm_mixed: {} choices for {width} channels", chosen.len());
+    }
+    train(x, gamma, beta, Some((chosen, mean, var)), eps)
+}
+
+/// Channels that are normalized by a mean and variance of their own.
+type Given<'a> = (&'a [bool], &'a Tensor, &'a Tensor);
+
+fn train(x: &Tensor, gamma: &Tensor, beta: &Tensor, given: Option<Given>, eps: f64) -> Result<(Tensor, BatchStats)> {
     let width = width("batch_norm_train", x, &[gamma, beta])?;
     let count = x.elem_count() / width.max(1);
     if count < 2 {
         bail!("batch_norm_train: {count} value per channel has no variance; use a larger batch or image");
     }
     if !x.device().is_cpu() {
-        return train_composed(x, gamma, beta, eps);
+        return match given {
+            None => train_composed(x, gamma, beta, eps),
+            Some(given) => mixed_composed(x, gamma, beta, given, eps),
+        };
     }
     let x = x.contiguous()?;
-    let pass = BatchNormPass::of_batch(&Values::of(&x)?, width, eps, None);
+    let mut pass = BatchNormPass::of_batch(&Values::of(&x)?, width, eps, None);
     let stats = BatchStats {
         mean: Tensor::from_slice(&pass.mean, width, x.device())?,
         var: Tensor::from_slice(&pass.var, width, x.device())?,
         count,
     };
+    if let Some((chosen, mean, var)) = given {
+        pass.fix(chosen, &mean.to_vec1()?, &var.to_vec1()?, eps);
+    }
     Ok((x.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, Op(pass))?, stats))
 }
 
@@ -328,6 +365,21 @@ fn train_composed(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result
     let var = centred.sqr()?.mean(0)?;
     let y = centred.broadcast_mul(&((&var + eps)?.sqrt()?.recip()? * gamma)?)?.broadcast_add(beta)?;
     Ok((y.reshape(x.shape())?, BatchStats { mean: mean.detach(), var: var.detach(), count: rows.dim(0)? }))
+}
+
+fn mixed_composed(
+    x: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    (chosen, mean, var): Given,
+    eps: f64,
+) -> Result<(Tensor, BatchStats)> {
+    let (batch, stats) = train_composed(x, gamma, beta, eps)?;
+    let given = eval_composed(x, gamma, beta, mean, var, eps)?;
+    let mask = |of: bool| -> Result<Tensor> {
+        Tensor::new(chosen.iter().map(|&c| f32::from(c == of)).collect::<Vec<f32>>(), x.device())
+    };
+    Ok(((batch.broadcast_mul(&mask(false)?)? + given.broadcast_mul(&mask(true)?)?)?, stats))
 }
 
 /// Normalizes each channel by a given mean and variance; differentiable in `x`, `gamma` and `beta`.
@@ -401,6 +453,21 @@ mod tests {
         check_gradients(&inputs, 3e-3, |x| Ok(batch_norm_train(&x[0], &x[1], &x[2], 1e-5)?.0));
         check_gradients(&inputs, 3e-3, |x| Ok(train_composed(&x[0], &x[1], &x[2], 1e-5)?.0));
         check_gradients(&inputs, 3e-3, |x| batch_norm_eval(&x[0], &x[1], &x[2], &mean, &var, 1e-1));
+        let given: Given = (&[true, false, false, true, false], &mean, &var);
+        check_gradients(&inputs, 3e-3, |x| Ok(train(&x[0], &x[1], &x[2], Some(given), 1e-1)?.0));
+        check_gradients(&inputs, 3e-3, |x| Ok(mixed_composed(&x[0], &x[1], &x[2], given, 1e-1)?.0));
+    }
+
+    #[test]
+    fn a_mixture_of_one_kind_is_that_kind() -> Result<()> {
+        let (x, g, b) = (random(&[3, 4, 5, 7], 1, 2.0), random(&[7], 2, 1.0), random(&[7], 3, 1.0));
+        let (m, v) = (random(&[7], 4, 1.0), random(&[7], 5, 1.0).abs()?);
+        let mixed = |given| batch_norm_mixed(&x, &g, &b, &[given; 7], &m, &v, 1e-3);
+        let (batch, stats) = batch_norm_train(&x, &g, &b, 1e-3)?;
+        assert_eq!(flat(&mixed(false)?.0), flat(&batch));
+        assert_eq!(flat(&mixed(true)?.0), flat(&batch_norm_eval(&x, &g, &b, &m, &v, 1e-3)?));
+        assert_eq!(flat(&mixed(true)?.1.mean), flat(&stats.mean), "statistics are the batch's");
+        Ok(())
     }
 
     #[test]

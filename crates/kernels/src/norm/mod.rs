@@ -3,7 +3,7 @@
 pub(crate) mod batch;
 pub(crate) mod layer;
 
-pub use batch::{BatchStats, batch_norm_eval, batch_norm_train};
+pub use batch::{BatchStats, batch_norm_eval, batch_norm_mixed, batch_norm_train};
 pub use layer::layer_norm;
 pub(crate) use layer::rows as layer_norm_rows;
 

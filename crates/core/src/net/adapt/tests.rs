@@ -189,7 +189,7 @@ fn learning(network: &Network) -> BTreeSet<String> {
 fn gradient(network: &Network, params: &mut Params, mode: Mode, by_tape: bool, recompute: bool) -> Gradient {
     params.set_learning(&learning(network)).unwrap();
     let stages = network.stages.iter().chain([&network.head]).map(|stage| (stage, true)).collect();
-    let objective = Objective { stages, class_weights: None, label_smoothing: 0.0, recompute };
+    let objective = Objective { recompute, ..Objective::of_classes(stages) };
     let (input, targets) = (input(network), [0, 1, 2, 1]);
     if by_tape {
         objective.gradient(params, mode, &input, &targets).unwrap()

@@ -1,0 +1,91 @@
+//! What the labels of the target say about those of the source (You et al. 2020, section 3.2): the probability of each
+//! source label given a target class.
+
+use std::time::Instant;
+
+use candle_core::Tensor;
+
+use super::Run;
+use super::feed::{Fixed, Split};
+use super::logistic::Problem;
+use super::terms::log_softmax;
+use crate::cache::{ViewSeed, host_values};
+use crate::net::Stage;
+use crate::{Error, Result};
+
+const BATCH: usize = 256;
+/// L2 of the regression of target classes on source probabilities: scikit-learn's default.
+const L2: f64 = 1.0;
+
+/// p(source | target), `[targets][sources]`, from `rows` of source probabilities and the target class of each.
+///
+/// A multinomial regression gives p(target | source) at each pure source label, the mean row is p(source), and Bayes' rule
+/// turns it round: the paper's "reverse" approach, equation 6.
+pub(super) fn relation(rows: &[f32], sources: usize, targets: &[u32], classes: usize) -> Vec<Vec<f64>> {
+    let weights = vec![1.0; targets.len()];
+    let problem = Problem { rows, width: sources, targets, classes, weights: &weights, l2: L2, smoothing: 0.0 };
+    let fit = problem.fit(|_| ());
+    let mut joint = vec![vec![0.0; sources]; classes];
+    for s in 0..sources {
+        let marginal = rows.iter().skip(s).step_by(sources).map(|&p| f64::from(p)).sum::<f64>() / targets.len() as f64;
+        let logits: Vec<f64> = (0..classes).map(|t| fit.weight[t * sources + s] + fit.bias[t]).collect();
+        let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let powers: Vec<f64> = logits.iter().map(|z| (z - top).exp()).collect();
+        let sum: f64 = powers.iter().sum();
+        (0..classes).for_each(|t| joint[t][s] = marginal * powers[t] / sum);
+    }
+    for row in &mut joint {
+        let sum: f64 = row.iter().sum();
+        row.iter_mut().for_each(|p| *p /= sum);
+    }
+    joint
+}
+
+impl Run<'_> {
+    /// ln p(source | target), `[classes, source labels]`, of the start's source head on the training samples.
+    pub(super) fn relations(&mut self) -> Result<Tensor> {
+        let job = self.job;
+        let Some((weight, bias)) = &job.companions.source_head else {
+            let reason = "the checkpoint has no head of its own, so nothing relates its labels to these classes";
+            return Err(Error::input(&job.network.name, reason, "choose a model that was trained to classify"));
+        };
+        let stages: Vec<&Stage> = job.network.stages.iter().collect();
+        let start = self.start.clone();
+        let fixed = Fixed { stages: &stages, params: &start, dataset: job.train.clone(), fingerprint: job.fingerprint };
+        let split = Split::of(self, "training", &fixed, vec![ViewSeed::Plain], true)?;
+        let started = Instant::now();
+        let readable = split.readable();
+        let (mut rows, sources) = (Vec::new(), bias.dims1()?);
+        for chunk in readable.chunks(BATCH) {
+            if let Some(features) = split.kept() {
+                let features = features.batch(0, chunk, job.device)?.data;
+                let logits = topwork_kernels::linear(&features, weight, Some(bias))?;
+                rows.extend(host_values(&log_softmax(&logits)?.exp()?)?);
+            }
+        }
+        let targets: Vec<u32> = readable.iter().map(|&i| job.train.target(i)).collect();
+        let relation = relation(&rows, sources, &targets, job.classes.len());
+        self.timings.add("solve", started, targets.len());
+        // A probability that vanishes in single precision must not become an infinite logarithm.
+        let logarithms = relation.into_iter().flatten().map(|p| p.max(1e-30).ln() as f32).collect();
+        Ok(Tensor::from_vec(logarithms, (job.classes.len(), sources), job.device)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relations_sum_to_one_and_follow_the_samples() {
+        // Source labels 0 and 1 go with class 0, label 2 with class 1; label 3 never comes.
+        let rows: Vec<f32> =
+            [[0.6, 0.4, 0.0, 0.0], [0.3, 0.6, 0.1, 0.0], [0.0, 0.1, 0.9, 0.0], [0.1, 0.0, 0.9, 0.0]].concat();
+        let found = relation(&rows, 4, &[0, 0, 1, 1], 2);
+        for row in &found {
+            assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-12, "{row:?}");
+        }
+        assert!(found[0][0] > found[1][0] && found[0][1] > found[1][1] && found[1][2] > found[0][2], "{found:?}");
+        assert_eq!((found[0][3], found[1][3]), (0.0, 0.0));
+    }
+}

@@ -1,0 +1,98 @@
+//! Summands of the loss of a batch. Each looks at what comes out of some stages and is written with tensors that autograd
+//! follows; [`super::gradient`] takes its gradient into the network.
+
+mod features;
+mod pairs;
+mod singular;
+mod soft;
+
+pub(super) use features::StartFeatures;
+pub(super) use pairs::CosinePairs;
+pub(super) use singular::SingularValues;
+pub(super) use soft::{Mimicry, SoftLabels, log_softmax};
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use topwork_kernels::cross_entropy;
+
+use crate::Result;
+use crate::data::Activation;
+use crate::net::Params;
+
+/// A summand of the loss.
+pub trait Term {
+    /// The outputs that it looks at: 0 is the input of the pass, i what comes out of its i-th stage.
+    fn observes(&self) -> Vec<usize>;
+
+    /// Whether it compares them with those of the reference.
+    fn compares(&self) -> bool {
+        false
+    }
+
+    /// Its value, a scalar.
+    ///
+    /// # Errors
+    /// When an output has another shape than it needs.
+    fn loss(&self, seen: &Seen<'_>) -> Result<Tensor>;
+}
+
+/// What terms see of a batch.
+pub struct Seen<'a> {
+    /// The observed outputs, by number.
+    pub outputs: &'a BTreeMap<usize, Activation>,
+    /// Those of the reference.
+    pub reference: &'a BTreeMap<usize, Activation>,
+    /// All parameters.
+    pub params: &'a Params,
+    /// Class of each sample.
+    pub targets: &'a [u32],
+}
+
+impl Seen<'_> {
+    /// An observed output.
+    ///
+    /// # Errors
+    /// When it was not observed: a defect.
+    pub fn output(&self, i: usize) -> Result<&Tensor> {
+        let found = self.outputs.get(&i).map(|output| &output.data);
+        Ok(found.ok_or_else(|| candle_core::Error::Msg(format!("output {i} was not observed")))?)
+    }
+
+    /// The same of the reference.
+    ///
+    /// # Errors
+    /// As [`Seen::output`].
+    pub fn reference(&self, i: usize) -> Result<&Tensor> {
+        let found = self.reference.get(&i).map(|output| &output.data);
+        Ok(found.ok_or_else(|| candle_core::Error::Msg(format!("output {i} has no reference")))?)
+    }
+}
+
+/// Cross-entropy of the logits against the classes.
+pub struct CrossEntropy<'a> {
+    /// The number of the output that is `[samples, classes]`.
+    pub output: usize,
+    /// Weights of the classes.
+    pub class_weights: Option<&'a [f32]>,
+    /// Share of the target spread evenly over all classes.
+    pub label_smoothing: f64,
+    /// Factor.
+    pub share: f64,
+}
+
+impl Term for CrossEntropy<'_> {
+    fn observes(&self) -> Vec<usize> {
+        vec![self.output]
+    }
+
+    fn loss(&self, seen: &Seen<'_>) -> Result<Tensor> {
+        let logits = seen.output(self.output)?;
+        let targets = Tensor::new(seen.targets, logits.device())?;
+        let loss = cross_entropy(logits, &targets, self.class_weights, self.label_smoothing)?;
+        if self.share == 1.0 { Ok(loss) } else { Ok((loss * self.share)?) }
+    }
+}
+
+#[cfg(test)]
+mod tests;
