@@ -18,6 +18,7 @@ use crate::model::{self, Head, LoadReport};
 use crate::net::{Network, Params, Stage};
 use crate::observe::Observer;
 use crate::plan::{Plan, Start};
+use crate::plan_file;
 use crate::report;
 use crate::run::{self, RunDir};
 use crate::seed::Seed;
@@ -157,7 +158,11 @@ impl<D: Domain> Fit<D> {
         self.options.check()?;
         self.check()?;
         let device = device::parse(self.device.as_deref().unwrap_or("cpu"))?;
-        let strategy = find_strategy(self.strategy.as_deref().unwrap_or("feature-extraction"))?;
+        let strategy = || find_strategy(self.strategy.as_deref().unwrap_or("feature-extraction"));
+        if self.plan.is_none() {
+            // A wrong name is told before a model is fetched.
+            strategy()?;
+        }
         let seed = Seed(self.seed.unwrap_or(0));
         let budget = budget(self.limit, self.per_class)?;
         let name = self.model.as_deref().unwrap_or(D::DEFAULT_MODEL);
@@ -170,8 +175,11 @@ impl<D: Domain> Fit<D> {
         let task = Task { classes: splits.classes.len(), samples: splits.train.len() };
         let settings = Settings { options: self.options.clone(), defaults: D::defaults() };
         let plan = match &self.plan {
-            Some(plan) => plan.clone(),
-            None => strategy.plan(&network, &task, &settings),
+            Some(plan) => {
+                plan_file::check(plan, &network)?;
+                plan.clone()
+            }
+            None => strategy()?.plan(&network, &task, &settings),
         };
         if splits.validation.is_empty() {
             folds::check(&plan)?;
