@@ -20,6 +20,7 @@ use crate::model::{self, Head, LoadReport};
 use crate::net::{Layer, Network, Params, Stage, adapt};
 use crate::observe::Observer;
 use crate::plan::{BatchNormMode, Phase, Plan, Start};
+use crate::plan_file;
 use crate::report;
 use crate::run::{self, RunDir};
 use crate::seed::Seed;
@@ -165,7 +166,11 @@ impl<D: Domain> Fit<D> {
         self.options.check()?;
         self.check()?;
         let device = Place::parse(self.device.as_deref(), self.precision.as_deref())?;
-        let strategy = find_strategy(self.strategy.as_deref().unwrap_or("feature-extraction"))?;
+        let strategy = || find_strategy(self.strategy.as_deref().unwrap_or("feature-extraction"));
+        if self.plan.is_none() {
+            // A wrong name is told before a model is fetched.
+            strategy()?;
+        }
         let seed = Seed(self.seed.unwrap_or(0));
         let budget = budget(self.limit, self.per_class)?;
         let name = &self.model_name();
@@ -178,8 +183,12 @@ impl<D: Domain> Fit<D> {
         let task = Task { classes: splits.classes.len(), samples: splits.train.len() };
         let settings = Settings { options: self.options.clone(), defaults: D::defaults() };
         let plan = match &self.plan {
-            Some(plan) => plan.clone(),
+            Some(plan) => {
+                plan_file::check(plan, &base)?;
+                plan.clone()
+            }
             None => {
+                let strategy = strategy()?;
                 strategy.check(&base, &settings)?;
                 strategy.plan(&base, &task, &settings)
             }

@@ -24,6 +24,7 @@ pub mod model;
 pub mod net;
 pub mod observe;
 pub mod plan;
+pub mod plan_file;
 pub mod rank;
 pub mod report;
 pub mod run;

@@ -48,17 +48,17 @@ fn the_final_model_learns_from_everything() {
         home.photo(&format!("val/{}/1.png", ["red", "blue"][i]), *hue, 90);
     }
     home.run(&["train", "--train", "data", "--validation", "val", "--model", support::model(), "--out", "all"]).well();
-    assert!(home.result("folded").0 != Vec::<u8>::new());
-    let weights = |run: &str| home.result(run).0;
-    // In another order of the samples, so that the last bits may differ: the head's solution is the same.
-    assert_eq!(weights("folded").len(), weights("all").len());
-    let answer = |run: &str| home.run(&["predict", run, "data", "--json"]).well();
-    let probability = |line: &str| -> f64 {
-        let value: serde_json::Value = serde_json::from_str(line).unwrap();
-        value["predictions"][0]["probability"].as_f64().unwrap()
+    home.train("most", &[]).well();
+    let probabilities = |run: &str| -> Vec<f64> {
+        let answers = home.run(&["predict", run, "data", "--json"]).well();
+        let value = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        answers.lines().map(|line| value(line)["predictions"][0]["probability"].as_f64().unwrap()).collect()
     };
-    let (folded, all) = (answer("folded"), answer("all"));
-    assert!(folded.lines().zip(all.lines()).all(|(a, b)| (probability(a) - probability(b)).abs() < 1e-3));
+    let all = probabilities("all");
+    let farthest = |run: &str| probabilities(run).iter().zip(&all).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    // The order of the samples is another, so that the last bits of the solution may differ.
+    let (folded, most) = (farthest("folded"), farthest("most"));
+    assert!(folded < 1e-4 && most > 10.0 * folded, "{folded}, without a fifth {most}");
 }
 
 #[test]

@@ -15,10 +15,10 @@ const NUMBERS: &str = "find-lr.json";
 #[command(mut_arg("force", |arg| arg.hide(true)), mut_arg("folds", |arg| arg.hide(true)))]
 #[command(mut_arg("checkpoint_every", |arg| arg.hide(true)))]
 pub(super) struct FindLrArgs<D: Domain> {
-    #[command(flatten, next_help_heading = "Range test")]
-    sweep: Sweep,
     #[command(flatten)]
     fit: Fit<D>,
+    #[command(flatten, next_help_heading = "Range test")]
+    sweep: Sweep,
 }
 
 pub(super) fn run<D: Domain>(args: FindLrArgs<D>, common: &Common) -> Result<()> {

@@ -45,7 +45,7 @@ fn table<D: Domain>(ranking: &Ranking) -> Result<()> {
     }
     for failed in &ranking.failed {
         let reason: Vec<&str> = failed.error.lines().map(str::trim).collect();
-        print_line(&format!("{:<wide$} cannot be opened: {}", failed.model, reason.join(" ")))?;
+        print_line(&format!("{:<wide$} cannot be opened: {}", failed.model, reason.join("; ").replace(":;", ":")))?;
     }
     let Some(first) = ranking.models.first() else { return Ok(()) };
     print_line(&format!(

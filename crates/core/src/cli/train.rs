@@ -8,6 +8,7 @@ use super::{Common, Console, print_line};
 use crate::domain::Domain;
 use crate::fit::{Finished, Fit};
 use crate::observe::Observer;
+use crate::plan_file;
 use crate::strategy::Options;
 use crate::{Error, Result};
 
@@ -18,6 +19,9 @@ pub(super) struct TrainArgs<D: Domain> {
     /// Take settings from this file (as a run's run.toml has them); flags win over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Follow the plan in this file instead of a strategy's: TOML or JSON, as --dry-run --json prints it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["strategy", "config", "resume"])]
+    plan: Option<PathBuf>,
     /// Go on with the interrupted run at --out, with its own settings and data
     #[arg(long, conflicts_with_all = ["force", "config", "dry_run"])]
     resume: bool,
@@ -41,6 +45,14 @@ pub(super) fn run<D: Domain>(args: TrainArgs<D>, common: &Common) -> Result<()> 
     let mut fit = Fit { device: common.device.clone(), precision: common.precision.clone(), ..args.fit };
     if let Some(path) = &args.config {
         fit = merged(&fit, Fit::read(path, "compare with the run.toml of a run")?)?;
+    }
+    if let Some(path) = &args.plan {
+        let unset = Options { augment: fit.options.augmented(), ..fit.options.clone() };
+        if unset != Options::default() {
+            let remedy = "set it in the plan's file, or leave out --plan";
+            return Err(Error::input("--plan", "how to train is set by the plan and by a flag at once", remedy));
+        }
+        fit.plan = Some(plan_file::read(path)?);
     }
     fit.device.get_or_insert_with(|| "cpu".into());
     fit.offline |= common.offline;

@@ -1,0 +1,114 @@
+//! Plans in files: written by `train --dry-run --json`, changed by hand, followed by `train --plan`.
+
+use std::path::Path;
+
+use crate::net::Network;
+use crate::plan::{Combine, Method, Mixture, Penalty, Phase, Plan};
+use crate::{Error, Result};
+
+/// Reads a plan: JSON if the file's name ends so, else TOML, as under `[plan]` in a `run.toml`.
+///
+/// # Errors
+/// When the file cannot be read or is no plan.
+pub fn read(path: &Path) -> Result<Plan> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+    let plan = if json {
+        serde_json::from_str(&text).map_err(|e| e.to_string())
+    } else {
+        toml::from_str(&text).map_err(|e: toml::de::Error| e.to_string().trim_end().to_string())
+    };
+    plan.map_err(|reason| {
+        Error::input(path.display(), reason, "compare with what `train --dry-run --json` prints for a strategy")
+    })
+}
+
+/// Looks whether a plan that no strategy made can be followed with `network`.
+///
+/// # Errors
+/// Naming the first phase that cannot, and the setting.
+pub fn check(plan: &Plan, network: &Network) -> Result<()> {
+    if plan.phases.is_empty() {
+        return Err(Error::input("the plan", "it has no phases", "add one"));
+    }
+    let stages: Vec<&str> = network.stages.iter().map(|stage| stage.name.as_str()).collect();
+    for (complete, phase) in plan.phases.iter().enumerate() {
+        let (name, settings) = settings(phase, complete);
+        let wrong = |reason: String, remedy: String| Err(Error::input(format!("phase {name:?}"), reason, remedy));
+        for (setting, value, low, high) in settings {
+            if !(low..=high).contains(&value) {
+                let most = if high == f64::MAX { String::new() } else { format!(" to {high}") };
+                return wrong(format!("{setting} is {value}"), format!("use a number from {low}{most}"));
+            }
+        }
+        let Phase::Train(train) = phase else { continue };
+        if train.boundary > stages.len() {
+            return wrong(
+                format!("boundary is {}, and {} has {} stages", train.boundary, network.name, stages.len()),
+                "name fewer stages to keep".into(),
+            );
+        }
+        let compared = train.penalties.iter().filter_map(|penalty| match penalty {
+            Penalty::StartFeatures { stages, .. } => Some(stages),
+            _ => None,
+        });
+        let rules = train.learn.iter().map(|rule| &rule.stage).filter(|stage| *stage != "head");
+        if let Some(stage) = rules.chain(compared.flatten()).find(|stage| !stages.contains(&stage.as_str())) {
+            return wrong(
+                format!("{stage:?} is no stage of {}", network.name),
+                format!("use head or one of {}", stages.join(", ")),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A number of a phase: its name, value, and what it must lie between.
+type Setting = (&'static str, f64, f64, f64);
+
+/// The numbers of a phase that `complete` others come before.
+fn settings(phase: &Phase, complete: usize) -> (&str, Vec<Setting>) {
+    let (least, most) = (f64::MIN_POSITIVE, f64::MAX);
+    match phase {
+        Phase::Train(train) => {
+            let mut settings = vec![
+                ("epochs", train.epochs as f64, 1.0, most),
+                ("batch_size", train.batch_size as f64, 1.0, most),
+                ("views", train.views as f64, if train.augment { 1.0 } else { 0.0 }, most),
+                ("learning_rate", train.learning_rate, least, most),
+                ("warmup", train.schedule.warmup, 0.0, 1.0),
+                ("clip_norm", train.clip_norm.unwrap_or(1.0), least, most),
+                ("label_smoothing", train.objective.label_smoothing, 0.0, 1.0),
+                ("patience", train.patience.unwrap_or(1) as f64, 1.0, most),
+            ];
+            settings.extend(train.learn.iter().map(|rule| ("the rate of a rule", rule.rate, 0.0, most)));
+            settings.extend(train.pairs.iter().map(|pairs| ("per_sample", pairs.per_sample as f64, 1.0, most)));
+            if let Some(teacher) = &train.teacher {
+                settings.push(("the teacher's share", teacher.share, 0.0, 1.0));
+                settings.push(("the teacher's temperature", teacher.temperature, least, most));
+                settings.push(("the weight of the teacher's features", teacher.features, 0.0, most));
+            }
+            for penalty in &train.penalties {
+                settings.push(("the weight of a penalty", penalty.weight(), 0.0, most));
+                if let Penalty::SingularValues { smallest, .. } = penalty {
+                    settings.push(("smallest", *smallest as f64, 1.0, most));
+                }
+            }
+            (&train.name, settings)
+        }
+        Phase::Solve(solve) => {
+            let mut settings = vec![("label_smoothing", solve.objective.label_smoothing, 0.0, 1.0)];
+            if let Method::Logistic { l2 } = solve.method {
+                settings.push(("l2", l2, least, most));
+            }
+            (&solve.name, settings)
+        }
+        Phase::Combine(Combine { name, mixture: Mixture::Earlier { phases, alpha } }) => {
+            let phases = ("the number of earlier phases", *phases as f64, 0.0, complete as f64);
+            (name, vec![("alpha", *alpha, 0.0, 1.0), phases])
+        }
+        Phase::Combine(Combine { name, mixture: Mixture::Runs { runs, .. } }) => {
+            (name, vec![("the number of runs", runs.len() as f64, 1.0, most)])
+        }
+    }
+}
