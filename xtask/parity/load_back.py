@@ -135,7 +135,7 @@ def sentences(run, inputs, binary, checks):
     with torch.inference_mode():
         if pooler:
             tokenizer = AutoTokenizer.from_pretrained(folder)
-            longest = config["topwork"]["max_tokens"]
+            longest = config["topwork"]["max-tokens"]
             encoded = [tokenizer(t, truncation=True, max_length=longest, return_tensors="pt") for t in texts]
             logits = torch.cat([classifier(**one).logits for one in encoded])
             features = torch.cat([encoder.eval()(**one).pooler_output for one in encoded])

@@ -40,6 +40,8 @@ pub struct Upstream {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Description<A> {
+    /// The program that it is for: `topwork-nlp`.
+    pub program: String,
     /// The edits.
     pub adapters: Vec<Adapter>,
     /// What they were trained on; absent inside a model, which holds its base itself.
@@ -115,7 +117,8 @@ pub fn save_model<D: Domain>(folder: &Path, model: &Opened<D::Pipeline>) -> Resu
     if adapters.is_empty() {
         return Ok(());
     }
-    let description = Description::<D::DataArgs> { adapters, base: None, classes: None, configuration: None };
+    let program = D::BINARY.into();
+    let description = Description::<D::DataArgs> { program, adapters, base: None, classes: None, configuration: None };
     let specs = added(&network, &plain.network);
     write::<D>(&folder.join(INSIDE), &description, &specs, &plain.weights, &plain)
 }
@@ -126,6 +129,7 @@ pub fn save_model<D: Domain>(folder: &Path, model: &Opened<D::Pipeline>) -> Resu
 /// When it cannot be written.
 pub fn save<D: Domain>(folder: &Path, model: &Opened<D::Pipeline>, trained: &Trained<'_, D>) -> Result<()> {
     let description = Description {
+        program: D::BINARY.into(),
         adapters: trained.adapters.to_vec(),
         base: Some(Base { model: trained.model.into(), digest: digest(trained.base, &model.weights)? }),
         classes: model.classes.clone(),
@@ -164,8 +168,11 @@ fn write<D: Domain>(
     }
     checkpoint::write_safetensors(&folder.join(WEIGHTS), &tensors, &BTreeMap::new())?;
     let path = folder.join(DESCRIPTION);
-    let text = serde_json::to_string_pretty(description).map_err(|e| Error::io(&path)(e.into()))?;
-    write_atomic_bytes(&path, (text + "\n").as_bytes())
+    let mut value = serde_json::to_value(description).map_err(|e| Error::io(&path)(e.into()))?;
+    if let Some(Value::Object(flags)) = value.get_mut("configuration") {
+        flags.retain(|_, value| !value.is_null());
+    }
+    write_atomic_bytes(&path, format!("{value:#}\n").as_bytes())
 }
 
 /// What peft calls a parameter.
@@ -301,9 +308,15 @@ fn read<D: Domain>(folder: &Path) -> Result<Description<D::DataArgs>> {
         return Err(Error::input(folder.display(), format!("is no adapter folder: it has no {DESCRIPTION}"), remedy));
     }
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    serde_json::from_str(&text).map_err(|e| {
+    let unclear = |e: serde_json::Error| {
         Error::input(path.display(), format!("cannot be understood: {e}"), "restore the folder as it was written")
-    })
+    };
+    let value: Value = serde_json::from_str(&text).map_err(unclear)?;
+    if let Some(program) = value["program"].as_str().filter(|program| *program != D::BINARY) {
+        let reason = format!("this adapter is for models of {program}");
+        return Err(Error::input(folder.display(), reason, format!("use {program}, or another adapter")));
+    }
+    serde_json::from_value(value).map_err(unclear)
 }
 
 /// The kinds of a folder's adapters that cannot be merged.

@@ -142,4 +142,6 @@ fn what_makes_no_sense_for_photos_is_refused() {
     let resnet = saved("resnet18", 64, None);
     home.refuses(&["predict", &resnet, "data", "--adapter", "run/adapter"], &["run/adapter", "trained on"]);
     home.refuses(&["predict", model(), "data", "--adapter", "data"], &["data", "no topwork.json"]);
+    home.write("text/topwork.json", r#"{"program": "topwork-nlp", "adapters": []}"#);
+    home.refuses(&["predict", model(), "data", "--adapter", "text"], &["text", "models of topwork-nlp"]);
 }

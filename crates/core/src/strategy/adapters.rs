@@ -35,7 +35,8 @@ pub(super) fn plan(
     let recipe = Recipe {
         epochs: usual.epochs * pace.length,
         least_steps: usual.least_steps * pace.length,
-        learning_rate: usual.learning_rate * pace.rate,
+        // Without the last digits, which only say that the factor is no power of two.
+        learning_rate: (usual.learning_rate * pace.rate * 1e9).round() / 1e9,
         ..usual.clone()
     };
     let mut train = settings.train("train the adapter and the head", &recipe, Decay::Linear, learn, task);
