@@ -36,6 +36,7 @@ pub enum Start {
 /// A stretch of work with one setting.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
+#[allow(clippy::large_enum_variant)] // A plan has a handful of them.
 pub enum Phase {
     /// Gradient descent.
     Train(Train),

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::feed::{Input, Split};
 use super::gradient::{Gradient, Objective};
+use super::guides::Guides;
 use super::terms::Term;
 use super::{EpochRecord, Optimizer, Run, StepRecord, check, pairs, stopped};
 use crate::cache::ViewSeed;
@@ -12,6 +13,7 @@ use crate::loader::epoch_batches;
 use crate::metrics::Metrics;
 use crate::net::forward::Mode;
 use crate::plan::{Pairs, Train};
+use crate::seed::Seed;
 use crate::{Error, Result};
 use candle_core::Tensor;
 
@@ -24,7 +26,7 @@ impl Run<'_> {
     /// Executes a phase of kind `train`, from where the position says.
     pub(super) fn descend(&mut self, phase: &Train) -> Result<()> {
         let job = self.job;
-        let seed = job.seed.named("phase").child(self.position.phase as u64);
+        let seed = self.phase_seed();
         let views = self.views(phase);
         let train = Split::open(self, "training", phase.boundary, views, false)?;
         let validation = Split::open(self, "validation", phase.boundary, vec![ViewSeed::Plain], false)?;
@@ -54,43 +56,15 @@ impl Run<'_> {
         let indices = train.readable();
         let mut pace = Pace::of(self, phase);
         while self.position.epoch < phase.epochs && !self.exhausted(phase) {
-            let epoch = self.position.epoch;
-            let order = seed.named("shuffle").child(epoch as u64);
-            let mut batches = match phase.pairs {
+            let order = seed.named("shuffle").child(self.position.epoch as u64);
+            let batches = match phase.pairs {
                 Some(Pairs { per_sample }) => {
                     pairs::batches(&indices, |i| job.train.target(i), per_sample, phase.batch_size, order)
                 }
                 None => epoch_batches(&indices, phase.batch_size, order),
             };
             pace.steps = (batches.len(), batches.len() * phase.epochs);
-            let rest = batches.split_off(self.position.step.min(batches.len()));
-            let fresh = match phase.augment {
-                true => ViewSeed::Random(seed.named("view").child(epoch as u64)),
-                false => ViewSeed::Plain,
-            };
-            let mut batches = train.batches(rest.clone(), epoch, fresh, job.threads);
-            let mut answers = guides.answers(rest.clone(), epoch, fresh, job.threads);
-            for asked in rest {
-                let input = batches.next(self)?.flatten();
-                let answer = guides.answer(self, answers.as_mut(), input.as_ref())?;
-                if let Some(input) = input.filter(|input| input.indices.len() > 1 || !pace.needs_two) {
-                    let rows = phase.pairs.map(|_| pairs::rows(&asked, &input.indices)).unwrap_or_default();
-                    if phase.pairs.is_none() || !rows.is_empty() {
-                        let terms = guides.terms(phase, &input.targets, answer, rows)?;
-                        self.step(phase, &input, terms, guides.compares(), &mut optimizer, &pace)?;
-                    }
-                }
-                self.position.step += 1;
-                let done = epoch * pace.steps.0 + self.position.step;
-                job.observer.progress("train", done, pace.steps.1);
-                let last = self.position.step == pace.steps.0;
-                if !last && job.checkpoint_every.is_some_and(|every| done.is_multiple_of(every.max(1))) {
-                    self.checkpoint(&optimizer)?;
-                }
-                if job.observer.stop() {
-                    return Err(stopped());
-                }
-            }
+            self.epoch(phase, batches, &train, &guides, &mut optimizer, &pace)?;
             self.end_epoch(phase, &validation)?;
             self.checkpoint(&optimizer)?;
         }
@@ -107,6 +81,53 @@ impl Run<'_> {
         }
         self.position.optimizer_steps = 0;
         Ok(())
+    }
+
+    /// What is left of an epoch of these batches.
+    fn epoch(
+        &mut self,
+        phase: &Train,
+        mut batches: Vec<Vec<usize>>,
+        train: &Split,
+        guides: &Guides,
+        optimizer: &mut Optimizer,
+        pace: &Pace,
+    ) -> Result<()> {
+        let (job, epoch) = (self.job, self.position.epoch);
+        let rest = batches.split_off(self.position.step.min(batches.len()));
+        let fresh = match phase.augment {
+            true => ViewSeed::Random(self.phase_seed().named("view").child(epoch as u64)),
+            false => ViewSeed::Plain,
+        };
+        let mut inputs = train.batches(rest.clone(), epoch, fresh, job.threads);
+        let mut answers = guides.answers(rest.clone(), epoch, fresh, job.threads);
+        for asked in rest {
+            let input = inputs.next(self)?.flatten();
+            let answer = guides.answer(self, answers.as_mut(), input.as_ref())?;
+            if let Some(input) = input.filter(|input| input.indices.len() > 1 || !pace.needs_two) {
+                let rows = phase.pairs.map(|_| pairs::rows(&asked, &input.indices)).unwrap_or_default();
+                if phase.pairs.is_none() || !rows.is_empty() {
+                    let terms = guides.terms(phase, &input.targets, answer, rows)?;
+                    self.step(phase, &input, terms, guides.compares(), optimizer, pace)?;
+                }
+            }
+            self.position.step += 1;
+            let done = epoch * pace.steps.0 + self.position.step;
+            job.observer.progress("train", done, pace.steps.1);
+            let last = self.position.step == pace.steps.0;
+            if !last && job.checkpoint_every.is_some_and(|every| done.is_multiple_of(every.max(1))) {
+                self.checkpoint(optimizer)?;
+            }
+            if job.observer.stop() {
+                return Err(stopped());
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides order and views of the present phase.
+    fn phase_seed(&self) -> Seed {
+        self.job.seed.named("phase").child(self.position.phase as u64)
     }
 
     fn checkpoint(&mut self, optimizer: &Optimizer) -> Result<()> {
@@ -247,7 +268,7 @@ struct Pace {
     needs_two: bool,
     /// In an epoch and in all.
     steps: (usize, usize),
-    seed: crate::seed::Seed,
+    seed: Seed,
 }
 
 impl Pace {

@@ -18,6 +18,9 @@ const REGRESSOR: &str = "regressor";
 /// Prefix of the source head.
 const SOURCE: &str = "source-head";
 
+/// The numbers of outputs, each with the attention of its channels.
+type Compared = Vec<(usize, Vec<f32>)>;
+
 /// A phase's companions, ready.
 pub(super) struct Guides {
     /// Number of the output that holds the pooled features, and of the last one.
@@ -26,7 +29,7 @@ pub(super) struct Guides {
     class_weights: Option<Vec<f32>>,
     teacher: Option<Tutor>,
     /// Outputs to compare with the start's, by penalty.
-    compared: Vec<(f64, Vec<(usize, Vec<f32>)>)>,
+    compared: Vec<(f64, Compared)>,
     /// ln p(source label | class), and the weight.
     relations: Option<(Tensor, f64)>,
 }
@@ -71,7 +74,7 @@ impl Run<'_> {
     }
 
     /// The numbers of the outputs of `stages` that lie behind the boundary, with the attention of their channels.
-    fn compared(&mut self, phase: &Train, stages: &[String], attention: bool) -> Result<Vec<(usize, Vec<f32>)>> {
+    fn compared(&mut self, phase: &Train, stages: &[String], attention: bool) -> Result<Compared> {
         let network = self.job.network;
         let costs = network.costs(1);
         let mut found = Vec::new();

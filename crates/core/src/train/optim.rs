@@ -138,3 +138,30 @@ impl Optimizer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn what_is_pulled_goes_to_its_anchor_and_the_rest_decays() {
+        let value = |x: f32| Tensor::new(&[x], &Device::Cpu).unwrap();
+        let names = ["backbone", "head"].map(String::from);
+        for rule in [
+            Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.5 },
+            Rule::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.5 },
+        ] {
+            let mut params = Params::new(names.iter().map(|name| (name.clone(), value(3.0))).collect());
+            params.set_learning(&BTreeSet::from(names.clone())).unwrap();
+            let mut optimizer = Optimizer::new(rule, names.iter().map(|name| (name.clone(), Role::Weight, 1.0)));
+            optimizer.pull("backbone", value(1.0), 4.0);
+            let none = names.iter().map(|name| (name.clone(), value(0.0))).collect();
+            optimizer.step(&params, &none, 0.25, 1.0).unwrap();
+            let now = |name: &str| params.get(name).unwrap().to_vec1::<f32>().unwrap()[0];
+            assert_eq!(now("backbone"), 1.0 + 2.0 / (1.0 + 0.25 * 4.0), "{rule:?}");
+            assert!((now("head") - 3.0 * (1.0 - 0.25 * 0.5)).abs() < 1e-6, "{rule:?}");
+        }
+    }
+}

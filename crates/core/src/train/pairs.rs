@@ -33,11 +33,7 @@ pub(super) fn rows(asked: &[usize], read: &[usize]) -> Vec<(u32, u32)> {
         row += 1;
         Some(row - 1)
     };
-    asked
-        .chunks_exact(2)
-        .filter_map(|pair| Some((find(pair[0]), find(pair[1]))))
-        .filter_map(|(a, b)| Some((a?, b?)))
-        .collect()
+    asked.chunks_exact(2).map(|pair| (find(pair[0]), find(pair[1]))).filter_map(|(a, b)| Some((a?, b?))).collect()
 }
 
 #[cfg(test)]

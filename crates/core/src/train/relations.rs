@@ -25,14 +25,14 @@ pub(super) fn relation(rows: &[f32], sources: usize, targets: &[u32], classes: u
     let weights = vec![1.0; targets.len()];
     let problem = Problem { rows, width: sources, targets, classes, weights: &weights, l2: L2, smoothing: 0.0 };
     let fit = problem.fit(|_| ());
-    let mut joint = vec![vec![0.0; sources]; classes];
+    let mut joint = vec![Vec::with_capacity(sources); classes];
     for s in 0..sources {
         let marginal = rows.iter().skip(s).step_by(sources).map(|&p| f64::from(p)).sum::<f64>() / targets.len() as f64;
         let logits: Vec<f64> = (0..classes).map(|t| fit.weight[t * sources + s] + fit.bias[t]).collect();
         let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let powers: Vec<f64> = logits.iter().map(|z| (z - top).exp()).collect();
         let sum: f64 = powers.iter().sum();
-        (0..classes).for_each(|t| joint[t][s] = marginal * powers[t] / sum);
+        joint.iter_mut().zip(powers).for_each(|(row, power)| row.push(marginal * power / sum));
     }
     for row in &mut joint {
         let sum: f64 = row.iter().sum();

@@ -551,8 +551,13 @@ fn strategies_combine_with_views_schedules_and_class_weights() {
         class_weights: Some(ClassWeights::Balanced),
         ..Options::default()
     };
-    let toy = Toy::new(false);
-    for strategy in [&Partial as &dyn Strategy, &GradualUnfreezing, &LpFt, &BitFit] {
+    let mut toy = Toy::new(false);
+    toy.source_head(5);
+    let teacher = toy.teacher(teacher_network(false), random_params(&teacher_network(false), Seed(4)));
+    let options = Options { teacher: Some(teacher), ..options };
+    let suited: [&dyn Strategy; 8] =
+        [&Partial, &GradualUnfreezing, &LpFt, &BitFit, &Delta, &CoTuning, &Distillation, &ContrastiveFewShot];
+    for strategy in suited {
         let plan = toy.plan(strategy, options.clone());
         let sets = |train: &Train| {
             train.augment
