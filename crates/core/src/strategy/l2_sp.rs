@@ -8,7 +8,7 @@ use crate::plan::{Penalty, Plan};
 pub struct L2Sp;
 
 /// At the usual rates of a few hundred steps, weights stay within reach of their start without being held there.
-const WEIGHT: f64 = 10.0;
+const WEIGHT: f64 = 100.0;
 
 impl Strategy for L2Sp {
     fn name(&self) -> &'static str {

@@ -17,6 +17,8 @@ impl Run<'_> {
     /// Executes a phase of kind `combine`.
     pub(super) fn combine(&mut self, phase: &Combine) -> Result<()> {
         let start = Instant::now();
+        let elsewhere = |run: &Self| ["load", "validate"].map(|part| run.timings.seconds(part)).iter().sum::<f64>();
+        let before = elsewhere(self);
         match &phase.mixture {
             Mixture::Earlier { phases, alpha } => self.mix_with(*phases, *alpha)?,
             Mixture::Runs { runs, choice: Choice::Uniform } => {
@@ -26,6 +28,7 @@ impl Run<'_> {
             Mixture::Runs { runs, choice: Choice::Greedy } => self.greedy(runs)?,
         }
         self.timings.add("combine", start, 0);
+        self.timings.deduct("combine", elsewhere(self) - before);
         self.conclude()
     }
 
