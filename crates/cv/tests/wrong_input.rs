@@ -236,8 +236,8 @@ fn a_run_that_found_no_room_for_its_model_is_resumed_once_there_is_some() {
         eprintln!("skipped: this shell cannot limit the size of files");
         return;
     };
-    ran.refused(&["run/.model/model.safetensors", "too large", "raise the limit"]);
-    assert!(!home.path("run/model").exists() && !home.path("run/.model").exists());
+    ran.refused(&["run/.unfinished/model.safetensors", "too large", "raise the limit"]);
+    assert!(!home.path("run/model").exists() && !home.path("run/.unfinished").exists());
     home.run(&["predict", "run", "data/red/1.png"]).refused(&["run: this run has no finished model yet", "--resume"]);
     home.run(&["train", "--resume", "--out", "run"]).well();
     home.run(&["predict", "run", "data/red/1.png"]).well();
