@@ -48,35 +48,55 @@ pub(crate) enum Level {
     Portable,
 }
 
-/// The best version for this processor.
+/// The best version for this processor, or the lesser one that `TOPWORK_INSTRUCTIONS` (`avx2`, `portable`) asks for: by
+/// it one machine can test what others will run.
 #[inline]
 pub(crate) fn level() -> Level {
+    static LEVEL: std::sync::OnceLock<Level> = std::sync::OnceLock::new();
+    *LEVEL.get_or_init(|| {
+        let asked = std::env::var("TOPWORK_INSTRUCTIONS").unwrap_or_default();
+        let mut levels = levels().into_iter();
+        levels.find(|level| asked.is_empty() || level.name() == asked).unwrap_or(Level::Portable)
+    })
+}
+
+/// The versions that this processor can run, the best first.
+fn levels() -> Vec<Level> {
+    let mut levels = Vec::new();
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512f")
+        let fma = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        if fma
+            && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("fma")
         {
-            return Level::V4;
+            levels.push(Level::V4);
         }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return Level::V3;
+        if fma {
+            levels.push(Level::V3);
         }
     }
-    Level::Portable
+    levels.push(Level::Portable);
+    levels
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::V4 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::V3 => "avx2",
+            Self::Portable => "portable",
+        }
+    }
 }
 
 /// The instruction set that the kernels use here: results may differ in the last bits between two of them.
 pub fn instruction_set() -> &'static str {
-    match level() {
-        #[cfg(target_arch = "x86_64")]
-        Level::V4 => "avx512",
-        #[cfg(target_arch = "x86_64")]
-        Level::V3 => "avx2",
-        Level::Portable => "portable",
-    }
+    level().name()
 }
 
 /// eˣ; relative error below 2e-7, 0 below -87.3, NaN stays NaN.

@@ -315,3 +315,16 @@ proptest! {
         prop_assert!((sum_of_squares(&tensor(&[len], &start).unwrap()).unwrap() - squares).abs() <= 1e-5 * squares);
     }
 }
+
+/// The tests of this file again, in processes that may use less than this one.
+#[test]
+fn the_other_instruction_sets() {
+    if std::env::var_os("TOPWORK_INSTRUCTIONS").is_some() {
+        return;
+    }
+    for instructions in ["avx2", "portable"] {
+        let mut again = std::process::Command::new(std::env::current_exe().expect("a test has a path"));
+        let ran = again.env("TOPWORK_INSTRUCTIONS", instructions).output().expect("a test can be started");
+        assert!(ran.status.success(), "{instructions}: {}", String::from_utf8_lossy(&ran.stdout));
+    }
+}

@@ -20,12 +20,14 @@ fn bits(x: &Tensor) -> Result<Vec<u32>> {
     Ok(x.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f32::to_bits).collect())
 }
 
-/// Runs `f` with one thread and with three, and compares.
+/// Runs `f` with several numbers of threads, and compares with one.
 fn same(f: impl Fn() -> Result<Vec<Vec<u32>>> + Sync) -> Result<()> {
     let run = |threads| ThreadPoolBuilder::new().num_threads(threads).build().map(|pool| pool.install(&f));
-    match (run(1), run(3)) {
-        (Ok(one), Ok(three)) => assert!(one? == three?),
-        (a, b) => panic!("no thread pool: {:?} {:?}", a.err(), b.err()),
+    for threads in [2, 3, 7] {
+        match (run(1), run(threads)) {
+            (Ok(one), Ok(several)) => assert!(one? == several?, "{threads} threads"),
+            (a, b) => panic!("no thread pool: {:?} {:?}", a.err(), b.err()),
+        }
     }
     Ok(())
 }
