@@ -66,8 +66,8 @@ fn rows(c: &mut Criterion) {
         let (qkv, mut out, mut scratch) = (filled(1024 * 3 * 384), vec![0.0; 1024 * 384], Vec::new());
         c.bench_function(&format!("frozen attention {len} rows"), |b| {
             b.iter(|| {
-                let (q, k, v) = (&qkv[..], &qkv[384..], &qkv[768..]);
-                frozen::attention(q, k, v, 1152, &lengths, 12, 32, &mut out, &mut scratch);
+                let [q, k, v] = [0, 384, 768].map(|at| frozen::Rows { values: &qkv[at..], stride: 1152 });
+                frozen::attention(q, k, v, None, &lengths, Queries::Rows, 12, 32, &mut out, &mut scratch);
             });
         });
     }

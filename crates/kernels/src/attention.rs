@@ -72,12 +72,43 @@ simd! {
     }
 }
 
+/// Which rows ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queries {
+    /// Every row of every sample: as many queries as keys.
+    Rows,
+    /// One query for each sample, whatever its rows.
+    Samples,
+}
+
+impl Queries {
+    /// How many queries samples of these lengths have.
+    pub(crate) fn count(self, lengths: &[usize]) -> usize {
+        match self {
+            Self::Rows => lengths.iter().sum(),
+            Self::Samples => lengths.len(),
+        }
+    }
+
+    /// First query and number of queries of each sample.
+    pub(crate) fn of_samples(self, lengths: &[usize]) -> impl Iterator<Item = (usize, usize)> {
+        starts(lengths).zip(lengths).enumerate().map(move |(sample, (start, &len))| match self {
+            Self::Rows => (start, len),
+            Self::Samples => (sample, 1),
+        })
+    }
+}
+
 /// One head of one sample.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
+    /// First row of its keys and values, and how many.
     row: usize,
     rows: usize,
-    /// Keys that each of its rows sees: the prefix and the rows.
+    /// First row of its queries, and how many.
+    query: usize,
+    queries: usize,
+    /// Keys that each of its queries sees: the prefix and the rows.
     keys: usize,
     head: usize,
     /// Index of its first weight among all weights.
@@ -91,6 +122,7 @@ pub type Prefix<'a> = Option<[&'a [f32]; 2]>;
 #[derive(Debug, Clone)]
 pub struct AttentionPass {
     lengths: Vec<usize>,
+    queries: Queries,
     heads: usize,
     mask: Option<Mask>,
     /// Keys and values in front of every sample's own.
@@ -100,24 +132,28 @@ pub struct AttentionPass {
 }
 
 impl AttentionPass {
-    fn new(lengths: &[usize], heads: usize, dropout: Option<(f32, u64)>) -> Result<Self> {
+    fn new(lengths: &[usize], queries: Queries, heads: usize, dropout: Option<(f32, u64)>) -> Result<Self> {
+        if queries == Queries::Samples && lengths.contains(&0) {
+            bail!("attention: a sample without rows has nothing to look at");
+        }
         let mask = dropout.filter(|&(p, _)| p != 0.0).map(|(p, seed)| Mask::new(p, seed)).transpose()?;
-        Ok(Self { lengths: lengths.to_vec(), heads, mask, prefix: 0, logs: Vec::new() })
+        Ok(Self { lengths: lengths.to_vec(), queries, heads, mask, prefix: 0, logs: Vec::new() })
     }
 
     /// The pass, and its output. The arguments are those of [`attention`], with rows of `width` values.
     ///
     /// # Errors
-    /// When the probability of dropout is not one.
+    /// When the probability of dropout is not one, or a sample that asks has no rows.
     pub fn forward(
         [q, k, v]: [&[f32]; 3],
         prefix: Prefix,
         width: usize,
         lengths: &[usize],
+        queries: Queries,
         heads: usize,
         dropout: Option<(f32, u64)>,
     ) -> Result<(Self, Vec<f32>)> {
-        let mut pass = Self::new(lengths, heads, dropout)?;
+        let mut pass = Self::new(lengths, queries, heads, dropout)?;
         pass.prefix = prefix.map_or(0, |[key, _]| key.len() / width.max(1));
         let y = pass.run(q, k, v, prefix, width);
         Ok((pass, y))
@@ -130,11 +166,11 @@ impl AttentionPass {
         let out = Shared::new(&mut y);
         let this = &*self;
         let logs = self.pieces().into_par_iter().map(|piece| {
-            let (len, keys, before) = (piece.rows, piece.keys, this.prefix);
-            with_scratch(len * (keys + d), |scratch| {
-                let (scores, y) = scratch.split_at_mut(len * keys);
-                let mut logs = vec![0f32; len];
-                if len == 0 {
+            let (asking, keys, before) = (piece.queries, piece.keys, this.prefix);
+            with_scratch(asking * (keys + d), |scratch| {
+                let (scores, y) = scratch.split_at_mut(asking * keys);
+                let mut logs = vec![0f32; asking];
+                if asking == 0 {
                     return logs;
                 }
                 this.products(piece, q, k, prefix.map(|[k, _]| k), width, scores);
@@ -142,11 +178,12 @@ impl AttentionPass {
                 if let Some(mask) = this.mask {
                     drop(mask, piece.weight, scores);
                 }
-                product(Mat::new(&scores[before..], len, len, keys), this.part(piece, v, width), y, d, false);
+                let own = Mat::new(&scores[before..], asking, piece.rows, keys);
+                product(own, this.part(piece, v, width), y, d, false);
                 if let Some([_, v]) = prefix {
-                    product(Mat::new(scores, len, before, keys), this.of_prefix(piece, v, width), y, d, true);
+                    product(Mat::new(scores, asking, before, keys), this.of_prefix(piece, v, width), y, d, true);
                 }
-                this.put(piece, y, &out, width);
+                this.put(piece.query, piece.head, y, &out, width);
                 logs
             })
         });
@@ -169,20 +206,20 @@ impl AttentionPass {
         let (out_q, out_k, out_v) = (Shared::new(&mut dq), Shared::new(&mut dk), Shared::new(&mut dv));
         let before = self.prefix;
         let of_prefix = self.pieces().into_par_iter().zip(&self.logs).map(|(piece, logs)| {
-            let (len, keys) = (piece.rows, piece.keys);
+            let (asking, len, keys) = (piece.queries, piece.rows, piece.keys);
             let mut of_prefix = [vec![0f32; before * d], vec![0f32; before * d]];
-            if len == 0 {
+            if asking == 0 {
                 return of_prefix;
             }
-            with_scratch(3 * len * keys + len * d, |scratch| {
-                let (p, rest) = scratch.split_at_mut(len * keys);
-                let (dp, rest) = rest.split_at_mut(len * keys);
-                let (kept, part) = rest.split_at_mut(len * keys);
+            with_scratch(3 * asking * keys + len * d, |scratch| {
+                let (p, rest) = scratch.split_at_mut(asking * keys);
+                let (dp, rest) = rest.split_at_mut(asking * keys);
+                let (kept, part) = rest.split_at_mut(asking * keys);
                 self.products(piece, q, k, prefix.map(|[k, _]| k), width, p);
                 weights(p, keys, scale, logs);
                 self.products(piece, dy, v, prefix.map(|[_, v]| v), width, dp);
-                let (q, k) = (self.part(piece, q, width), self.part(piece, k, width));
-                let dy = self.part(piece, dy, width);
+                let (q, k) = (self.asking(piece, q, width), self.part(piece, k, width));
+                let dy = self.asking(piece, dy, width);
                 let kept = match self.mask {
                     Some(mask) => {
                         drop_both(mask, piece.weight, dp, p, kept);
@@ -190,22 +227,23 @@ impl AttentionPass {
                     }
                     None => &*p,
                 };
-                product(Mat::new(&kept[before..], len, len, keys).t(), dy, part, d, false);
-                self.put(piece, part, &out_v, width);
+                product(Mat::new(&kept[before..], asking, len, keys).t(), dy, part, d, false);
+                self.put(piece.row, piece.head, part, &out_v, width);
                 if before > 0 {
-                    product(Mat::new(kept, len, before, keys).t(), dy, &mut of_prefix[1], d, false);
+                    product(Mat::new(kept, asking, before, keys).t(), dy, &mut of_prefix[1], d, false);
                 }
                 softmax_backward(p, dp, keys, scale);
-                let ds = Mat::new(&dp[before..], len, len, keys);
+                let ds = Mat::new(&dp[before..], asking, len, keys);
+                product(ds.t(), q, part, d, false);
+                self.put(piece.row, piece.head, part, &out_k, width);
+                let part = &mut part[..asking * d];
                 product(ds, k, part, d, false);
                 if let Some([k, _]) = prefix {
-                    let ds = Mat::new(dp, len, before, keys);
+                    let ds = Mat::new(dp, asking, before, keys);
                     product(ds, self.of_prefix(piece, k, width), part, d, true);
                     product(ds.t(), q, &mut of_prefix[0], d, false);
                 }
-                self.put(piece, part, &out_q, width);
-                product(ds.t(), q, part, d, false);
-                self.put(piece, part, &out_k, width);
+                self.put(piece.query, piece.head, part, &out_q, width);
             });
             of_prefix
         });
@@ -225,9 +263,9 @@ impl AttentionPass {
         ([dq, dk, dv], of_prefix)
     }
 
-    /// Products of a piece's rows of `x` with those of `y`, the prefix's first: `[rows, keys]`.
+    /// Products of a piece's queries in `x` with its rows of `y`, the prefix's first: `[queries, keys]`.
     fn products(&self, piece: Piece, x: &[f32], y: &[f32], prefix: Option<&[f32]>, width: usize, out: &mut [f32]) {
-        let x = self.part(piece, x, width);
+        let x = self.asking(piece, x, width);
         if let Some(prefix) = prefix {
             product(x, self.of_prefix(piece, prefix, width).t(), out, piece.keys, false);
         }
@@ -243,31 +281,35 @@ impl AttentionPass {
     fn pieces(&self) -> Vec<Piece> {
         let mut weight = 0;
         let mut pieces = Vec::with_capacity(self.lengths.len() * self.heads);
-        for (row, &rows) in starts(&self.lengths).zip(&self.lengths) {
+        let samples = starts(&self.lengths).zip(&self.lengths).zip(self.queries.of_samples(&self.lengths));
+        for ((row, &rows), (query, queries)) in samples {
             for head in 0..self.heads {
                 let keys = self.prefix + rows;
-                pieces.push(Piece { row, rows, keys, head, weight });
-                weight += rows * keys;
+                pieces.push(Piece { row, rows, query, queries, keys, head, weight });
+                weight += queries * keys;
             }
         }
         pieces
     }
 
-    /// A piece's part of a `[rows, width]` matrix.
+    /// A piece's part of the keys or values, `[rows, width]`. The piece has rows.
     fn part<'a>(&self, piece: Piece, x: &'a [f32], width: usize) -> Mat<'a> {
         let d = width / self.heads;
-        if piece.rows == 0 {
-            return Mat::new(&[], 0, d, width);
-        }
         Mat::new(&x[piece.row * width + piece.head * d..], piece.rows, d, width)
     }
 
-    /// Copies a piece's rows to where they belong.
-    fn put(&self, piece: Piece, from: &[f32], to: &Shared, width: usize) {
+    /// A piece's part of the queries, `[queries, width]`. The piece asks.
+    fn asking<'a>(&self, piece: Piece, x: &'a [f32], width: usize) -> Mat<'a> {
+        let d = width / self.heads;
+        Mat::new(&x[piece.query * width + piece.head * d..], piece.queries, d, width)
+    }
+
+    /// Copies rows of a head to where they belong: to `row` and those behind it.
+    fn put(&self, row: usize, head: usize, from: &[f32], to: &Shared, width: usize) {
         let d = width / self.heads;
         for (i, from) in from.chunks_exact(d).enumerate() {
-            // SAFETY: these columns of these rows belong to this piece alone.
-            unsafe { to.part((piece.row + i) * width + piece.head * d, d) }.copy_from_slice(from);
+            // SAFETY: these columns of these rows belong to one piece alone.
+            unsafe { to.part((row + i) * width + head * d, d) }.copy_from_slice(from);
         }
     }
 }
@@ -326,28 +368,31 @@ pub fn attention(
     heads: usize,
     dropout: Option<(f32, u64)>,
 ) -> Result<Tensor> {
-    attention_with_prefix(q, k, v, None, lengths, heads, dropout)
+    attention_with(q, k, v, None, lengths, Queries::Rows, heads, dropout)
 }
 
-/// [`attention`] with a `prefix` of keys and values, `[length, heads · d]`, in front of every sample's own.
-pub fn attention_with_prefix(
+/// [`attention`] with a `prefix` of keys and values, `[length, heads · d]`, in front of every sample's own, and with a
+/// choice of who asks: `q` has a row for each of the queries, and so has the result.
+#[allow(clippy::too_many_arguments)]
+pub fn attention_with(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
     prefix: Option<[&Tensor; 2]>,
     lengths: &[usize],
+    queries: Queries,
     heads: usize,
     dropout: Option<(f32, u64)>,
 ) -> Result<Tensor> {
-    let (rows, width) = q.dims2()?;
-    if k.dims() != q.dims() || v.dims() != q.dims() {
-        bail!("attention: queries {:?}, keys {:?} and values {:?} differ in shape", q.dims(), k.dims(), v.dims());
+    let (rows, width) = k.dims2()?;
+    if q.dims() != [queries.count(lengths), width] || v.dims() != k.dims() {
+        bail!("attention: queries {:?}, keys {:?} and values {:?} do not fit", q.dims(), k.dims(), v.dims());
     }
     if heads == 0 || width == 0 || width % heads != 0 {
         bail!("attention: a width of {width} cannot be split into {heads} heads");
     }
     check("attention", rows, lengths)?;
-    let mut pass = AttentionPass::new(lengths, heads, dropout)?;
+    let mut pass = AttentionPass::new(lengths, queries, heads, dropout)?;
     if let Some([key, value]) = prefix {
         if key.dims() != value.dims() || key.dim(1)? != width {
             bail!("attention: a prefix of {:?} keys and {:?} values", key.dims(), value.dims());
@@ -367,8 +412,8 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, prefix: Option<[&Tensor; 2]>, pa
     let (_, width) = q.dims2()?;
     let (heads, d) = (pass.heads, width / pass.heads);
     let mut samples = Vec::new();
-    for piece in pass.pieces().into_iter().step_by(heads).filter(|piece| piece.rows > 0) {
-        let (len, keys) = (piece.rows, piece.keys);
+    for piece in pass.pieces().into_iter().step_by(heads).filter(|piece| piece.queries > 0) {
+        let (asking, len, keys) = (piece.queries, piece.rows, piece.keys);
         let split = |x: &Tensor, rows: usize| x.reshape((rows, heads, d))?.transpose(0, 1)?.contiguous();
         let own = |x: &Tensor| x.narrow(0, piece.row, len);
         let with = |prefix: Option<&Tensor>, x: &Tensor| match prefix {
@@ -376,13 +421,15 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, prefix: Option<[&Tensor; 2]>, pa
             None => split(&own(x)?, len),
         };
         let [k, v] = [with(prefix.map(|[k, _]| k), k)?, with(prefix.map(|[_, v]| v), v)?];
-        let scores = (split(&own(q)?, len)?.matmul(&k.t()?)? * (1.0 / (d as f64).sqrt()))?;
+        let q = split(&q.narrow(0, piece.query, asking)?, asking)?;
+        let scores = (q.matmul(&k.t()?)? * (1.0 / (d as f64).sqrt()))?;
         let mut weights = softmax_composed(&scores)?;
         if let Some(mask) = pass.mask {
-            let factors: Vec<f32> = (0..heads * len * keys).map(|i| mask.factor((piece.weight + i) as u64)).collect();
-            weights = (weights * Tensor::from_vec(factors, (heads, len, keys), q.device())?)?;
+            let factors: Vec<f32> =
+                (0..heads * asking * keys).map(|i| mask.factor((piece.weight + i) as u64)).collect();
+            weights = (weights * Tensor::from_vec(factors, (heads, asking, keys), q.device())?)?;
         }
-        samples.push(weights.matmul(&v)?.transpose(0, 1)?.reshape((len, width))?);
+        samples.push(weights.matmul(&v)?.transpose(0, 1)?.reshape((asking, width))?);
     }
     if samples.is_empty() { q.zeros_like() } else { Tensor::cat(&samples, 0) }
 }
@@ -445,7 +492,7 @@ mod tests {
     }
 
     fn op(lengths: &[usize], heads: usize, dropout: Option<(f32, u64)>) -> AttentionPass {
-        AttentionPass::new(lengths, heads, dropout).expect("a probability")
+        AttentionPass::new(lengths, Queries::Rows, heads, dropout).expect("a probability")
     }
 
     #[test]
@@ -498,7 +545,8 @@ mod tests {
         let all = [q, k, v, prefix[0].clone(), prefix[1].clone()];
         for dropout in [None, Some((0.3, 7))] {
             let whole = |x: &[Tensor]| {
-                attention_with_prefix(&x[0], &x[1], &x[2], Some([&x[3], &x[4]]), &lengths, heads, dropout)
+                let prefix = Some([&x[3], &x[4]]);
+                attention_with(&x[0], &x[1], &x[2], prefix, &lengths, Queries::Rows, heads, dropout)
             };
             check_gradients(&all, 3e-3, whole);
             let vars: Vec<candle_core::Var> = all.iter().map(candle_core::Var::from_tensor).collect::<Result<_>>()?;
@@ -508,13 +556,46 @@ mod tests {
             let grads = (&y * &dy)?.sum_all()?.backward()?;
             let x: Vec<Vec<f32>> = all.iter().map(flat).collect();
             let (three, two) = ([&x[0][..], &x[1], &x[2]], Some([&x[3][..], &x[4]]));
-            let (pass, values) = AttentionPass::forward(three, two, width, &lengths, heads, dropout)?;
+            let (pass, values) = AttentionPass::forward(three, two, width, &lengths, Queries::Rows, heads, dropout)?;
             close_values(&values, &flat(&y), 1e-5);
             let (own, of_prefix) = pass.gradients(three, two, width, &flat(&dy));
             for (gradient, var) in own.iter().chain(of_prefix.iter().flatten()).zip(&vars) {
                 close_values(gradient, &flat(grads.get(var).expect("a gradient")), 1e-4);
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn one_query_for_each_sample_gives_what_that_row_gives_among_all() -> Result<()> {
+        let (lengths, heads, width) = ([4usize, 1, 20, 5], 3, 15);
+        let [q, k, v] = inputs(30, width);
+        let prefix = [random(&[3, width], 4, 1.5), random(&[3, width], 5, 1.5)];
+        let first = Tensor::from_vec(vec![0u32, 4, 5, 25], 4, q.device())?;
+        let asked = q.index_select(&first, 0)?;
+        for prefix in [None, Some([&prefix[0], &prefix[1]])] {
+            let all = attention_with(&q, &k, &v, prefix, &lengths, Queries::Rows, heads, None)?;
+            let one = attention_with(&asked, &k, &v, prefix, &lengths, Queries::Samples, heads, None)?;
+            close(&one, &all.index_select(&first, 0)?, 1e-6);
+            for dropout in [None, Some((0.3, 7))] {
+                let [q, k, v, dy] = [&asked, &k, &v, &random(&[4, width], 6, 1.0)].map(Tensor::clone);
+                let vars: Vec<candle_core::Var> =
+                    [&q, &k, &v].into_iter().map(candle_core::Var::from_tensor).collect::<Result<_>>()?;
+                let pass = AttentionPass { prefix: prefix.map_or(0, |_| 3), ..op(&lengths, heads, dropout) };
+                let pass = AttentionPass { queries: Queries::Samples, ..pass };
+                let grads = (composed(&vars[0], &vars[1], &vars[2], prefix, &pass)? * &dy)?.sum_all()?.backward()?;
+                let slices: Vec<Vec<f32>> = [q, k, v].iter().map(flat).collect();
+                let three = [&slices[0][..], &slices[1], &slices[2]];
+                let flats = prefix.map(|two| two.map(flat));
+                let two = flats.as_ref().map(|[k, v]| [&k[..], v]);
+                let (pass, _) = AttentionPass::forward(three, two, width, &lengths, Queries::Samples, heads, dropout)?;
+                for (gradient, var) in pass.gradients(three, two, width, &flat(&dy)).0.iter().zip(&vars) {
+                    close_values(gradient, &flat(grads.get(var).expect("a gradient")), 1e-4);
+                }
+            }
+        }
+        let none = attention_with(&asked, &k, &v, None, &[4, 0, 20, 6], Queries::Samples, heads, None);
+        assert!(none.is_err());
         Ok(())
     }
 

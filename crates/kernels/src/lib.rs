@@ -31,7 +31,7 @@ mod transpose;
 
 pub use act::{Act, act};
 pub use add::add;
-pub use attention::{attention, attention_with_prefix, softmax};
+pub use attention::{Queries, attention, attention_with, softmax};
 pub use conv::{ConvSpec, conv2d};
 pub use cpu::Values;
 pub use dropout::dropout;

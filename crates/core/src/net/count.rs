@@ -1,7 +1,7 @@
 //! What a network takes, counted from its description: parameters, multiply-adds and values kept, stage by stage.
 
 use super::update::Weighted;
-use super::{Layer, Network, Role, Stage};
+use super::{Asks, Layer, Network, Role, Stage};
 
 /// The cost of one stage for one sample.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -86,11 +86,14 @@ impl Layer {
                 0
             }
             Layer::Attention(a) => {
-                let projections: u64 =
-                    [&a.query, &a.key, &a.value, &a.output].map(|l| linear(l, shape.rows)).iter().sum();
-                shape.row = vec![a.output.outputs];
+                let asking = if a.asks == Asks::First { 1 } else { shape.rows };
+                let projections = linear(&a.query, asking)
+                    + linear(&a.key, shape.rows)
+                    + linear(&a.value, shape.rows)
+                    + linear(&a.output, asking);
                 let keys = shape.rows + a.prefix.as_ref().map_or(0, |prefix| prefix.length);
-                projections + 2 * (shape.rows * keys * a.query.outputs) as u64
+                *shape = Shape { rows: asking, row: vec![a.output.outputs] };
+                projections + 2 * (asking * keys * a.query.outputs) as u64
             }
             Layer::PoolRows(_) => {
                 shape.rows = 1;

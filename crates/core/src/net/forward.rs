@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use candle_core::Tensor;
 use topwork_kernels as k;
 
-use super::{Attention, BatchNorm, Conv, Index, Layer, Linear, LowRank, Params, PoolRows, Side, Stage, Update};
+use super::{Asks, Attention, BatchNorm, Conv, Index, Layer, Linear, LowRank, Params, PoolRows, Side, Stage, Update};
 use crate::Result;
 use crate::data::{Activation, Rows};
 use crate::plan::BatchNormMode;
@@ -120,7 +120,11 @@ impl<'a> Pass<'a> {
                 }
                 sum.ok_or_else(|| candle_core::Error::Msg("an embedding without tables".into()))?
             }
-            Layer::Attention(a) => self.attention(a, &data, &rows, mode)?,
+            Layer::Attention(a) => {
+                let data = self.attention(a, &data, &rows, mode)?;
+                let rows = if a.asks == Asks::First { Rows::One } else { rows };
+                return Ok(Activation { data, rows });
+            }
             Layer::PoolRows(pool) => {
                 let lengths = lengths(&rows, data.dims()[0]);
                 let data = match pool {
@@ -229,7 +233,12 @@ impl<'a> Pass<'a> {
     }
 
     fn attention(&self, a: &Attention, x: &Tensor, rows: &Rows, mode: Mode) -> Result<Tensor> {
-        let query = self.linear(&a.query, x, mode)?;
+        let lengths = lengths(rows, x.dims()[0]);
+        let (asking, queries) = match a.asks {
+            Asks::Every => (x.clone(), k::Queries::Rows),
+            Asks::First => (k::pool_rows_first(x, &lengths)?, k::Queries::Samples),
+        };
+        let query = self.linear(&a.query, &asking, mode)?;
         let (key, value) = (self.linear(&a.key, x, mode)?, self.linear(&a.value, x, mode)?);
         let prefix = match &a.prefix {
             Some(prefix) => Some([self.param(&prefix.name, "key")?, self.param(&prefix.name, "value")?]),
@@ -240,8 +249,7 @@ impl<'a> Pass<'a> {
             Mode::Train { seed, .. } if a.dropout > 0.0 => Some((a.dropout, self.draw(seed))),
             _ => None,
         };
-        let lengths = lengths(rows, x.dims()[0]);
-        let joined = k::attention_with_prefix(&query, &key, &value, prefix, &lengths, a.heads, dropout)?;
+        let joined = k::attention_with(&query, &key, &value, prefix, &lengths, queries, a.heads, dropout)?;
         self.linear(&a.output, &joined, mode)
     }
 }

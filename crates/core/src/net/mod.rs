@@ -231,6 +231,18 @@ pub struct Attention {
     pub dropout: f32,
     /// Learned keys and values in front of every sample's own.
     pub prefix: Option<Prefix>,
+    /// Which rows ask: one of each sample comes out where only its first does.
+    pub asks: Asks,
+}
+
+/// See [`Attention::asks`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asks {
+    /// Every row.
+    Every,
+    /// The first row of each sample. Where nothing else is looked at behind an encoder's last layer (`[CLS]`), that layer
+    /// need not compute the others.
+    First,
 }
 
 /// Keys and values that belong to no row (Li & Liang 2021). Parameters `key` and `value`, `[length, width]`.

@@ -9,12 +9,12 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 use topwork_kernels::passes as k;
-use topwork_kernels::{ConvSpec, Values, frozen};
+use topwork_kernels::{ConvSpec, Queries, Values, frozen};
 
 use super::forward::{Mode, Normalization, lengths, positions};
 use super::update::Weighted;
 use super::{
-    Act, Attention, BatchNorm, Conv, Embed, Index, Layer, LayerNorm, Linear, Params, PoolRows, Residual, Stage,
+    Act, Asks, Attention, BatchNorm, Conv, Embed, Index, Layer, LayerNorm, Linear, Params, PoolRows, Residual, Stage,
 };
 use crate::data::{Activation, Rows};
 use crate::{Error, Result};
@@ -498,7 +498,18 @@ impl<'a> Tape<'a> {
     fn attention(&mut self, a: &'a Attention, flow: Flow, mode: Mode) -> Result<Flow> {
         let wanted = self.tracked;
         let width = a.query.outputs;
-        let (q, query) = self.updated(Weighted::Linear(&a.query), &flow, mode)?;
+        let lengths = lengths(&flow.rows, flow.dims[0]);
+        let inputs = flow.dims[1..].iter().product();
+        let (asking, queries) = match a.asks {
+            Asks::Every => (flow.clone(), Queries::Rows),
+            Asks::First => {
+                let mut first = vec![0f32; lengths.len() * inputs];
+                frozen::pool_rows_first(&flow.data, inputs, &lengths, &mut first);
+                let flow = flow.clone().with(first, vec![lengths.len(), inputs]);
+                (Flow { rows: Rows::One, ..flow }, Queries::Samples)
+            }
+        };
+        let (q, query) = self.updated(Weighted::Linear(&a.query), &asking, mode)?;
         let (key_values, key) = self.updated(Weighted::Linear(&a.key), &flow, mode)?;
         let (v, value) = self.updated(Weighted::Linear(&a.value), &flow, mode)?;
         let (q, key_values, v) = (q.data, key_values.data, v.data);
@@ -510,11 +521,10 @@ impl<'a> Tape<'a> {
             Mode::Train { seed, .. } if a.dropout > 0.0 => Some((a.dropout, self.draw(seed))),
             _ => None,
         };
-        let lengths = lengths(&flow.rows, flow.dims[0]);
         let (pass, joined) = {
             let prefix = rows_of(&prefix, width)?;
             let prefix = prefix.as_ref().map(|[key, value]| [&**key, &**value]);
-            k::AttentionPass::forward([&q, &key_values, &v], prefix, width, &lengths, a.heads, dropout)?
+            k::AttentionPass::forward([&q, &key_values, &v], prefix, width, &lengths, queries, a.heads, dropout)?
         };
         self.push(move |dy, grads| {
             let ([dq, dk, dv], of_prefix) = {
@@ -528,7 +538,11 @@ impl<'a> Tape<'a> {
                 }
             }
             drop((q, key_values, v, dy));
-            let mut sum = query(Arc::new(dq), grads, wanted)?.map(owned);
+            let of_query = query(Arc::new(dq), grads, wanted)?;
+            let mut sum = of_query.map(|dx| match queries {
+                Queries::Rows => owned(dx),
+                Queries::Samples => k::first_gradient(&dx, inputs, &lengths),
+            });
             for dx in [key(Arc::new(dk), grads, wanted)?, value(Arc::new(dv), grads, wanted)?] {
                 if let (Some(sum), Some(dx)) = (&mut sum, dx) {
                     k::add(sum, &dx);
@@ -536,8 +550,8 @@ impl<'a> Tape<'a> {
             }
             Ok(sum.map(Arc::new))
         });
-        let dims = vec![flow.dims[0], width];
-        self.weighted(Weighted::Linear(&a.output), flow.with(joined, dims), mode)
+        let dims = vec![asking.dims[0], width];
+        self.weighted(Weighted::Linear(&a.output), asking.with(joined, dims), mode)
     }
 
     fn pool_rows(&mut self, pool: PoolRows, flow: Flow) -> Flow {

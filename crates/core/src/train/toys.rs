@@ -12,8 +12,8 @@ use crate::Result;
 use crate::cache::host_values;
 use crate::data::{Dataset, Sample, Values, View};
 use crate::net::{
-    Act, Attention, BatchNorm, Conv, Embed, Index, Layer, LayerNorm, Linear, Network, Params, PoolRows, Residual, Role,
-    Stage, Table, Window,
+    Act, Asks, Attention, BatchNorm, Conv, Embed, Index, Layer, LayerNorm, Linear, Network, Params, PoolRows, Residual,
+    Role, Stage, Table, Window,
 };
 use crate::observe::{Observer, Silent};
 use crate::plan::{Optimizer, Phase, Plan};
@@ -71,6 +71,7 @@ fn text_network() -> Network {
             output: part("output"),
             heads: 2,
             prefix: None,
+            asks: Asks::Every,
             dropout: 0.1,
         };
         let mixing = Residual {

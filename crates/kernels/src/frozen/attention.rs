@@ -1,45 +1,43 @@
 //! Multi-head attention within each sample's rows, on slices.
 
-use crate::attention::{Prefix, softmax_rows};
+use crate::attention::{Prefix, Queries, softmax_rows};
 use crate::cpu::Shared;
 use crate::matmul::{Mat, product, product_to};
 use crate::rows::starts;
 use rayon::prelude::*;
 
+/// Rows of values, `stride` apart: columns of a wider matrix, perhaps.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    /// From the first value of the first row on.
+    pub values: &'a [f32],
+    /// From a row to the next.
+    pub stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// `d` columns from `column` on of `rows` rows from `row` on.
+    fn part(self, row: usize, rows: usize, column: usize, d: usize) -> Mat<'a> {
+        Mat::new(&self.values[row * self.stride + column..], rows, d, self.stride)
+    }
+}
+
 /// softmax(q kᵀ / √d) v in each of `heads` heads of `d` values, within the rows of each sample.
 ///
-/// Rows of `q`, `k` and `v` are `stride` values apart, so that they may be parts of one `[rows, 3 · heads · d]` matrix;
-/// `out` is `[rows, heads · d]`. `scratch` grows to what is needed.
+/// `k` and `v` have the rows of all samples behind each other, and a `prefix` in front of every sample's own; `q` has a
+/// row for each of the `queries`, and so has `out`, `[…, heads · d]`: 0 where there is nothing to look at. `scratch` grows
+/// to what is needed.
 ///
 /// # Panics
 /// When the slices are too short.
 #[allow(clippy::too_many_arguments)]
 pub fn attention(
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    stride: usize,
-    lengths: &[usize],
-    heads: usize,
-    d: usize,
-    out: &mut [f32],
-    scratch: &mut Vec<f32>,
-) {
-    attention_with_prefix(q, k, v, None, stride, lengths, heads, d, out, scratch);
-}
-
-/// [`attention`] with a prefix of keys and values in front of every sample's own.
-///
-/// # Panics
-/// When the slices are too short.
-#[allow(clippy::too_many_arguments)]
-pub fn attention_with_prefix(
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
+    q: Rows,
+    k: Rows,
+    v: Rows,
     prefix: Prefix,
-    stride: usize,
     lengths: &[usize],
+    queries: Queries,
     heads: usize,
     d: usize,
     out: &mut [f32],
@@ -50,38 +48,45 @@ pub fn attention_with_prefix(
     if longest == 0 || width == 0 {
         return;
     }
-    let rows: usize = lengths.iter().sum();
-    let out = Shared::new(&mut out[..rows * width]);
+    let out = Shared::new(&mut out[..queries.count(lengths) * width]);
     let scale = 1.0 / (d as f32).sqrt();
     let starts: Vec<usize> = starts(lengths).collect();
+    let asking: Vec<(usize, usize)> = queries.of_samples(lengths).collect();
+    let most = asking.iter().map(|&(_, asking)| asking).max().unwrap_or(0);
     let tasks = lengths.len() * heads;
     let buffers = tasks.min(4 * rayon::current_num_threads().max(1));
     let before = prefix.map_or(0, |[key, _]| key.len() / width);
-    let size = longest * (before + longest + 1);
+    let size = most * (before + longest + 1);
     if scratch.len() < buffers * size {
         scratch.resize(buffers * size, 0.0);
     }
     scratch[..buffers * size].par_chunks_exact_mut(size).enumerate().for_each(|(buffer, scratch)| {
         for task in (buffer..tasks).step_by(buffers) {
             let (start, len, head) = (starts[task / heads], lengths[task / heads], task % heads);
+            let (query, asking) = asking[task / heads];
             if len == 0 {
+                for query in query..query + asking {
+                    // SAFETY: these columns of this row belong to this head of this sample.
+                    unsafe { out.part(query * width + head * d, d) }.fill(0.0);
+                }
                 continue;
             }
-            let [q, k, v] = [q, k, v].map(|x| Mat::new(&x[start * stride + head * d..], len, d, stride));
+            let at = head * d;
+            let (q, k, v) = (q.part(query, asking, at, d), k.part(start, len, at, d), v.part(start, len, at, d));
             let keys = before + len;
-            let (scores, logs) = scratch.split_at_mut(len * keys);
+            let (scores, logs) = scratch.split_at_mut(asking * keys);
             let of_prefix = prefix.map(|parts| parts.map(|x| Mat::new(&x[head * d..], before, d, width)));
             if let Some([k, _]) = of_prefix {
                 product(q, k.t(), scores, keys, false);
             }
             product(q, k.t(), &mut scores[before..], keys, false);
-            softmax_rows(scores, keys, scale, &mut logs[..len]);
-            let to = out.at(start * width + head * d, (len - 1) * width + d);
+            softmax_rows(scores, keys, scale, &mut logs[..asking]);
+            let to = out.at(query * width + head * d, (asking - 1) * width + d);
             // SAFETY: these columns of these rows exist and belong to this head of this sample.
-            unsafe { product_to(Mat::new(&scores[before..], len, len, keys), v, to, width, false) };
+            unsafe { product_to(Mat::new(&scores[before..], asking, len, keys), v, to, width, false) };
             if let Some([_, v]) = of_prefix {
                 // SAFETY: as above.
-                unsafe { product_to(Mat::new(scores, len, before, keys), v, to, width, true) };
+                unsafe { product_to(Mat::new(scores, asking, before, keys), v, to, width, true) };
             }
         }
     });

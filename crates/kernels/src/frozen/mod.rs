@@ -10,7 +10,7 @@ pub(crate) mod panels;
 mod pieces;
 mod precision;
 
-pub use attention::{attention, attention_with_prefix};
+pub use attention::{Rows, attention};
 pub use conv::PackedConv;
 pub use linear::PackedLinear;
 pub use pieces::{

@@ -1,6 +1,7 @@
 //! The frozen path against plain loops and against the operations with gradients.
 
 use super::*;
+use crate::Queries;
 use crate::conv::ConvSpec;
 use crate::conv::tests::{cases, naive, range};
 use crate::testing::{close_values, flat, random, values};
@@ -82,18 +83,25 @@ fn attention_reads_one_fused_matrix() -> Result<()> {
     let width = heads * d;
     let qkv = random(&[28, 3 * width], 1, 1.5);
     let part = |i: usize| qkv.narrow(1, i * width, width)?.contiguous();
-    let want = crate::attention(&part(0)?, &part(1)?, &part(2)?, &lengths, heads, None)?;
-    let (x, mut out) = (flat(&qkv), vec![f32::NAN; 28 * width]);
-    attention(&x, &x[width..], &x[2 * width..], 3 * width, &lengths, heads, d, &mut out, &mut Vec::new());
-    close_values(&out, &flat(&want), 1e-6);
+    let x = flat(&qkv);
+    let [q, k, v] = [0, 1, 2].map(|i| Rows { values: &x[i * width..], stride: 3 * width });
     let prefix = [random(&[5, width], 2, 1.5), random(&[5, width], 3, 1.5)];
     let (key, value) = (flat(&prefix[0]), flat(&prefix[1]));
-    let both = Some([&prefix[0], &prefix[1]]);
-    let want = crate::attention_with_prefix(&part(0)?, &part(1)?, &part(2)?, both, &lengths, heads, None)?;
-    let (both, stride) = (Some([&key[..], &value]), 3 * width);
-    let [q, k, v] = [0, 1, 2].map(|i| &x[i * width..]);
-    attention_with_prefix(q, k, v, both, stride, &lengths, heads, d, &mut out, &mut Vec::new());
-    close_values(&out, &flat(&want), 1e-5);
+    for (tensors, slices) in [(None, None), (Some([&prefix[0], &prefix[1]]), Some([&key[..], &value]))] {
+        let all =
+            crate::attention_with(&part(0)?, &part(1)?, &part(2)?, tensors, &lengths, Queries::Rows, heads, None)?;
+        let mut out = vec![f32::NAN; 28 * width];
+        attention(q, k, v, slices, &lengths, Queries::Rows, heads, d, &mut out, &mut Vec::new());
+        close_values(&out, &flat(&all), 1e-5);
+        // The first row of each sample that has one, asked alone.
+        let firsts = [0usize, 7, 7, 27].map(|row| x[row * 3 * width..][..width].to_vec()).concat();
+        let mut out = vec![f32::NAN; 4 * width];
+        let one = Rows { values: &firsts, stride: width };
+        attention(one, k, v, slices, &lengths, Queries::Samples, heads, d, &mut out, &mut Vec::new());
+        let all = flat(&all);
+        let want = [&all[..width], &vec![0.0; width], &all[7 * width..8 * width], &all[27 * width..]].concat();
+        close_values(&out, &want, 1e-5);
+    }
     Ok(())
 }
 
@@ -140,7 +148,8 @@ fn rows_of_samples() {
 #[test]
 fn no_rows_do_nothing() {
     PackedLinear::new(&[1.0, 2.0], None, 2, 1, Precision::F32).run(&[], 0, None, None, &mut []);
-    attention(&[], &[], &[], 4, &[], 1, 4, &mut [], &mut Vec::new());
+    let none = Rows { values: &[], stride: 4 };
+    attention(none, none, none, None, &[], Queries::Rows, 1, 4, &mut [], &mut Vec::new());
 }
 
 /// Errors of products of rounded numbers, relative to the largest result.

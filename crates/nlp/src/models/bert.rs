@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 use topwork_core::net::{
-    Act, Attention, Embed, Index, Layer, LayerNorm, Linear, Network, PoolRows, Residual, Stage, Table,
+    Act, Asks, Attention, Embed, Index, Layer, LayerNorm, Linear, Network, PoolRows, Residual, Stage, Table,
 };
 use topwork_core::{Error, Result};
 
@@ -134,10 +134,13 @@ impl BertConfig {
     }
 
     /// The network: stages `embeddings`, `encoder.layer.0` …, `pooler`; the head is dropout and `classifier`.
-    /// Input rows are `[word, segment]`; the pooled features have width `hidden_size`.
+    /// Input rows are `[word, segment]`; the pooled features have width `hidden_size`. Where only `[CLS]` is looked at
+    /// behind the last layer, that layer computes nothing else.
     pub fn network(&self, pooling: Pooling, classes: usize) -> Network {
         let mut stages = vec![self.embeddings()];
-        stages.extend((0..self.num_hidden_layers).map(|i| self.layer(i)));
+        let last = self.num_hidden_layers - 1;
+        let asks = |i| if i == last && pooling != Pooling::Mean { Asks::First } else { Asks::Every };
+        stages.extend((0..self.num_hidden_layers).map(|i| self.layer(i, asks(i))));
         stages.push(self.pooler(pooling));
         let dropout = self.classifier_dropout.unwrap_or(self.hidden_dropout_prob);
         let head = Stage {
@@ -165,7 +168,7 @@ impl BertConfig {
         }
     }
 
-    fn layer(&self, i: usize) -> Stage {
+    fn layer(&self, i: usize, asks: Asks) -> Stage {
         let name = format!("encoder.layer.{i}");
         let width = self.hidden_size;
         let square = |part: &str| Linear {
@@ -183,10 +186,14 @@ impl BertConfig {
             heads: self.num_attention_heads,
             dropout: self.attention_probs_dropout_prob,
             prefix: None,
+            asks,
         };
         let mixing = Residual {
             body: vec![Layer::Attention(attention), Layer::Dropout(self.hidden_dropout_prob)],
-            shortcut: vec![],
+            shortcut: match asks {
+                Asks::Every => vec![],
+                Asks::First => vec![Layer::PoolRows(PoolRows::First)],
+            },
             then: vec![self.norm(&format!("{name}.attention.output.LayerNorm"))],
         };
         let feed_forward = Residual {
@@ -205,12 +212,8 @@ impl BertConfig {
     fn pooler(&self, pooling: Pooling) -> Stage {
         let layers = match pooling {
             Pooling::Mean => vec![Layer::PoolRows(PoolRows::Mean)],
-            Pooling::Cls => vec![Layer::PoolRows(PoolRows::First)],
-            Pooling::Pooler => vec![
-                Layer::PoolRows(PoolRows::First),
-                linear("pooler.dense", self.hidden_size, self.hidden_size),
-                Layer::Act(Act::Tanh),
-            ],
+            Pooling::Cls => vec![],
+            Pooling::Pooler => vec![linear("pooler.dense", self.hidden_size, self.hidden_size), Layer::Act(Act::Tanh)],
         };
         Stage { name: "pooler".into(), layers }
     }

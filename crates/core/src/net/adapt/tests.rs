@@ -11,7 +11,9 @@ use crate::data::{Activation, Rows};
 use crate::device::Place;
 use crate::net::forward::Mode;
 use crate::net::frozen::Frozen;
-use crate::net::{Attention, BatchNorm, Conv, Embed, Index, LayerNorm, Params, PoolRows, Role, Stage, Table, Window};
+use crate::net::{
+    Asks, Attention, BatchNorm, Conv, Embed, Index, LayerNorm, Params, PoolRows, Role, Stage, Table, Window,
+};
 use crate::plan::BatchNormMode;
 use crate::seed::Seed;
 use crate::testing::{parameter, relative_error};
@@ -22,8 +24,13 @@ fn linear(name: &str, inputs: usize, outputs: usize) -> Linear {
 }
 
 fn encoder() -> Network {
+    pooled(PoolRows::Mean, Asks::Every)
+}
+
+/// Two layers, the last of which asks as told, and the row that they end in.
+fn pooled(pool: PoolRows, asks: Asks) -> Network {
     let norm = |name: String| Layer::LayerNorm(LayerNorm { name, width: 8, eps: 1e-5 });
-    let layer = |i: usize| {
+    let layer = |i: usize, asks: Asks| {
         let part = |name: &str| format!("layer.{i}.{name}");
         let square = |name: &str| linear(&part(name), 8, 8);
         let attention = Attention {
@@ -34,10 +41,14 @@ fn encoder() -> Network {
             heads: 2,
             dropout: 0.2,
             prefix: None,
+            asks,
         };
         let mixing = Residual {
             body: vec![Layer::Attention(attention), Layer::Dropout(0.1)],
-            shortcut: vec![],
+            shortcut: match asks {
+                Asks::Every => vec![],
+                Asks::First => vec![Layer::PoolRows(PoolRows::First)],
+            },
             then: vec![norm(part("attention.output.LayerNorm"))],
         };
         let feed_forward = Residual {
@@ -56,9 +67,11 @@ fn encoder() -> Network {
         name: "embeddings".into(),
         layers: vec![Layer::Embed(Embed { tables, width: 8 }), norm("norm".into())],
     };
-    let pooler = Stage { name: "pooler".into(), layers: vec![Layer::PoolRows(PoolRows::Mean)] };
+    let pooling = if asks == Asks::Every { vec![Layer::PoolRows(pool)] } else { vec![] };
+    let pooler = Stage { name: "pooler".into(), layers: pooling };
     let head = Stage { name: "head".into(), layers: vec![Layer::Linear(linear("classifier", 8, 3))] };
-    Network { name: "encoder".into(), stages: vec![embeddings, layer(0), layer(1), pooler], head, input: vec![1] }
+    let stages = vec![embeddings, layer(0, Asks::Every), layer(1, asks), pooler];
+    Network { name: "encoder".into(), stages, head, input: vec![1] }
 }
 
 fn convolutional() -> Network {
@@ -121,16 +134,16 @@ fn prefix(network: &Network) -> Adapter {
     Adapter::Prefix { length: 3, attentions: network.attentions() }
 }
 
-/// Both networks with each adapter that they take.
+/// The networks with each adapter that they take.
 fn cases(dropout: f32) -> Vec<(Network, Adapter)> {
     let mut cases = Vec::new();
-    for network in [encoder(), convolutional()] {
+    let encoders = [encoder(), pooled(PoolRows::First, Asks::First)];
+    for network in encoders.iter().cloned().chain([convolutional()]) {
         for adapter in [lora(&network, dropout), ia3(&network), bottleneck_everywhere(&network)] {
             cases.push((network.clone(), adapter));
         }
     }
-    let network = encoder();
-    cases.push((network.clone(), prefix(&network)));
+    cases.extend(encoders.map(|network| (network.clone(), prefix(&network))));
     cases
 }
 
@@ -216,6 +229,30 @@ fn at_the_start_lora_and_ia3_change_nothing_and_bottlenecks_little() {
                 assert!(error > 0.0 && error < 0.02, "{adapter}: {error}");
             }
             Adapter::Prefix { .. } => assert_ne!(before, after, "a prefix takes attention away"),
+        }
+    }
+}
+
+#[test]
+fn a_last_layer_that_asks_for_first_rows_alone_gives_what_those_are_among_all() {
+    let (all, first) = (pooled(PoolRows::First, Asks::Every), pooled(PoolRows::First, Asks::First));
+    let mut params = params(&all, false);
+    assert!(relative_error(&logits(&first, &params), &logits(&all, &params)) < 1e-6);
+    let names: BTreeSet<String> = all.params().into_iter().map(|spec| spec.name).collect();
+    params.set_learning(&names).unwrap();
+    let (input, targets) = (input(&all), [0, 1, 2, 1]);
+    let gradients = |network: &Network| {
+        let stages = network.stages.iter().chain([&network.head]).map(|stage| (stage, true)).collect();
+        let gradient = Objective::of_classes(stages).gradient(&params, Mode::Eval, &input, &targets).unwrap();
+        gradient.grads.unwrap()
+    };
+    let (all, first) = (gradients(&all), gradients(&first));
+    assert_eq!(all.keys().collect::<Vec<_>>(), first.keys().collect::<Vec<_>>());
+    for (name, want) in &all {
+        let [found, want] = [&first[name], want].map(|g| g.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        // The keys' bias shifts all scores of a row alike: its gradient is 0 but for rounding.
+        if !name.ends_with("key.bias") {
+            assert!(relative_error(&found, &want) < 1e-5, "{name}");
         }
     }
 }

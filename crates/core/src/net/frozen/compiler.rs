@@ -6,7 +6,7 @@ use topwork_kernels::{Act, ConvSpec};
 
 use super::step::Step;
 use crate::net::update::Weighted;
-use crate::net::{BatchNorm, Conv, Layer, Linear, Params, Window};
+use crate::net::{Asks, BatchNorm, Conv, Layer, Linear, Params, Window};
 use crate::{Error, Result};
 
 pub(super) struct Compiler<'a> {
@@ -63,7 +63,11 @@ impl Compiler<'_> {
                     Step::Embed { tables: tables.collect::<Result<_>>()?, width: embed.width }
                 }
                 Layer::Attention(a) => Step::Attention {
-                    query_key_value: self.linear(&[&a.query, &a.key, &a.value])?,
+                    first: if a.asks == Asks::First { Some(self.linear(&[&a.query])?) } else { None },
+                    joined: match a.asks {
+                        Asks::Every => self.linear(&[&a.query, &a.key, &a.value])?,
+                        Asks::First => self.linear(&[&a.key, &a.value])?,
+                    },
                     output: self.linear(&[&a.output])?,
                     heads: a.heads,
                     prefix: match &a.prefix {

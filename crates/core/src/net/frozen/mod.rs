@@ -72,7 +72,7 @@ fn run_compiled(steps: &[Step], input: &Activation) -> Result<Activation> {
     let mut dims = vec![flow.lengths.iter().sum::<usize>()];
     dims.extend(&flow.row);
     let rows = match &input.rows {
-        Rows::Each(_) if !pools(steps) => Rows::Each(Arc::new(flow.lengths)),
+        Rows::Each(_) if !steps.iter().any(Step::pools) => Rows::Each(Arc::new(flow.lengths)),
         _ => Rows::One,
     };
     Ok(Activation { data: Tensor::from_vec(flow.data, dims, &Device::Cpu)?, rows })
@@ -96,10 +96,6 @@ fn check_indices(steps: &[Step], input: &Activation) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn pools(steps: &[Step]) -> bool {
-    steps.iter().any(|step| matches!(step, Step::PoolRows(_)))
 }
 
 /// A batch, before the first step.
@@ -130,12 +126,12 @@ const ENOUGH: usize = 48;
 /// Early layers use each weight many times for one sample: samples pass through them one by one, within a core's own
 /// cache. Late ones use it a few times: there the batch stays together. Steps without weights follow their neighbours.
 fn segments(steps: &[Step], input: &Flow) -> Vec<Segment> {
-    let rows = input.lengths.iter().sum::<usize>().div_ceil(input.lengths.len().max(1));
+    let mut rows = input.lengths.iter().sum::<usize>().div_ceil(input.lengths.len().max(1));
     let mut row = input.row.clone();
     let mut segments: Vec<Segment> = Vec::new();
     for (i, step) in steps.iter().enumerate() {
         let values = step.uses(rows, &row).map(|uses| if uses < ENOUGH { TOGETHER } else { APART });
-        row = step.row_after(&row);
+        (rows, row) = (step.rows_after(rows), step.row_after(&row));
         match segments.last_mut() {
             Some(last) if values.is_none_or(|values| last.values == values) => last.steps.end = i + 1,
             _ => segments.push(Segment { steps: i..i + 1, values: values.unwrap_or(APART) }),

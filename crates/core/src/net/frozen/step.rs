@@ -1,7 +1,7 @@
 //! The fused operations of the frozen path, and how samples flow through them.
 
-use topwork_kernels::Act;
 use topwork_kernels::frozen as k;
+use topwork_kernels::{Act, Queries};
 
 use crate::net::{Index, PoolRows, Window};
 
@@ -30,7 +30,10 @@ pub(super) enum Step {
         width: usize,
     },
     Attention {
-        query_key_value: k::PackedLinear,
+        /// Queries of each sample's first row, where only that asks.
+        first: Option<k::PackedLinear>,
+        /// Keys and values of every row, behind its query where every row asks.
+        joined: k::PackedLinear,
         output: k::PackedLinear,
         heads: usize,
         prefix: Option<[Vec<f32>; 2]>,
@@ -165,13 +168,14 @@ impl Step {
     pub(super) fn uses(&self, rows: usize, row: &[usize]) -> Option<usize> {
         match self {
             Self::Conv { conv, window, .. } => conv.uses([row[0], row[1]], window.pads(row[0], row[1])),
-            Self::Linear { .. } | Self::Attention { .. } => Some(rows),
+            Self::Attention { .. } => Some(self.rows_after(rows)),
+            Self::Linear { .. } => Some(rows),
             Self::Residual { body, shortcut, .. } => {
                 let least = |steps: &[Self]| {
-                    let mut row = row.to_vec();
+                    let (mut rows, mut row) = (rows, row.to_vec());
                     let uses = steps.iter().filter_map(|step| {
                         let uses = step.uses(rows, &row);
-                        row = step.row_after(&row);
+                        (rows, row) = (step.rows_after(rows), step.row_after(&row));
                         uses
                     });
                     uses.min()
@@ -180,6 +184,21 @@ impl Step {
             }
             _ => None,
         }
+    }
+
+    /// Whether one row of each sample comes out.
+    pub(super) fn pools(&self) -> bool {
+        match self {
+            Self::PoolRows(_) => true,
+            Self::Attention { first, .. } => first.is_some(),
+            Self::Residual { body, .. } => body.iter().any(Self::pools),
+            _ => false,
+        }
+    }
+
+    /// Rows of a sample after this step.
+    pub(super) fn rows_after(&self, rows: usize) -> usize {
+        if self.pools() { 1 } else { rows }
     }
 
     /// Shape of a row after this step.
@@ -212,7 +231,7 @@ impl Step {
         let total: usize = flow.lengths.iter().sum();
         let row = self.row_after(&flow.row);
         let mut lengths = flow.lengths.clone();
-        if let Self::PoolRows(_) = self {
+        if self.pools() {
             lengths.fill(1);
         }
         let x = &flow.data;
@@ -268,19 +287,31 @@ impl Step {
                 let slices: Vec<&[f32]> = tables.iter().map(|(table, _)| table.as_slice()).collect();
                 k::embed_sum(&slices, &ids, *width, &mut out);
             }
-            Self::Attention { query_key_value, output, heads, prefix } => {
-                let width = query_key_value.outputs() / 3;
-                let mut all = buffers.take(total * 3 * width);
-                query_key_value.run(x, total, None, None, &mut all);
-                let mut joined = buffers.take(total * width);
-                let (q, k, v) = (&all[..], &all[width.min(all.len())..], &all[(2 * width).min(all.len())..]);
-                let scratch = &mut buffers.scratch;
-                let (stride, d) = (3 * width, width / heads);
+            Self::Attention { first, joined, output, heads, prefix } => {
+                let (parts, asking) = if first.is_some() { (2, lengths.len()) } else { (3, total) };
+                let (stride, width) = (joined.outputs(), joined.outputs() / parts);
+                let mut all = buffers.take(total * stride);
+                joined.run(x, total, None, None, &mut all);
+                let mut queries = Vec::new();
+                if let Some(first) = first {
+                    let mut rows = buffers.take(asking * flow.row[0]);
+                    k::pool_rows_first(x, flow.row[0], &flow.lengths, &mut rows);
+                    queries = buffers.take(asking * width);
+                    first.run(&rows, asking, None, None, &mut queries);
+                    buffers.give(rows);
+                }
+                let part = |at: usize| k::Rows { values: &all[(at * width).min(all.len())..], stride };
+                let (q, of) = match first {
+                    Some(_) => (k::Rows { values: &queries, stride: width }, Queries::Samples),
+                    None => (part(0), Queries::Rows),
+                };
+                let mut heard = buffers.take(asking * width);
+                let (scratch, d) = (&mut buffers.scratch, width / heads);
                 let prefix = prefix.as_ref().map(|[key, value]| [key.as_slice(), value.as_slice()]);
-                k::attention_with_prefix(q, k, v, prefix, stride, &flow.lengths, *heads, d, &mut joined, scratch);
-                output.run(&joined, total, after, residual, &mut out);
-                buffers.give(all);
-                buffers.give(joined);
+                let (k, v) = (part(parts - 2), part(parts - 1));
+                k::attention(q, k, v, prefix, &flow.lengths, of, *heads, d, &mut heard, scratch);
+                output.run(&heard, asking, after, residual, &mut out);
+                [all, queries, heard].into_iter().for_each(|buffer| buffers.give(buffer));
             }
             Self::PoolRows(PoolRows::Mean) => k::pool_rows_mean(x, row[0], &flow.lengths, &mut out),
             Self::PoolRows(PoolRows::First) => k::pool_rows_first(x, row[0], &flow.lengths, &mut out),
