@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use topwork_kernels::frozen::{self, PackedConv, PackedLinear, Precision};
-use topwork_kernels::{Act, ConvSpec, act, attention, layer_norm, linear};
+use topwork_kernels::{Act, ConvSpec, Queries, act, attention, layer_norm, linear};
 
 fn filled(len: usize) -> Vec<f32> {
     (0..len).map(|i| ((i * 7919) % 1009) as f32 / 504.5 - 1.0).collect()

@@ -73,7 +73,7 @@ struct AdamW {
 }
 
 impl Encoder {
-    fn network(&self) -> Network {
+    fn network(&self, pooling: Pooling) -> Network {
         let config = BertConfig {
             vocab_size: self.vocabulary,
             hidden_size: self.hidden,
@@ -86,7 +86,7 @@ impl Encoder {
             attention_probs_dropout_prob: 0.0,
             ..BertConfig::default()
         };
-        config.network(Pooling::Pooler, self.classes)
+        config.network(pooling, self.classes)
     }
 
     /// The formula's values for `network`.
@@ -121,10 +121,12 @@ fn assert_rows_close(what: &str, actual: &Activation, expected: &[Vec<f32>]) {
 /// Both forward passes give the stored hidden states, pooler outputs and logits.
 fn agrees(stored: &str) {
     let stored: Outputs = serde_json::from_str(stored).unwrap();
-    let network = stored.encoder.network();
+    let network = stored.encoder.network(Pooling::Pooler);
     let params = stored.encoder.params(&network);
-    let (pooler, encoder) = network.stages.split_last().unwrap();
-    let encoder: Vec<&Stage> = encoder.iter().collect();
+    let backbone: Vec<&Stage> = network.stages.iter().collect();
+    // With the pooler, the last layer computes first rows alone; hidden states of all rows come out without.
+    let whole = stored.encoder.network(Pooling::Mean);
+    let encoder: Vec<&Stage> = whole.stages[..whole.stages.len() - 1].iter().collect();
 
     let pass = Pass::new(&params, Mode::Eval);
     let trainable = |stages: &[&Stage], x: &Activation| {
@@ -135,8 +137,8 @@ fn agrees(stored: &str) {
     };
     type Run<'a> = &'a dyn Fn(&[&Stage], &Activation) -> Activation;
     for (path, run) in [("pass", &trainable as Run), ("frozen", &frozen as Run)] {
-        let hidden = run(&encoder, &stored.encoder.batch(0..stored.encoder.ids.len()));
-        let pooled = run(&[pooler], &hidden);
+        let batch = stored.encoder.batch(0..stored.encoder.ids.len());
+        let (hidden, pooled) = (run(&encoder, &batch), run(&backbone, &batch));
         assert_rows_close(&format!("{path} hidden state"), &hidden, &stored.hidden_states);
         assert_rows_close(&format!("{path} pooler output"), &pooled, &stored.pooler_output);
         assert_rows_close(&format!("{path} logits"), &run(&[&network.head], &pooled), &stored.logits);
@@ -156,7 +158,7 @@ fn a_medium_bert_computes_what_transformers_does() {
 #[test]
 fn twenty_steps_of_training_follow_transformers() {
     let stored: Training = serde_json::from_str(include_str!("parity/training_bert.json")).unwrap();
-    let network = stored.encoder.network();
+    let network = stored.encoder.network(Pooling::Pooler);
     let mut params = stored.encoder.params(&network);
     let learned = network.params();
     params.set_learning(&learned.iter().map(|p| p.name.clone()).collect::<BTreeSet<_>>()).unwrap();
