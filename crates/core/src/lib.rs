@@ -19,6 +19,7 @@ pub mod find_lr;
 pub mod fit;
 pub mod folds;
 pub mod loader;
+pub mod machine;
 pub mod metrics;
 pub mod model;
 pub mod net;

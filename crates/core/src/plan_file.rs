@@ -98,8 +98,9 @@ fn settings(phase: &Phase, complete: usize) -> (&str, Vec<Setting>) {
         }
         Phase::Solve(solve) => {
             let mut settings = vec![("label_smoothing", solve.objective.label_smoothing, 0.0, 1.0)];
-            if let Method::Logistic { l2 } = solve.method {
-                settings.push(("l2", l2, least, most));
+            match solve.method {
+                Method::Logistic { l2 } | Method::Ridge { l2: Some(l2) } => settings.push(("l2", l2, least, most)),
+                Method::Ridge { l2: None } | Method::Prototypes => {}
             }
             (&solve.name, settings)
         }

@@ -12,6 +12,7 @@ use crate::device::Place;
 use crate::domain::{Domain, Opened};
 use crate::fit;
 use crate::loader::{Faults, Strictness};
+use crate::machine::Machine;
 use crate::model::{self, Head};
 use crate::net::frozen::Frozen;
 use crate::net::{Network, Params, Stage};
@@ -41,18 +42,9 @@ pub struct Rank<D: Domain> {
     /// Make the first unreadable sample an error instead of leaving it out
     #[arg(long)]
     pub strict: bool,
-    /// Most disk space that kept features may take, in GB; 0 keeps none [default: 10]
-    #[arg(long, value_name = "GB")]
-    pub cache_limit: Option<f64>,
-    /// Where to compute (set by --device)
-    #[arg(skip)]
-    pub device: Option<String>,
-    /// What matrix products multiply (set by --precision)
-    #[arg(skip)]
-    pub precision: Option<String>,
-    /// Never touch the network (set by --offline)
-    #[arg(skip)]
-    pub offline: bool,
+    /// What it may use.
+    #[command(flatten)]
+    pub machine: Machine,
     /// Where the labelled data is.
     #[command(flatten, next_help_heading = "Data")]
     pub data: D::DataArgs,
@@ -117,8 +109,8 @@ impl<D: Domain> Rank<D> {
     /// # Errors
     /// When the data or the settings are unusable, or no model can be opened.
     pub fn run(&self, observer: &dyn Observer) -> Result<Ranking> {
-        let place = Place::parse(self.device.as_deref(), self.precision.as_deref())?;
-        let cache = fit::cache(self.cache_limit)?;
+        let place = self.machine.place()?;
+        let cache = self.machine.cache()?;
         fit::budget(self.limit, self.per_class)?;
         let mut ranking = Ranking { by: self.by, models: Vec::new(), failed: Vec::new() };
         for name in &self.models {
@@ -142,7 +134,7 @@ impl<D: Domain> Rank<D> {
 
     fn open(&self, name: &str, place: &Place, observer: &dyn Observer) -> Result<Ready<D>> {
         let Opened { network, weights, pipeline, .. } =
-            D::configure(fit::open_any::<D>(name, self.offline, observer)?, &self.data)?;
+            D::configure(fit::open_any::<D>(name, self.machine.offline, observer)?, &self.data)?;
         let kept = |spec: &crate::net::ParamSpec| weights.get(&spec.name).is_some_and(|w| w.dims() == spec.shape);
         let source = network.head.params().iter().all(kept);
         let head = if source { Head::Keep } else { Head::Fresh(Seed(0)) };

@@ -20,6 +20,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::classifier::model_folder;
 use crate::device::{self, Place};
 use crate::domain::{Domain, Opened};
+use crate::machine::Machine;
 use crate::{Error, Result, adapter, fit};
 
 pub use console::Console;
@@ -49,7 +50,13 @@ pub struct Common {
 
 impl Common {
     fn place(&self) -> Result<Place> {
-        Place::parse(self.device.as_deref(), self.precision.as_deref())
+        self.machine(Machine::default()).place()
+    }
+
+    /// What a verb's own flags and these say of the machine.
+    fn machine(&self, of_verb: Machine) -> Machine {
+        let (device, precision) = (self.device.clone(), self.precision.clone());
+        Machine { device, precision, offline: self.offline, ..of_verb }
     }
 }
 

@@ -16,6 +16,7 @@ mod pairs;
 mod position;
 mod prototypes;
 mod relations;
+pub mod ridge;
 mod schedule;
 mod solve;
 mod terms;
