@@ -488,7 +488,7 @@ fn finished<D: Domain>(name: &str, classes: &[String]) -> Result<Opened<D::Pipel
     }
 }
 
-fn find_strategy(name: &str) -> Result<&'static dyn Strategy> {
+pub(crate) fn find_strategy(name: &str) -> Result<&'static dyn Strategy> {
     strategy::all().iter().copied().find(|s| s.name() == name).ok_or_else(|| {
         let known: Vec<&str> = strategy::all().iter().map(|s| s.name()).collect();
         Error::input(

@@ -5,6 +5,7 @@
 //! [`domain::Domain`].
 
 pub mod adapter;
+pub mod advise;
 pub mod cache;
 pub mod checkpoint;
 pub mod classifier;
@@ -26,6 +27,7 @@ pub mod net;
 pub mod observe;
 pub mod plan;
 pub mod plan_file;
+mod pooled;
 pub mod rank;
 pub mod report;
 pub mod run;

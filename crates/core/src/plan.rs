@@ -449,6 +449,16 @@ impl Train {
         found
     }
 
+    /// Steps that it takes over `samples` samples, if none is unreadable and every class has several.
+    pub fn steps(&self, samples: usize) -> usize {
+        let batches = match self.pairs {
+            // A sample's partners of its own class and of others.
+            Some(Pairs { per_sample }) => (2 * per_sample * samples).div_ceil((self.batch_size / 2).max(1)),
+            None => samples.div_ceil(self.batch_size.max(1)),
+        };
+        self.epochs * batches
+    }
+
     /// Names of the stages (and `head`) in which something learns.
     pub fn learning_stages<'n>(&self, network: &'n Network) -> BTreeSet<&'n str> {
         self.learning(network).into_iter().map(|(_, _, stage)| stage).collect()

@@ -14,7 +14,7 @@ pub mod logistic;
 mod optim;
 mod pairs;
 mod position;
-mod prototypes;
+pub(crate) mod prototypes;
 mod relations;
 pub mod ridge;
 mod schedule;
