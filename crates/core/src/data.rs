@@ -58,7 +58,7 @@ pub trait Dataset: Send + Sync {
     /// # Errors
     /// When they cannot be read.
     fn digest(&self, i: usize) -> Result<[u8; 32]>;
-    /// A cheap estimate of the rows that `load` gives; 1 where all are alike.
+    /// How many rows `load` gives; 1 where all are alike.
     fn rows(&self, _i: usize) -> usize {
         1
     }

@@ -16,6 +16,7 @@ use crate::device::Place;
 use crate::domain::{Domain, Opened};
 use crate::folds::{self, Fold};
 use crate::loader::Strictness;
+use crate::machine::Machine;
 use crate::model::{self, Head, LoadReport};
 use crate::net::{Layer, Network, Params, Stage, adapt};
 use crate::observe::Observer;
@@ -31,8 +32,6 @@ use crate::train::{self, Companions, Job, Outcome, Teacher};
 use crate::{Error, Result};
 
 const REPORT: &str = "report.html";
-/// Disk space for kept features unless `--cache-limit` says otherwise.
-const CACHE_GB: f64 = 10.0;
 
 /// Everything that decides a run: the flags of `train`, the tables of `run.toml`, or built in code. What is `None` is
 /// left to the domain and the strategy.
@@ -73,21 +72,12 @@ pub struct Fit<D: Domain> {
     /// Keep less of each step in memory and compute it a second time
     #[arg(long)]
     pub recompute: bool,
-    /// Most disk space that kept features may take, in GB; 0 keeps none [default: 10]
-    #[arg(long, value_name = "GB")]
-    pub cache_limit: Option<f64>,
-    /// Where to compute (set by --device)
-    #[arg(skip)]
-    pub device: Option<String>,
-    /// What matrix products of all that is frozen multiply (set by --precision)
-    #[arg(skip)]
-    pub precision: Option<String>,
-    /// Never touch the network (set by --offline)
-    #[arg(skip)]
-    pub offline: bool,
     /// In the `run.toml` of a fold: which one of a cross-validation it is.
     #[arg(skip)]
     pub fold: Option<Fold>,
+    /// What it may use.
+    #[command(flatten)]
+    pub machine: Machine,
     /// How to train.
     #[command(flatten, next_help_heading = "Training")]
     pub options: Options,
@@ -165,7 +155,7 @@ impl<D: Domain> Fit<D> {
     pub fn prepare(&self, observer: &dyn Observer) -> Result<Prepared<D>> {
         self.options.check()?;
         self.check()?;
-        let device = Place::parse(self.device.as_deref(), self.precision.as_deref())?;
+        let device = self.machine.place()?;
         let strategy = || find_strategy(self.strategy.as_deref().unwrap_or("feature-extraction"));
         if self.plan.is_none() {
             // A wrong name is told before a model is fetched.
@@ -175,7 +165,7 @@ impl<D: Domain> Fit<D> {
         let budget = budget(self.limit, self.per_class)?;
         let name = &self.model_name();
         // A strategy that starts from random weights needs the description alone.
-        let mut opened = describe::<D>(name, self.offline, observer)?;
+        let mut opened = describe::<D>(name, self.machine.offline, observer)?;
         opened = adapter::configure::<D>(opened, &self.data)?;
         let splits = D::splits(&self.data, &opened.pipeline, None, seed)?;
         let splits = folds::arrange(splits, self.folds, self.fold, budget, seed)?;
@@ -201,7 +191,7 @@ impl<D: Domain> Fit<D> {
         let (params, report) = match plan.start {
             Start::Pretrained => {
                 if opened.weights.is_empty() {
-                    opened.weights = open_model::<D>(name, self.offline, observer)?.weights;
+                    opened.weights = open_model::<D>(name, self.machine.offline, observer)?.weights;
                 }
                 // A model of the very same classes goes on learning; other ones, however many, are another task.
                 let same = opened.classes.as_ref() == Some(&splits.classes);
@@ -268,7 +258,7 @@ impl<D: Domain> Fit<D> {
         if self.checkpoint_every == Some(0) {
             return Err(Error::input("--checkpoint-every 0", "it must be at least 1", "choose a larger number"));
         }
-        cache(self.cache_limit).map(drop)
+        self.machine.cache().map(drop)
     }
 
     /// Does the job: trains, and leaves a complete run directory at `out`.
@@ -350,7 +340,7 @@ impl<D: Domain> Fit<D> {
         };
         let text = toml::to_string(&resolved).map_err(|e| Error::input("run.toml", e, "report this as a defect"))?;
         run.write("run.toml", &text)?;
-        let cache = cache(self.cache_limit)?;
+        let cache = self.machine.cache()?;
         let preparation = started.elapsed().as_secs_f64();
         let classes = prepared.splits.classes;
         let folded = Instant::now();
@@ -498,7 +488,7 @@ fn finished<D: Domain>(name: &str, classes: &[String]) -> Result<Opened<D::Pipel
     }
 }
 
-fn find_strategy(name: &str) -> Result<&'static dyn Strategy> {
+pub(crate) fn find_strategy(name: &str) -> Result<&'static dyn Strategy> {
     strategy::all().iter().copied().find(|s| s.name() == name).ok_or_else(|| {
         let known: Vec<&str> = strategy::all().iter().map(|s| s.name()).collect();
         Error::input(
@@ -519,19 +509,6 @@ pub(crate) fn budget(limit: Option<usize>, per_class: Option<usize>) -> Result<B
         (Some(n), _) => Ok(Budget::Total(n)),
         (_, Some(n)) => Ok(Budget::PerClass(n)),
         _ => Ok(Budget::All),
-    }
-}
-
-/// The cache of kept features that `--cache-limit` allows.
-pub(crate) fn cache(limit: Option<f64>) -> Result<Cache> {
-    match limit {
-        Some(0.0) => Ok(Cache::none()),
-        Some(gb) if !(gb.is_finite() && gb > 0.0) => Err(Error::input(
-            format!("--cache-limit {gb}"),
-            "it is no amount of disk space",
-            "give gigabytes, or 0 to keep nothing",
-        )),
-        limit => Ok(Cache::at(source::cache_dir().join("features"), (limit.unwrap_or(CACHE_GB) * 1e9) as u64)),
     }
 }
 

@@ -5,6 +5,7 @@
 //! [`domain::Domain`].
 
 pub mod adapter;
+pub mod advise;
 pub mod cache;
 pub mod checkpoint;
 pub mod classifier;
@@ -19,12 +20,14 @@ pub mod find_lr;
 pub mod fit;
 pub mod folds;
 pub mod loader;
+pub mod machine;
 pub mod metrics;
 pub mod model;
 pub mod net;
 pub mod observe;
 pub mod plan;
 pub mod plan_file;
+mod pooled;
 pub mod rank;
 pub mod report;
 pub mod run;

@@ -1,7 +1,8 @@
 //! What a strategy asks the trainer to do, as plain data: phases with all their settings, printable and serializable.
 
+mod display;
+
 use std::collections::BTreeSet;
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -185,15 +186,6 @@ pub enum RoleName {
 }
 
 impl RoleName {
-    fn plural(self) -> &'static str {
-        match self {
-            Self::Weight => "weights",
-            Self::Bias => "biases",
-            Self::Norm => "normalizations",
-            Self::Adapter => "adapters",
-        }
-    }
-
     /// Whether it covers `role`.
     pub fn covers(self, role: Role) -> bool {
         match self {
@@ -318,6 +310,13 @@ pub enum Method {
     Logistic {
         /// Weight of ½‖W‖² against the summed loss (1 / C of scikit-learn and LIBLINEAR).
         l2: f64,
+    },
+    /// Ridge regression of the classes, 1 against -1, in closed form ([`crate::train::ridge`]). Its loss is the squared error.
+    Ridge {
+        /// Weight of ‖W‖² against the summed squares; `None` for the one that predicts best what is left out one sample at
+        /// a time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        l2: Option<f64>,
     },
     /// The nearest class mean in Euclidean distance (Snell et al. 2017, equation 8): -‖x - μ‖² is linear in x but for a
     /// term that all classes share.
@@ -450,170 +449,18 @@ impl Train {
         found
     }
 
+    /// Steps that it takes over `samples` samples, if none is unreadable and every class has several.
+    pub fn steps(&self, samples: usize) -> usize {
+        let batches = match self.pairs {
+            // A sample's partners of its own class and of others.
+            Some(Pairs { per_sample }) => (2 * per_sample * samples).div_ceil((self.batch_size / 2).max(1)),
+            None => samples.div_ceil(self.batch_size.max(1)),
+        };
+        self.epochs * batches
+    }
+
     /// Names of the stages (and `head`) in which something learns.
     pub fn learning_stages<'n>(&self, network: &'n Network) -> BTreeSet<&'n str> {
         self.learning(network).into_iter().map(|(_, _, stage)| stage).collect()
-    }
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let start = match self.start {
-            Start::Pretrained => "the pre-trained weights",
-            Start::Random => "random weights",
-        };
-        writeln!(f, "strategy {}, from {start}", self.strategy)?;
-        self.adapters.iter().try_for_each(|adapter| writeln!(f, "adapter: {adapter}"))?;
-        for (i, phase) in self.phases.iter().enumerate() {
-            match phase {
-                Phase::Train(train) => write!(f, "phase {}: {train}", i + 1)?,
-                Phase::Solve(solve) => write!(f, "phase {}: {solve}", i + 1)?,
-                Phase::Combine(combine) => write!(f, "phase {}: {combine}", i + 1)?,
-            }
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Train {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}: train, {} epochs of batches of {}", self.name, self.epochs, self.batch_size)?;
-        match (self.boundary, self.augment) {
-            (0, _) => writeln!(f, "  computed once and kept: nothing")?,
-            (n, false) => writeln!(f, "  computed once and kept: the first {n} stages")?,
-            (n, true) => writeln!(f, "  computed once and kept: the first {n} stages, {} random views", self.views)?,
-        }
-        let group = |r: &Rule| {
-            let roles: Vec<&str> = r.roles.iter().map(|role| role.plural()).collect();
-            let part = if roles.is_empty() { String::new() } else { format!(" ({})", roles.join(", ")) };
-            format!("{}{part} × {:.3}", r.stage, r.rate)
-        };
-        writeln!(f, "  learns: {}", self.learn.iter().map(group).collect::<Vec<_>>().join(", "))?;
-        writeln!(f, "  optimizer: {}", self.optimizer)?;
-        let clip = self.clip_norm.map_or("no clipping".into(), |norm| format!("gradient clipped to {norm}"));
-        writeln!(f, "  learning rate: {:e}, {}; {clip}", self.learning_rate, self.schedule)?;
-        let norm = match self.batch_norm {
-            BatchNormMode::Update => "batch statistics, running ones updated".to_string(),
-            BatchNormMode::Frozen => "running statistics, not updated".to_string(),
-            BatchNormMode::Stochastic { running } => {
-                format!("batch statistics or, each channel with probability {running}, running ones; these updated")
-            }
-        };
-        writeln!(f, "  batch norm: {norm}; random views: {}", if self.augment { "yes" } else { "no" })?;
-        match self.pairs {
-            None => writeln!(f, "  loss: {}", self.objective)?,
-            Some(Pairs { per_sample }) => writeln!(
-                f,
-                "  loss: (cosine of the features of two samples - [same class])², {per_sample} partners of its class and \
-                 as many others a sample"
-            )?,
-        }
-        if let Some(Teacher { model, share, temperature, features }) = &self.teacher {
-            writeln!(f, "  teacher: {model}, {share} of the loss at temperature {temperature}, features × {features}")?;
-        }
-        for penalty in &self.penalties {
-            writeln!(f, "  and: {penalty}")?;
-        }
-        match self.patience {
-            Some(n) => writeln!(f, "  stops after {n} epochs without a better validation score, and keeps the best"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for Penalty {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::StartWeights { weight } => {
-                write!(
-                    f,
-                    "{weight} × half the squared distance of the backbone from its start, in place of weight decay"
-                )
-            }
-            Self::StartFeatures { weight, stages, attention } => {
-                let by = if *attention { "weighted by how much a solved head misses them" } else { "all alike" };
-                let stages = stages.join(", ");
-                write!(f, "{weight} × the distance of the outputs of {stages} from those at the start, channels {by}")
-            }
-            Self::SingularValues { weight, smallest } => {
-                write!(f, "{weight} × the squares of the {smallest} smallest singular values of the features")
-            }
-            Self::SourceLabels { weight } => {
-                write!(f, "{weight} × cross-entropy of the source head against the source labels of each class")
-            }
-        }
-    }
-}
-
-impl fmt::Display for Solve {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let views =
-            if self.views > 0 { format!(", {} random views besides the plain one", self.views) } else { String::new() };
-        let kept = format!("  computed once and kept: the whole backbone{views}");
-        match self.method {
-            Method::Logistic { l2 } => {
-                writeln!(f, "{}: logistic regression of the head on the pooled features, L2 {l2}", self.name)?;
-                writeln!(f, "{kept}\n  loss: {}", self.objective)
-            }
-            Method::Prototypes => writeln!(f, "{}: the nearest class mean of the pooled features\n{kept}", self.name),
-        }
-    }
-}
-
-impl fmt::Display for Combine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.name)?;
-        match &self.mixture {
-            Mixture::Earlier { phases: 0, alpha } => {
-                writeln!(f, "{} × the start + {alpha} × what is there now", 1.0 - alpha)
-            }
-            Mixture::Earlier { phases, alpha } => {
-                writeln!(f, "{} × what was there after phase {phases} + {alpha} × what is there now", 1.0 - alpha)
-            }
-            Mixture::Runs { runs, choice: Choice::Uniform } => writeln!(f, "the mean of {}", runs.join(", ")),
-            Mixture::Runs { runs, choice: Choice::Greedy } => {
-                let rule = "from the best on, each that does not lower the validation accuracy";
-                writeln!(f, "the mean of those of {}: {rule}", runs.join(", "))
-            }
-        }
-    }
-}
-
-impl fmt::Display for Optimizer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AdamW { beta1, beta2, weight_decay, .. } => {
-                write!(f, "AdamW, moments {beta1} and {beta2}, weight decay {weight_decay}")
-            }
-            Self::Sgd { momentum, nesterov, weight_decay } => {
-                let kind = if *nesterov { "Nesterov momentum" } else { "momentum" };
-                write!(f, "SGD, {kind} {momentum}, weight decay {weight_decay}")
-            }
-        }
-    }
-}
-
-impl fmt::Display for Schedule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let decay = match self.decay {
-            Decay::Constant => "constant",
-            Decay::Linear => "falling linearly",
-            Decay::Cosine => "falling along a cosine",
-            Decay::Rising { decades } => return write!(f, "rising exponentially through {decades} powers of ten"),
-        };
-        write!(f, "warmed up over {:.0} % of the steps, then {decay}", 100.0 * self.warmup)
-    }
-}
-
-impl fmt::Display for Objective {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cross-entropy")?;
-        if self.label_smoothing > 0.0 {
-            write!(f, ", label smoothing {}", self.label_smoothing)?;
-        }
-        match self.class_weights {
-            ClassWeights::None => Ok(()),
-            ClassWeights::Balanced => write!(f, ", classes weighted against their frequency"),
-        }
     }
 }

@@ -1,7 +1,8 @@
-//! Plans in files: written by `train --dry-run --json`, changed by hand, followed by `train --plan`.
+//! Plans in files: written by `advise` and `train --dry-run --json`, changed by hand, followed by `train --plan`.
 
 use std::path::Path;
 
+use crate::files::write_atomic_bytes;
 use crate::net::Network;
 use crate::plan::{Combine, Method, Mixture, Penalty, Phase, Plan};
 use crate::{Error, Result};
@@ -12,8 +13,7 @@ use crate::{Error, Result};
 /// When the file cannot be read or is no plan.
 pub fn read(path: &Path) -> Result<Plan> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    let json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
-    let plan = if json {
+    let plan = if is_json(path) {
         serde_json::from_str(&text).map_err(|e| e.to_string())
     } else {
         toml::from_str(&text).map_err(|e: toml::de::Error| e.to_string().trim_end().to_string())
@@ -21,6 +21,36 @@ pub fn read(path: &Path) -> Result<Plan> {
     plan.map_err(|reason| {
         Error::input(path.display(), reason, "compare with what `train --dry-run --json` prints for a strategy")
     })
+}
+
+/// Writes a plan as [`read`] takes it; `lines` stand above it as comments, where the format has them.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write(path: &Path, plan: &Plan, lines: &[String]) -> Result<()> {
+    let text = if is_json(path) {
+        serde_json::to_string_pretty(plan).map_err(|e| e.to_string())
+    } else {
+        let comments: String = lines.iter().flat_map(|line| line.lines()).map(|line| format!("# {line}\n")).collect();
+        toml::to_string(plan).map(|text| comments + "\n" + &text).map_err(|e| e.to_string())
+    };
+    let text = text.map_err(|reason| Error::input(path.display(), reason, "report this as a defect"))?;
+    write_atomic_bytes(path, (text.trim_end().to_string() + "\n").as_bytes())
+}
+
+/// Looks whether a plan may be written to `path`: there is nothing, or a plan.
+///
+/// # Errors
+/// When there is something else.
+pub fn check_place(path: &Path) -> Result<()> {
+    if path.exists() && read(path).is_err() {
+        return Err(Error::input(path.display(), "it holds something else than a plan", "choose another --out"));
+    }
+    Ok(())
+}
+
+fn is_json(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
 }
 
 /// Looks whether a plan that no strategy made can be followed with `network`.
@@ -98,8 +128,9 @@ fn settings(phase: &Phase, complete: usize) -> (&str, Vec<Setting>) {
         }
         Phase::Solve(solve) => {
             let mut settings = vec![("label_smoothing", solve.objective.label_smoothing, 0.0, 1.0)];
-            if let Method::Logistic { l2 } = solve.method {
-                settings.push(("l2", l2, least, most));
+            match solve.method {
+                Method::Logistic { l2 } | Method::Ridge { l2: Some(l2) } => settings.push(("l2", l2, least, most)),
+                Method::Ridge { l2: None } | Method::Prototypes => {}
             }
             (&solve.name, settings)
         }

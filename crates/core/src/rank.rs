@@ -1,23 +1,18 @@
 //! Ranking pre-trained models for a data set by what their frozen features are worth: one pass of the training part
 //! through each backbone, then every transferability score of it.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::cache::{Cache, Extractor, ViewSeed, host_values};
-use crate::data::{Activation, Dataset, Rows};
-use crate::device::Place;
-use crate::domain::{Domain, Opened};
+use crate::cache::ViewSeed;
+use crate::domain::Domain;
 use crate::fit;
-use crate::loader::{Faults, Strictness};
-use crate::model::{self, Head};
-use crate::net::frozen::Frozen;
-use crate::net::{Network, Params, Stage};
-use crate::observe::{Observer, Timings};
+use crate::machine::Machine;
+use crate::observe::Observer;
+use crate::pooled::{Reader, Ready};
 use crate::seed::Seed;
-use crate::transferability::{Labelled, Score, Scores, Source, scores};
+use crate::transferability::{Labelled, Score, Scores, scores};
 use crate::{Error, Result};
 
 /// What to rank, and on which samples.
@@ -41,18 +36,9 @@ pub struct Rank<D: Domain> {
     /// Make the first unreadable sample an error instead of leaving it out
     #[arg(long)]
     pub strict: bool,
-    /// Most disk space that kept features may take, in GB; 0 keeps none [default: 10]
-    #[arg(long, value_name = "GB")]
-    pub cache_limit: Option<f64>,
-    /// Where to compute (set by --device)
-    #[arg(skip)]
-    pub device: Option<String>,
-    /// What matrix products multiply (set by --precision)
-    #[arg(skip)]
-    pub precision: Option<String>,
-    /// Never touch the network (set by --offline)
-    #[arg(skip)]
-    pub offline: bool,
+    /// What it may use.
+    #[command(flatten)]
+    pub machine: Machine,
     /// Where the labelled data is.
     #[command(flatten, next_help_heading = "Data")]
     pub data: D::DataArgs,
@@ -102,31 +88,21 @@ pub struct Failed {
     pub error: String,
 }
 
-/// A model with its parameters.
-struct Ready<D: Domain> {
-    network: Network,
-    params: Params,
-    pipeline: D::Pipeline,
-    /// Whether the head is that of the checkpoint.
-    source: bool,
-}
-
 impl<D: Domain> Rank<D> {
     /// Scores every model that can be opened.
     ///
     /// # Errors
     /// When the data or the settings are unusable, or no model can be opened.
     pub fn run(&self, observer: &dyn Observer) -> Result<Ranking> {
-        let place = Place::parse(self.device.as_deref(), self.precision.as_deref())?;
-        let cache = fit::cache(self.cache_limit)?;
+        let reader = Reader::new(&self.data, &self.machine, self.strict, observer)?;
         fit::budget(self.limit, self.per_class)?;
         let mut ranking = Ranking { by: self.by, models: Vec::new(), failed: Vec::new() };
         for name in &self.models {
             let start = Instant::now();
-            match self.open(name, &place, observer) {
+            match reader.open(name) {
                 Ok(ready) => {
                     let opened = start.elapsed().as_secs_f64();
-                    ranking.models.push(self.score(name, &ready, opened, &place, &cache, observer)?);
+                    ranking.models.push(self.score(name, &ready, opened, &reader)?);
                 }
                 Err(error) => ranking.failed.push(Failed { model: name.clone(), error: error.to_string() }),
             }
@@ -140,43 +116,22 @@ impl<D: Domain> Rank<D> {
         Ok(ranking)
     }
 
-    fn open(&self, name: &str, place: &Place, observer: &dyn Observer) -> Result<Ready<D>> {
-        let Opened { network, weights, pipeline, .. } =
-            D::configure(fit::open_any::<D>(name, self.offline, observer)?, &self.data)?;
-        let kept = |spec: &crate::net::ParamSpec| weights.get(&spec.name).is_some_and(|w| w.dims() == spec.shape);
-        let source = network.head.params().iter().all(kept);
-        let head = if source { Head::Keep } else { Head::Fresh(Seed(0)) };
-        let (params, _) = model::fit(&network, &weights, head, place, name)?;
-        Ok(Ready { network, params, pipeline, source })
-    }
-
-    fn score(
-        &self,
-        name: &str,
-        model: &Ready<D>,
-        open_seconds: f64,
-        place: &Place,
-        cache: &Cache,
-        observer: &dyn Observer,
-    ) -> Result<Ranked> {
-        let seed = Seed(self.seed);
-        let splits = D::splits(&self.data, &model.pipeline, None, seed)?;
-        let budget = fit::budget(self.limit, self.per_class)?;
-        let samples = fit::within(splits.train, &splits.classes, budget, seed)?;
+    fn score(&self, name: &str, model: &Ready<D>, open_seconds: f64, reader: &Reader<'_, D>) -> Result<Ranked> {
+        let splits = reader.splits(model, fit::budget(self.limit, self.per_class)?, Seed(self.seed))?;
         let start = Instant::now();
-        let (features, readable) = self.features(model, &samples, place, cache, observer)?;
+        let (network, fingerprint) = (&model.network, D::fingerprint(&model.pipeline));
+        let features = reader.features(network, &model.params, &fingerprint, &splits.train, ViewSeed::Plain)?;
         let feature_seconds = start.elapsed().as_secs_f64();
         let start = Instant::now();
-        let targets: Vec<u32> = readable.iter().map(|&i| samples.target(i)).collect();
-        let width = features.len() / targets.len().max(1);
-        let labelled = Labelled::new(&features, width, &targets)?;
-        let source = if model.source { Some(source(model, features, width, place)?) } else { None };
+        let targets: Vec<u32> = features.samples.iter().map(|&i| splits.train.target(i)).collect();
+        let labelled = Labelled::new(&features.values, features.width, &targets)?;
+        let source = reader.source(model, &features)?;
         let scores = scores(&labelled, source.as_ref())?;
         Ok(Ranked {
             model: name.into(),
             samples: targets.len(),
             classes: splits.classes.len(),
-            features: width,
+            features: features.width,
             source_classes: source.map(|source| source.classes),
             scores,
             open_seconds,
@@ -184,49 +139,4 @@ impl<D: Domain> Rank<D> {
             score_seconds: start.elapsed().as_secs_f64(),
         })
     }
-
-    /// The pooled features of all samples that can be read, row-major, and which these are.
-    fn features(
-        &self,
-        model: &Ready<D>,
-        samples: &Arc<dyn Dataset>,
-        place: &Place,
-        cache: &Cache,
-        observer: &dyn Observer,
-    ) -> Result<(Vec<f32>, Vec<usize>)> {
-        let stages: Vec<&Stage> = model.network.stages.iter().collect();
-        let extractor = Extractor {
-            cache,
-            stages: &stages,
-            params: &model.params,
-            fingerprint: &D::fingerprint(&model.pipeline),
-            device: place,
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
-            observer,
-        };
-        let mut faults = Faults::new(Strictness { strict: self.strict, ..Strictness::default() });
-        let kept =
-            extractor.features("training", samples, &[ViewSeed::Plain], true, &mut faults, &mut Timings::default())?;
-        let mut features = Vec::new();
-        let mut readable = Vec::new();
-        if let Some(kept) = kept {
-            readable.extend((0..samples.len()).filter(|&i| kept.has(i)));
-            for &i in &readable {
-                features.extend(host_values(&kept.batch(0, &[i], place)?.data)?);
-            }
-        }
-        for (name, reason) in faults.list() {
-            observer.message(&format!("left out: {name}: {reason}"));
-        }
-        Ok((features, readable))
-    }
-}
-
-/// What the head of the checkpoint says of features `[samples, width]`.
-fn source<D: Domain>(model: &Ready<D>, features: Vec<f32>, width: usize, place: &Place) -> Result<Source> {
-    let head = Frozen::compile(&[&model.network.head], &model.params, place)?;
-    let rows = features.len() / width.max(1);
-    let data = candle_core::Tensor::from_vec(features, (rows, width), place)?;
-    let logits = host_values(&head.run(&Activation { data, rows: Rows::One })?.data)?;
-    Ok(Source::of_logits(&logits, model.network.classes()))
 }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use topwork_core::data::{Dataset, Sample, Splits, Subset, View, hold_out};
 use topwork_core::seed::Seed;
@@ -14,7 +13,7 @@ use topwork_core::{Error, Result};
 use crate::models::bert::Pooling;
 use crate::pipeline::Pipeline;
 use crate::table::{Table, place};
-use crate::tokenizer::Tokens;
+use crate::tokenizer::{TextTokenizer, Tokens};
 
 /// Where labelled sentences are, and how to read them.
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
@@ -106,26 +105,22 @@ fn label_column(table: &Table, named: Option<&str>) -> Result<usize> {
     })
 }
 
-/// Labelled sentences as tokens: compact, in memory, thread-safe.
+/// Labelled sentences: compact, in memory, thread-safe. They become tokens when they are asked for, so that a large table of
+/// which little is used costs little.
 pub struct TextData {
     file: Arc<str>,
-    /// All samples' tokens behind each other.
-    ids: Vec<u32>,
-    /// Where each sample's tokens end.
-    ends: Vec<usize>,
-    /// How many of them belong to the first text.
-    firsts: Vec<u32>,
+    /// All samples' texts behind each other; of a pair, the second behind the first.
+    texts: String,
+    /// Where each sample's first text ends, and where the sample does.
+    ends: Vec<(usize, usize)>,
     lines: Vec<u32>,
-    digests: Vec<[u8; 32]>,
     targets: Vec<u32>,
     pairs: bool,
+    tokenizer: TextTokenizer,
 }
 
-/// Rows tokenized at a time, in parallel: enough to keep all cores busy.
-const CHUNK: usize = 4096;
-
 impl TextData {
-    /// Reads and tokenizes a whole table; labels come back as they are written, to be given numbers.
+    /// Reads a whole table; labels come back as they are written, to be given numbers.
     fn read(path: &Path, args: &DataArgs, pipeline: &Pipeline) -> Result<(Self, Vec<String>)> {
         let mut table = Table::open(path)?;
         let (text, pair) =
@@ -145,34 +140,28 @@ impl TextData {
         wanted.extend(pair);
         let mut data = Self {
             file: table.name.as_str().into(),
-            ids: Vec::new(),
+            texts: String::new(),
             ends: Vec::new(),
-            firsts: Vec::new(),
             lines: Vec::new(),
-            digests: Vec::new(),
             targets: Vec::new(),
             pairs: pair.is_some(),
+            tokenizer: pipeline.tokenizer.clone(),
         };
         let mut labels = Vec::new();
-        loop {
-            let mut rows = Vec::with_capacity(CHUNK);
-            while rows.len() < CHUNK {
-                let Some((line, row)) = table.next_row(&wanted) else { break };
-                rows.push((line, row?));
+        while let Some((line, row)) = table.next_row(&wanted) {
+            let row = row?;
+            let label = row[0].trim();
+            if label.is_empty() {
+                let column = &table.columns[wanted[0]];
+                let reason = format!("has no label in column {column:?}");
+                return Err(Error::input(place(&table.name, line), reason, "label the row or remove it"));
             }
-            if rows.is_empty() {
-                break;
-            }
-            data.append(&rows, pipeline)?;
-            for (line, row) in rows {
-                let label = row[0].trim();
-                if label.is_empty() {
-                    let column = &table.columns[wanted[0]];
-                    let reason = format!("has no label in column {column:?}");
-                    return Err(Error::input(place(&table.name, line), reason, "label the row or remove it"));
-                }
-                labels.push(label.to_string());
-            }
+            labels.push(label.to_string());
+            data.texts += &row[1];
+            let first = data.texts.len();
+            data.texts += row.get(2).map_or("", String::as_str);
+            data.ends.push((first, data.texts.len()));
+            data.lines.push(line as u32);
         }
         if labels.is_empty() {
             return Err(Error::input(&table.name, "has a header but no rows", "add labelled rows below it"));
@@ -180,25 +169,16 @@ impl TextData {
         Ok((data, labels))
     }
 
-    /// Adds rows of (label, text[, text]).
-    fn append(&mut self, rows: &[(usize, Vec<String>)], pipeline: &Pipeline) -> Result<()> {
-        let encoded = rows.par_iter().map(|(_, row)| {
-            let pair = row.get(2).map(String::as_str);
-            Ok((pipeline.tokenizer.encode(&row[1], pair)?, digest(&row[1], pair)))
-        });
-        for ((tokens, digest), (line, _)) in encoded.collect::<Result<Vec<_>>>()?.into_iter().zip(rows) {
-            self.ids.extend_from_slice(&tokens.ids);
-            self.ends.push(self.ids.len());
-            self.firsts.push(tokens.first as u32);
-            self.digests.push(digest);
-            self.lines.push(*line as u32);
-        }
-        Ok(())
+    /// The text of a sample, or both of a pair.
+    fn text(&self, i: usize) -> (&str, Option<&str>) {
+        let start = if i == 0 { 0 } else { self.ends[i - 1].1 };
+        let (first, end) = self.ends[i];
+        (&self.texts[start..first], self.pairs.then(|| &self.texts[first..end]))
     }
 
-    fn range(&self, i: usize) -> std::ops::Range<usize> {
-        let start = if i == 0 { 0 } else { self.ends[i - 1] };
-        start..self.ends[i]
+    fn tokens(&self, i: usize) -> Result<Tokens> {
+        let (text, pair) = self.text(i);
+        self.tokenizer.encode(text, pair)
     }
 
     /// Gives labels their numbers in `classes`.
@@ -241,13 +221,15 @@ impl Dataset for TextData {
         place(&self.file, self.lines[i] as usize)
     }
     fn digest(&self, i: usize) -> Result<[u8; 32]> {
-        Ok(self.digests[i])
+        let (text, pair) = self.text(i);
+        Ok(digest(text, pair))
     }
     fn rows(&self, i: usize) -> usize {
-        self.range(i).len()
+        self.tokens(i).map_or(0, |tokens| tokens.ids.len())
     }
     fn load(&self, i: usize, _view: View) -> Result<Sample> {
-        Ok(Tokens::sample(&self.ids[self.range(i)], self.firsts[i] as usize))
+        let tokens = self.tokens(i)?;
+        Ok(Tokens::sample(&tokens.ids, tokens.first))
     }
 }
 

@@ -23,8 +23,7 @@ pub(super) struct FindLrArgs<D: Domain> {
 
 pub(super) fn run<D: Domain>(args: FindLrArgs<D>, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
-    let fit =
-        Fit { device: common.device.clone(), precision: common.precision.clone(), offline: common.offline, ..args.fit };
+    let fit = Fit { machine: common.machine(args.fit.machine), ..args.fit };
     let given = [
         ("--folds", fit.folds.is_some()),
         ("--force", fit.force),

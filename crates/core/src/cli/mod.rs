@@ -2,6 +2,7 @@
 //!
 //! A domain's binary is `topwork_core::cli::main::<Domain>()`.
 
+mod advise;
 mod console;
 mod embed;
 mod evaluate;
@@ -20,6 +21,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::classifier::model_folder;
 use crate::device::{self, Place};
 use crate::domain::{Domain, Opened};
+use crate::machine::Machine;
 use crate::{Error, Result, adapter, fit};
 
 pub use console::Console;
@@ -49,7 +51,13 @@ pub struct Common {
 
 impl Common {
     fn place(&self) -> Result<Place> {
-        Place::parse(self.device.as_deref(), self.precision.as_deref())
+        self.machine(Machine::default()).place()
+    }
+
+    /// What a verb's own flags and these say of the machine.
+    fn machine(&self, of_verb: Machine) -> Machine {
+        let (device, precision) = (self.device.clone(), self.precision.clone());
+        Machine { device, precision, offline: self.offline, ..of_verb }
     }
 }
 
@@ -74,6 +82,8 @@ enum Verb<D: Domain> {
     Embed(embed::EmbedArgs<D>),
     /// Compare pre-trained models by what their features are worth for your labelled data, without training
     Rank(Box<rank::RankArgs<D>>),
+    /// Say which model, strategy, rates and epochs to use for your labelled data, and why, as a plan for `train --plan`
+    Advise(Box<advise::AdviseArgs<D>>),
     /// Show at which learning rates a strategy's loss falls on your data, in a few steps (the range test)
     FindLr(Box<find_lr::FindLrArgs<D>>),
     /// Make one model of a pre-trained one and an adapter folder
@@ -119,6 +129,7 @@ fn run<D: Domain>(cli: Cli<D>) -> Result<()> {
         Verb::Predict(args) => predict::run(args, &common),
         Verb::Embed(args) => embed::run(args, &common),
         Verb::Rank(args) => rank::run(*args, &common),
+        Verb::Advise(args) => advise::run(*args, &common),
         Verb::FindLr(args) => find_lr::run(*args, &common),
         Verb::Merge(args) => merge::run::<D>(args, &common),
         Verb::Models(args) => models::run::<D>(args, &common),

@@ -14,12 +14,7 @@ pub(super) struct RankArgs<D: Domain> {
 
 pub(super) fn run<D: Domain>(args: RankArgs<D>, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
-    let rank = Rank {
-        device: common.device.clone(),
-        precision: common.precision.clone(),
-        offline: common.offline,
-        ..args.rank
-    };
+    let rank = Rank { machine: common.machine(args.rank.machine), ..args.rank };
     let ranking = rank.run(&console)?;
     if common.json {
         print_line(&super::json(&ranking)?)?;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{Common, Console, print_line};
 use crate::domain::Domain;
 use crate::fit::{Finished, Fit};
+use crate::machine::Machine;
 use crate::observe::Observer;
 use crate::plan_file;
 use crate::strategy::Options;
@@ -36,13 +37,13 @@ pub(super) fn run<D: Domain>(args: TrainArgs<D>, common: &Common) -> Result<()> 
         let out = args.fit.out.ok_or_else(|| {
             Error::input("--resume", "no run is named", "add --out with the interrupted run's directory")
         })?;
-        let run = continued(
-            Fit::<D> { out: None, device: common.device.clone(), precision: common.precision.clone(), ..args.fit },
-            Fit::of_run(&out)?,
-        )?;
-        return report(&Fit { offline: common.offline, ..run }.go_on(&console)?, &out, common);
+        // Whether the network may be used leaves no trace.
+        let machine = Machine { offline: false, ..common.machine(args.fit.machine) };
+        let run = continued(Fit::<D> { out: None, machine, ..args.fit }, Fit::of_run(&out)?)?;
+        let machine = Machine { offline: common.offline, ..run.machine };
+        return report(&Fit { machine, ..run }.go_on(&console)?, &out, common);
     }
-    let mut fit = Fit { device: common.device.clone(), precision: common.precision.clone(), ..args.fit };
+    let mut fit = Fit { machine: common.machine(args.fit.machine), ..args.fit };
     if let Some(path) = &args.config {
         fit = merged(&fit, Fit::read(path, "compare with the run.toml of a run")?)?;
     }
@@ -54,8 +55,7 @@ pub(super) fn run<D: Domain>(args: TrainArgs<D>, common: &Common) -> Result<()> 
         }
         fit.plan = Some(plan_file::read(path)?);
     }
-    fit.device.get_or_insert_with(|| "cpu".into());
-    fit.offline |= common.offline;
+    fit.machine.device.get_or_insert_with(|| "cpu".into());
     if args.dry_run {
         let prepared = fit.prepare(&console)?;
         if common.json {
@@ -106,11 +106,12 @@ fn merged<D: Domain>(flags: &Fit<D>, mut file: Fit<D>) -> Result<Fit<D>> {
 /// leaves no trace in the result.
 fn continued<D: Domain>(flags: Fit<D>, run: Fit<D>) -> Result<Fit<D>> {
     let of_run = serde_json::to_value(&run).map_err(unusable)?;
-    let (checkpoint_every, cache_limit) =
-        (flags.checkpoint_every.or(run.checkpoint_every), flags.cache_limit.or(run.cache_limit));
+    let checkpoint_every = flags.checkpoint_every.or(run.checkpoint_every);
+    let cache_limit = flags.machine.cache_limit.or(run.machine.cache_limit);
     let options = Options { augment: flags.options.augmented(), ..flags.options.clone() };
     let recompute = flags.recompute || run.recompute;
-    let given = Fit { checkpoint_every: None, cache_limit: None, recompute: run.recompute, options, ..flags };
+    let machine = Machine { cache_limit: None, ..flags.machine };
+    let given = Fit { checkpoint_every: None, machine, recompute: run.recompute, options, ..flags };
     if let Some((flag, value)) = difference(&of_run, &serde_json::to_value(given).map_err(unusable)?) {
         return Err(Error::input(
             format!("--{flag}"),
@@ -118,7 +119,7 @@ fn continued<D: Domain>(flags: Fit<D>, run: Fit<D>) -> Result<Fit<D>> {
             "leave it out, or start another run with another --out",
         ));
     }
-    Ok(Fit { checkpoint_every, cache_limit, recompute, ..run })
+    Ok(Fit { checkpoint_every, machine: Machine { cache_limit, ..run.machine }, recompute, ..run })
 }
 
 /// The first setting in `top` that is not as in `base`, with its value there.

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::data::{Budget, Dataset, Subset, choose};
 use crate::domain::Domain;
-use crate::fit::{self, Fit};
+use crate::fit::Fit;
 use crate::loader::Strictness;
 use crate::observe::Observer;
 use crate::plan::{Decay, Phase, Plan, Schedule, Train};
@@ -126,7 +126,7 @@ pub fn find_lr<D: Domain>(fit: &Fit<D>, sweep: Sweep, observer: &dyn Observer) -
         companions: prepared.companions,
         device: &prepared.device,
         run: &RunDir::create(&folder.path().join("run"), false)?,
-        cache: &fit::cache(fit.cache_limit)?,
+        cache: &fit.machine.cache()?,
         checkpoint_every: None,
         recompute: fit.recompute,
         strictness: Strictness { strict: fit.strict, ..Strictness::default() },

@@ -42,12 +42,14 @@ pub enum Adapter {
         /// Layers that are rescaled in front.
         inputs: Vec<String>,
     },
-    /// `h + U gelu(D h)` for each row or pixel: inside a sublayer that is normalized behind its sum (Houlsby et al. 2019),
-    /// behind any other residual block (Rebuffi et al. 2017).
+    /// `U gelu(D h)` for each row or pixel, added where the placement says.
     #[serde(rename = "adapter")]
     Bottleneck {
         /// Outputs of `D`.
         width: usize,
+        /// What `h` is.
+        #[serde(default)]
+        placement: Placement,
         /// The blocks, by [`Network::blocks`].
         blocks: Vec<String>,
     },
@@ -58,6 +60,27 @@ pub enum Adapter {
         /// The attentions, by [`Network::attentions`].
         attentions: Vec<String>,
     },
+}
+
+/// What a bottleneck reads, and where it adds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Placement {
+    /// Behind: inside a sublayer that is normalized behind its sum (Houlsby et al. 2019), behind any other residual block
+    /// (Rebuffi et al. 2017)
+    #[default]
+    Sequential,
+    /// Beside: it reads what the block reads, and adds to the block's sum (He et al. 2022)
+    Parallel,
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sequential => "in",
+            Self::Parallel => "beside",
+        })
+    }
 }
 
 impl Adapter {
@@ -95,7 +118,9 @@ impl fmt::Display for Adapter {
             Self::Ia3 { outputs, inputs } => {
                 write!(f, "ia3, factors behind {}; in front of {}", on("layer", outputs), on("layer", inputs))
             }
-            Self::Bottleneck { width, blocks } => write!(f, "adapter {width} wide in {}", on("block", blocks)),
+            Self::Bottleneck { width, placement, blocks } => {
+                write!(f, "adapter {width} wide {placement} {}", on("block", blocks))
+            }
             Self::Prefix { length, attentions } => {
                 write!(f, "prefix of {length} keys and values in {}", on("attention", attentions))
             }
@@ -150,7 +175,9 @@ pub fn apply(network: &Network, adapters: &[Adapter]) -> Result<Network> {
                 let before = inputs.iter().map(|name| (name.as_str(), Update::Rescale(Side::Inputs)));
                 update(&mut network, "ia3", behind.chain(before))?;
             }
-            Adapter::Bottleneck { width, blocks } => bottlenecks(&mut network, *width, blocks)?,
+            Adapter::Bottleneck { width, placement, blocks } => {
+                bottlenecks(&mut network, *width, *placement, blocks)?;
+            }
             Adapter::Prefix { length, attentions } => prefixes(&mut network, *length, attentions)?,
         }
     }
@@ -194,7 +221,7 @@ fn update<'n>(network: &mut Network, kind: &str, of: impl Iterator<Item = (&'n s
     }
 }
 
-fn bottlenecks(network: &mut Network, width: usize, blocks: &[String]) -> Result<()> {
+fn bottlenecks(network: &mut Network, width: usize, placement: Placement, blocks: &[String]) -> Result<()> {
     let known = network.blocks();
     all_known("adapter", "residual block", blocks.iter().map(String::as_str), &known, network)?;
     let present = found(network).into_iter().filter_map(|adapter| match adapter {
@@ -210,6 +237,10 @@ fn bottlenecks(network: &mut Network, width: usize, blocks: &[String]) -> Result
     let wanted: BTreeSet<&str> = blocks.iter().map(String::as_str).collect();
     for stage in &mut network.stages {
         if let Some((_, channels)) = last_weight(&stage.layers).filter(|_| wanted.contains(stage.name.as_str())) {
+            if placement == Placement::Parallel {
+                let reason = format!("{} has no residual blocks, so nothing is added beside them", network.name);
+                return Err(Error::input("adapter", reason, "use --adapter-placement sequential, or another model"));
+            }
             stage.layers.push(bottleneck(&stage.name, channels, width));
             continue;
         }
@@ -220,10 +251,13 @@ fn bottlenecks(network: &mut Network, width: usize, blocks: &[String]) -> Result
                 && let Some((name, channels)) = block(r).filter(|(name, _)| wanted.contains(name.as_str()))
             {
                 let adapter = bottleneck(&name, channels, width);
-                if r.then.iter().any(|layer| matches!(layer, Layer::LayerNorm(_))) {
-                    r.body.push(adapter);
-                } else {
-                    behind = Some(adapter);
+                match placement {
+                    // What the sum takes from beside the body: the block's input, projected where the block does so.
+                    Placement::Parallel => r.shortcut.push(adapter),
+                    Placement::Sequential if r.then.iter().any(|layer| matches!(layer, Layer::LayerNorm(_))) => {
+                        r.body.push(adapter);
+                    }
+                    Placement::Sequential => behind = Some(adapter),
                 }
             }
             layers.push(layer);

@@ -40,7 +40,7 @@ impl Strategy for ContrastiveFewShot {
                 train.patience = None;
             }
         }
-        plan.phases.push(Phase::Solve(settings.logistic()));
+        plan.phases.push(Phase::Solve(settings.solve()));
         Plan { strategy: self.name().into(), ..plan }
     }
 }

@@ -33,7 +33,7 @@ impl Strategy for FeatureExtraction {
     fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
         let options = &settings.options;
         let phase = match options.probe.unwrap_or(Probe::Logistic) {
-            Probe::Logistic => Phase::Solve(settings.logistic()),
+            Probe::Logistic | Probe::Ridge => Phase::Solve(settings.solve()),
             Probe::Gradient => {
                 let learn = vec![rule("head", 1.0)];
                 let mut train = settings.train("train the head", &GRADIENT_PROBE, Decay::Cosine, learn, task);

@@ -23,7 +23,7 @@ impl Strategy for LpFt {
 
     fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
         let tuned = FineTuning.plan(network, task, settings);
-        let phases = [Phase::Solve(settings.logistic())].into_iter().chain(tuned.phases).collect();
+        let phases = [Phase::Solve(settings.solve())].into_iter().chain(tuned.phases).collect();
         Plan { strategy: self.name().into(), phases, ..tuned }
     }
 }

@@ -181,12 +181,16 @@ impl Settings {
         }
     }
 
-    /// Logistic regression of the head on the frozen features.
-    fn logistic(&self) -> Solve {
+    /// The head that suits the frozen features best.
+    fn solve(&self) -> Solve {
         let options = &self.options;
+        let method = match options.probe {
+            Some(Probe::Ridge) => Method::Ridge { l2: options.l2 },
+            _ => Method::Logistic { l2: options.l2.unwrap_or(1.0) },
+        };
         Solve {
             name: "fit the head".into(),
-            method: Method::Logistic { l2: options.l2.unwrap_or(1.0) },
+            method,
             objective: self.objective(),
             views: if options.augmented().unwrap_or(false) { options.views.unwrap_or(4) } else { 0 },
         }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::net::adapt::Placement;
 use crate::plan::{BatchNormMode, Choice, ClassWeights, Decay, Optimizer};
 use crate::{Error, Result};
 
@@ -16,13 +17,15 @@ pub enum OptimizerName {
     Sgd,
 }
 
-/// How feature extraction fits the head.
+/// How a head is fitted on frozen features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Probe {
     /// Logistic regression, to convergence
     Logistic,
-    /// Gradient descent
+    /// Ridge regression, in closed form
+    Ridge,
+    /// Gradient descent: feature-extraction alone
     Gradient,
 }
 
@@ -96,10 +99,11 @@ pub struct Options {
     /// Factor on the head's learning rate
     #[arg(long, value_name = "FACTOR")]
     pub head_rate: Option<f64>,
-    /// feature-extraction: how the head is fitted
+    /// How the head is fitted on frozen features, where it is [default: logistic]
     #[arg(long, value_name = "NAME")]
     pub probe: Option<Probe>,
-    /// Penalty of logistic regression, where the head is fitted by it (1 / C of scikit-learn)
+    /// Penalty of the regression that fits the head: 1 / C of scikit-learn's logistic, alpha of its ridge [default: 1; of
+    /// ridge, the one that predicts best what is left out one sample at a time]
     #[arg(long, value_name = "X")]
     pub l2: Option<f64>,
     /// lora: rank of the term beside each weight [default: 8]
@@ -114,6 +118,9 @@ pub struct Options {
     /// adapter: width of the bottleneck [default: 32]
     #[arg(long, value_name = "N")]
     pub bottleneck: Option<usize>,
+    /// adapter: behind each block or beside it [default: sequential]
+    #[arg(long, value_name = "PLACE")]
+    pub adapter_placement: Option<Placement>,
     /// prefix: how many keys and values each layer gets [default: 8]
     #[arg(long, value_name = "N")]
     pub prefix_length: Option<usize>,
@@ -184,7 +191,7 @@ impl Options {
         complete!(epochs, batch_size, learning_rate, optimizer, weight_decay, momentum, schedule, warmup, clip_norm);
         complete!(label_smoothing, class_weights, patience, batch_norm, views, stage_decay, head_rate, probe, l2);
         self.targets = self.targets.or_else(|| below.targets.clone());
-        complete!(rank, lora_alpha, lora_dropout, bottleneck, prefix_length);
+        complete!(rank, lora_alpha, lora_dropout, bottleneck, adapter_placement, prefix_length);
         complete!(last_stages, stage_epochs, alpha, runs, soup, penalty, compared_stages, channel_weights, smallest);
         complete!(running_share, teacher, teacher_share, temperature, teacher_features, pairs);
         self

@@ -21,7 +21,7 @@ impl Strategy for Prototypes {
     }
 
     fn plan(&self, _network: &Network, _task: &Task, settings: &Settings) -> Plan {
-        let solve = Solve { name: "take the class means".into(), method: Method::Prototypes, ..settings.logistic() };
+        let solve = Solve { name: "take the class means".into(), method: Method::Prototypes, ..settings.solve() };
         Plan {
             strategy: self.name().into(),
             start: Start::Pretrained,

@@ -83,6 +83,31 @@ fn a_gradient_probe_learns_the_head_behind_all_stages() {
 }
 
 #[test]
+fn heads_are_solved_by_ridge_regression_where_the_user_says_so() {
+    let task = Task { classes: 3, samples: 100 };
+    for (l2, options) in [(None, Options::default()), (Some(3.0), Options { l2: Some(3.0), ..Options::default() })] {
+        let options = Options { probe: Some(Probe::Ridge), ..options };
+        for strategy in [&FeatureExtraction as &dyn Strategy, &LpFt, &ContrastiveFewShot] {
+            let plan = strategy.plan(&network(), &task, &settings(options.clone()));
+            let solves: Vec<Method> = plan
+                .phases
+                .iter()
+                .filter_map(|p| if let Phase::Solve(s) = p { Some(s.method) } else { None })
+                .collect();
+            assert_eq!(solves, [Method::Ridge { l2 }], "{}", strategy.name());
+        }
+    }
+}
+
+#[test]
+fn steps_are_batches_times_epochs_and_pairs_are_two_samples_each() {
+    let plain = train(&FineTuning, 100, Options { epochs: Some(3), batch_size: Some(16), ..Options::default() });
+    assert_eq!(plain.steps(100), 21);
+    let options = Options { pairs: Some(5), batch_size: Some(16), epochs: Some(2), ..Options::default() };
+    assert_eq!(train(&ContrastiveFewShot, 40, options).steps(40), 2 * (2 * 5 * 40usize).div_ceil(8));
+}
+
+#[test]
 fn training_from_scratch_starts_from_random_weights() {
     let plan = FromScratch.plan(&network(), &Task { classes: 3, samples: 10 }, &settings(Options::default()));
     assert_eq!(plan.start, Start::Random);

@@ -5,7 +5,7 @@
 ///
 /// # Errors
 /// The first class that has no row.
-pub(super) fn head(rows: &[f32], width: usize, targets: &[u32], classes: usize) -> Result<(Vec<f64>, Vec<f64>), usize> {
+pub(crate) fn head(rows: &[f32], width: usize, targets: &[u32], classes: usize) -> Result<(Vec<f64>, Vec<f64>), usize> {
     let mut sums = vec![0.0; classes * width];
     let mut counts = vec![0usize; classes];
     for (row, &target) in rows.chunks_exact(width).zip(targets) {

@@ -5,8 +5,7 @@ use std::time::Instant;
 use candle_core::Tensor;
 
 use super::feed::Split;
-use super::logistic::Problem;
-use super::{Run, prototypes};
+use super::{Run, logistic, prototypes, ridge};
 use crate::cache::{ViewSeed, host_values};
 use crate::net::{Layer, Linear};
 use crate::plan::{Method, Solve};
@@ -42,18 +41,18 @@ impl Run<'_> {
             let name = train.dataset.name(readable[at / head.inputs % readable.len()]);
             return Err(Error::input(name, "its features are not finite numbers", "check the model's weights"));
         }
+        let by_class = self.class_weights(phase.objective.class_weights);
+        // All views of a sample together weigh as much as the sample would, so that the penalty keeps its meaning.
+        let weight = |&t: &u32| by_class.as_ref().map_or(1.0, |w| f64::from(w[t as usize])) / count as f64;
+        let weights = || targets.iter().map(weight).collect::<Vec<f64>>();
         let (weight, bias) = match phase.method {
             Method::Logistic { l2 } => {
-                let by_class = self.class_weights(phase.objective.class_weights);
-                // All views of a sample together weigh as much as the sample would, so that the penalty keeps its meaning.
-                let weight = |&t: &u32| by_class.as_ref().map_or(1.0, |w| f64::from(w[t as usize])) / count as f64;
-                let weights: Vec<f64> = targets.iter().map(weight).collect();
-                let problem = Problem {
+                let problem = logistic::Problem {
                     rows: &rows,
                     width: head.inputs,
                     targets: &targets,
                     classes: head.outputs,
-                    weights: &weights,
+                    weights: &weights(),
                     l2,
                     smoothing: phase.objective.label_smoothing,
                 };
@@ -61,6 +60,13 @@ impl Run<'_> {
                 if !fit.converged {
                     job.observer.message("warning: the logistic regression did not converge; a larger --l2 helps");
                 }
+                (fit.weight, fit.bias)
+            }
+            Method::Ridge { l2 } => {
+                let (width, classes) = (head.inputs, head.outputs);
+                let fit =
+                    ridge::Problem { rows: &rows, width, targets: &targets, classes, weights: &weights() }.fit(l2)?;
+                job.observer.message(&format!("ridge regression with L2 {:.3e}", fit.penalty));
                 (fit.weight, fit.bias)
             }
             Method::Prototypes => {

@@ -10,7 +10,7 @@ mod leep;
 mod logme;
 mod nce;
 mod ridge;
-mod spectrum;
+pub(crate) mod spectrum;
 mod transrate;
 
 use std::collections::BTreeMap;

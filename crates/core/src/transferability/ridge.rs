@@ -5,9 +5,7 @@ use faer::Mat;
 
 use super::spectrum::product;
 use super::{Labelled, Spectrum};
-
-/// The penalties tried, in mean energies of the directions: half a decade apart.
-const PENALTIES: std::ops::RangeInclusive<i32> = -8..=4;
+use crate::train::ridge::penalties;
 
 /// What ridge regression reaches.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,11 +18,8 @@ pub struct Ridge {
 
 /// Chooses the penalty by the squared error of the left-out predictions, and gives the accuracy there.
 pub fn ridge(labelled: &Labelled, centred: &Spectrum) -> Ridge {
-    let mean = centred.energies.iter().sum::<f64>() / centred.energies.len() as f64;
-    let unit = if mean > 0.0 { mean } else { 1.0 };
-    let mut best = (f64::INFINITY, Ridge { accuracy: 0.0, penalty: unit });
-    for half_decades in PENALTIES {
-        let penalty = unit * 10f64.powf(0.5 * f64::from(half_decades));
+    let mut best = (f64::INFINITY, Ridge { accuracy: 0.0, penalty: 1.0 });
+    for penalty in penalties(&centred.energies) {
         let predictions = left_out(labelled, centred, penalty);
         let (mut error, mut right) = (0.0, 0usize);
         for (class, members) in labelled.members.iter().enumerate() {

@@ -37,7 +37,11 @@ impl Spectrum {
         Self::decompose(Mat::from_fn(x.nrows(), x.ncols(), |i, j| x[(i, j)] - mean[j]).as_ref())
     }
 
-    fn decompose(x: MatRef<'_, f64>) -> Result<Self> {
+    /// Of rows `[samples, features]`.
+    ///
+    /// # Errors
+    /// As [`Spectrum::of`].
+    pub(crate) fn decompose(x: MatRef<'_, f64>) -> Result<Self> {
         let tall = x.nrows() >= x.ncols();
         let gram = if tall { product(x.transpose(), x) } else { product(x, x.transpose()) };
         let eigen = gram.self_adjoint_eigen(Side::Lower).map_err(|_| {
@@ -58,7 +62,7 @@ impl Spectrum {
 const BLOCK: usize = 64;
 
 /// `lhs · rhs` in parallel; each number is summed in the same order whatever the number of threads.
-pub(super) fn product(lhs: MatRef<'_, f64>, rhs: MatRef<'_, f64>) -> Mat<f64> {
+pub(crate) fn product(lhs: MatRef<'_, f64>, rhs: MatRef<'_, f64>) -> Mat<f64> {
     let starts: Vec<usize> = (0..rhs.ncols()).step_by(BLOCK).collect();
     let block = |&start: &usize| {
         let columns = BLOCK.min(rhs.ncols() - start);

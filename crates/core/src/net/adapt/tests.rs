@@ -16,7 +16,7 @@ use crate::net::{
 };
 use crate::plan::BatchNormMode;
 use crate::seed::Seed;
-use crate::testing::{parameter, relative_error};
+use crate::testing::{centred, parameter, relative_error};
 use crate::train::gradient::{Gradient, Objective};
 
 fn linear(name: &str, inputs: usize, outputs: usize) -> Linear {
@@ -126,8 +126,8 @@ fn ia3(network: &Network) -> Adapter {
     Adapter::Ia3 { outputs: names(outputs), inputs: names(inputs) }
 }
 
-fn bottleneck_everywhere(network: &Network) -> Adapter {
-    Adapter::Bottleneck { width: 4, blocks: network.blocks() }
+fn bottleneck_everywhere(network: &Network, placement: Placement) -> Adapter {
+    Adapter::Bottleneck { width: 4, placement, blocks: network.blocks() }
 }
 
 fn prefix(network: &Network) -> Adapter {
@@ -139,7 +139,8 @@ fn cases(dropout: f32) -> Vec<(Network, Adapter)> {
     let mut cases = Vec::new();
     let encoders = [encoder(), pooled(PoolRows::First, Asks::First)];
     for network in encoders.iter().cloned().chain([convolutional()]) {
-        for adapter in [lora(&network, dropout), ia3(&network), bottleneck_everywhere(&network)] {
+        let bottlenecks = [Placement::Sequential, Placement::Parallel].map(|p| bottleneck_everywhere(&network, p));
+        for adapter in [lora(&network, dropout), ia3(&network)].into_iter().chain(bottlenecks) {
             cases.push((network.clone(), adapter));
         }
     }
@@ -346,6 +347,46 @@ fn an_edit_can_be_read_back_and_undone() {
 }
 
 #[test]
+fn a_parallel_bottleneck_reads_what_the_block_reads_and_adds_to_its_sum() {
+    let network = encoder();
+    let block = "layer.0.output";
+    let with = |placement| {
+        let adapter = Adapter::Bottleneck { width: 4, placement, blocks: vec![block.into()] };
+        let edited = apply(&network, &[adapter]).unwrap();
+        let values = params(&edited, true);
+        (edited, values)
+    };
+    let (edited, values) = with(Placement::Parallel);
+    let pass = crate::net::forward::Pass::new(&values, Mode::Eval);
+    // The block's own parts, by hand: then(body(x) + x + U gelu(D x)).
+    let of_block = |network: &Network| {
+        let find = |layer: &Layer| match layer {
+            Layer::Residual(r) if sites::block(r).is_some_and(|(name, _)| name == block) => Some(r.clone()),
+            _ => None,
+        };
+        network.stages.iter().flat_map(|stage| &stage.layers).find_map(find).unwrap()
+    };
+    let run = |layers: &[Layer], data: &Tensor| {
+        let stage = Stage { name: "part".into(), layers: layers.to_vec() };
+        let rows = Rows::Each(Arc::new(vec![data.dims()[0]]));
+        pass.stage(&stage, Activation { data: data.clone(), rows }, false).unwrap().data
+    };
+    let numbers: Vec<f32> = centred("input", 3 * 8, 1.0);
+    let x = Tensor::from_vec(numbers, (3, 8), &Device::Cpu).unwrap();
+    let plain = of_block(&network);
+    let Some(Layer::Adapter(bottleneck)) = of_block(&edited).shortcut.last().cloned() else { panic!("no bottleneck") };
+    let beside = run(&bottleneck.body, &x);
+    let sum = ((run(&plain.body, &x) + &x).unwrap() + &beside).unwrap();
+    let flat = |tensor: Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let (expected, found) = (flat(run(&plain.then, &sum)), flat(run(&[Layer::Residual(of_block(&edited))], &x)));
+    assert!(relative_error(&found, &expected) < 1e-6, "{found:?} and {expected:?}");
+    // The same numbers behind the sublayer read something else.
+    let (sequential, behind) = with(Placement::Sequential);
+    assert_eq!(values.snapshot().keys().collect::<Vec<_>>(), behind.snapshot().keys().collect::<Vec<_>>());
+    assert!(relative_error(&logits(&sequential, &behind), &logits(&edited, &values)) > 1e-3);
+}
+
+#[test]
 fn sites_tell_what_lies_behind_an_activation() {
     let of = |network: &Network, keep: fn(&Site) -> bool| -> Vec<String> {
         network.sites().into_iter().filter(keep).map(|site| site.name).collect()
@@ -381,7 +422,11 @@ fn what_cannot_be_edited_is_refused_by_name() {
     refuse(&text, lora(9, "layer.0.output.dense"), "at most 8");
     refuse(&photos, lora(2, "layer1.1.conv_dw"), "groups");
     refuse(&photos, Adapter::Prefix { length: 2, attentions: vec![] }, "has no attention");
-    refuse(&text, Adapter::Bottleneck { width: 2, blocks: vec!["nowhere".into()] }, "nowhere");
+    let bottleneck =
+        |placement, block: &str| Adapter::Bottleneck { width: 2, placement, blocks: vec![block.to_string()] };
+    refuse(&text, bottleneck(Placement::Sequential, "nowhere"), "nowhere");
+    let plain = Network { stages: vec![photos.stages[0].clone()], ..photos.clone() };
+    refuse(&plain, bottleneck(Placement::Parallel, "stem"), "no residual blocks");
     let twice = apply(&text, &[lora(2, "layer.0.output.dense"), ia3(&text)]).unwrap_err().to_string();
     assert!(twice.contains("already"), "{twice}");
 }
@@ -395,6 +440,7 @@ fn the_counts_know_of_adapters() {
     assert_eq!(edited.parameters() - network.parameters(), 3 * (8 + 16));
     assert_eq!(total(&edited, 5) - total(&network, 5), 5 * 3 * (8 + 16));
     let photos = convolutional();
-    let edited = apply(&photos, &[Adapter::Bottleneck { width: 2, blocks: vec!["layer1.0".into()] }]).unwrap();
+    let adapter = Adapter::Bottleneck { width: 2, placement: Placement::Sequential, blocks: vec!["layer1.0".into()] };
+    let edited = apply(&photos, &[adapter]).unwrap();
     assert_eq!(total(&edited, 1) - total(&photos, 1), 16 * 2 * 2 * 8, "for each of 4 x 4 pixels");
 }

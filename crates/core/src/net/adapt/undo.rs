@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use super::sites::parent;
-use super::{Adapter, WeightMut, each_attention, each_weight};
+use super::{Adapter, Placement, WeightMut, each_attention, each_weight};
 use crate::Result;
 use crate::net::update::Weighted;
 use crate::net::{Layer, LowRank, Network, Params, Side, Stage, Update};
@@ -40,18 +40,19 @@ pub fn found(network: &Network) -> Vec<Adapter> {
                 put(&mut found, Adapter::Prefix { length: prefix.length, attentions });
             }
         });
-        let mut put_bottleneck = |layer: &Layer| {
+        let mut put_bottleneck = |layer: &Layer, placement| {
             if let Layer::Adapter(r) = layer
                 && let [Layer::Linear(down), ..] = &r.body[..]
             {
                 let blocks = vec![down.name.trim_end_matches(".adapter.down").to_string()];
-                put(&mut found, Adapter::Bottleneck { width: down.outputs, blocks });
+                put(&mut found, Adapter::Bottleneck { width: down.outputs, placement, blocks });
             }
         };
         for layer in &stage.layers {
-            put_bottleneck(layer);
+            put_bottleneck(layer, Placement::Sequential);
             if let Layer::Residual(r) = layer {
-                r.body.iter().for_each(&mut put_bottleneck);
+                r.body.iter().for_each(|layer| put_bottleneck(layer, Placement::Sequential));
+                r.shortcut.iter().for_each(|layer| put_bottleneck(layer, Placement::Parallel));
             }
         }
     }
@@ -70,9 +71,10 @@ fn put(all: &mut Vec<Adapter>, one: Adapter) {
                 outputs.extend(behind.iter().cloned());
                 return inputs.extend(before.iter().cloned());
             }
-            (Adapter::Bottleneck { width, blocks }, Adapter::Bottleneck { width: w, blocks: more }) if width == w => {
-                return blocks.extend(more.iter().cloned());
-            }
+            (
+                Adapter::Bottleneck { width, placement, blocks },
+                Adapter::Bottleneck { width: w, placement: p, blocks: more },
+            ) if (*width, *placement) == (*w, *p) => return blocks.extend(more.iter().cloned()),
             (Adapter::Prefix { length, attentions }, Adapter::Prefix { length: l, attentions: more })
                 if length == l =>
             {

@@ -1,0 +1,411 @@
+//! Advice before training: which model, strategy, rates and epochs to use for a data set, and why.
+//!
+//! What the training part and this machine say is measured ([`measures`]): heads on frozen features by cross-validation
+//! ([`heads`]), what a step of each strategy takes and, where enough samples can be held out, what a short training reaches
+//! ([`trial`]). The one table of [`rules`] turns that into a plan for `train --plan`. The network is never asked, the
+//! validation part is looked at for samples that are in both parts, and the same seed gives the same advice, as long as
+//! what was timed does not decide.
+
+mod facts;
+pub mod heads;
+pub mod measures;
+pub mod rules;
+pub mod trial;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::cache::ViewSeed;
+use crate::data::{Dataset, Splits, Subset};
+use crate::domain::Domain;
+use crate::fit;
+use crate::machine::Machine;
+use crate::observe::{Observer, Silent};
+use crate::plan::Plan;
+use crate::pooled::{Pooled, Reader, Ready};
+use crate::rank::Failed;
+use crate::seed::Seed;
+use crate::strategy::Options;
+use crate::transferability::{self, Score, Scores};
+use crate::{Error, Result};
+
+use heads::{Judged, Labelled, difference, share};
+use measures::{Measures, Quantity};
+use rules::{Rule, Take, Then, that_apply};
+use trial::{Bench, Cost, at_most};
+
+/// Samples that heads are judged on, at most: more would say the same more slowly.
+const JUDGED: usize = 4000;
+/// Samples that a comparison learns from and holds out, at most.
+const COMPARED: usize = 2000;
+/// A comparison holds out one part of so many.
+const PARTS: usize = 4;
+/// A comparison trains for one epoch of so many of the plan's.
+const SHORTER: usize = 2;
+/// What is measured, from the lightest to the heaviest.
+const OPTIONS: [&str; 5] = ["feature-extraction", "partial", "lora", "contrastive-few-shot", "lp-ft"];
+
+/// What to advise on.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Advise<D: Domain> {
+    /// Models to choose from, separated by commas [default: those of `models list` whose weights are on this machine]
+    #[arg(long, short, value_name = "MODEL,…", value_delimiter = ',')]
+    pub models: Vec<String>,
+    /// File to write the plan to, for `train --plan`: TOML, or JSON if its name ends so
+    #[arg(long, short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Advise for training on this many samples, stratified by class
+    #[arg(long, value_name = "N", conflicts_with = "per_class")]
+    pub limit: Option<usize>,
+    /// Advise for training on this many samples of each class
+    #[arg(long, value_name = "N")]
+    pub per_class: Option<usize>,
+    /// Decides the choice of samples, the folds and everything random of a comparison
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Make the first unreadable sample an error instead of leaving it out
+    #[arg(long)]
+    pub strict: bool,
+    /// What it may use.
+    #[command(flatten)]
+    pub machine: Machine,
+    /// Where the labelled data is.
+    #[command(flatten, next_help_heading = "Data")]
+    pub data: D::DataArgs,
+}
+
+/// What is advised, and what it rests on.
+#[derive(Debug, Serialize)]
+pub struct Advice {
+    /// The model.
+    pub model: String,
+    /// The plan, for all training samples.
+    pub plan: Plan,
+    /// The rules that applied, in the order of the table, with the numbers that they looked at.
+    pub rules: Vec<Applied>,
+    /// What was measured.
+    pub measures: Measures,
+    /// The models, the chosen one first.
+    pub models: Vec<Considered>,
+    /// Models that could not be opened.
+    pub failed: Vec<Failed>,
+    /// What each strategy would take on this machine.
+    pub costs: Vec<Cost>,
+    /// What was trained shortly.
+    pub compared: Option<Compared>,
+    /// Seconds that advising took.
+    pub seconds: f64,
+}
+
+/// A rule that applied.
+#[derive(Debug, Serialize)]
+pub struct Applied {
+    /// The rule.
+    #[serde(flatten)]
+    pub rule: &'static Rule,
+    /// The numbers that its conditions looked at.
+    pub numbers: String,
+}
+
+/// A model that could be opened.
+#[derive(Debug, Serialize)]
+pub struct Considered {
+    /// As it was asked for.
+    pub model: String,
+    /// Transferability scores of its frozen features.
+    pub scores: Scores,
+    /// Heads on them, the best first.
+    pub heads: Vec<Judged>,
+    /// Seconds of the frozen pass for all training samples, from what those took that were not kept from before.
+    pub pass_seconds: f64,
+}
+
+/// A short training beside the best head.
+#[derive(Debug, Serialize)]
+pub struct Compared {
+    /// The strategy.
+    pub strategy: &'static str,
+    /// Its epochs.
+    pub epochs: usize,
+    /// Samples that both learned from.
+    pub learned: usize,
+    /// Samples that they were judged by.
+    pub held_out: usize,
+    /// Accuracy of the head on these.
+    pub head: f64,
+    /// Accuracy of the strategy.
+    pub accuracy: f64,
+    /// Standard error of the difference.
+    pub error: f64,
+    /// Seconds of the training.
+    pub seconds: f64,
+}
+
+/// A model with what was found about it.
+struct Candidate<D: Domain> {
+    considered: Considered,
+    ready: Ready<D>,
+    splits: Splits,
+    samples: Arc<dyn Dataset>,
+    features: Pooled,
+}
+
+impl<D: Domain> Advise<D> {
+    /// Measures and advises.
+    ///
+    /// # Errors
+    /// When the data or the settings are unusable, or no model can be opened.
+    pub fn run(&self, observer: &dyn Observer) -> Result<Advice> {
+        let start = Instant::now();
+        fit::budget(self.limit, self.per_class)?;
+        // What would be fetched is not at hand.
+        let machine = Machine { offline: true, ..self.machine.clone() };
+        let reader = Reader::<D>::new(&self.data, &machine, self.strict, observer)?;
+        let (best, mut others, failed) = self.consider(&reader)?;
+        let mut measures = Measures::default();
+        facts::facts(&best.splits, &mut measures);
+        self.measure(&reader, &best, &mut measures)?;
+
+        let settings = |measures: &Measures| {
+            let mut options = Options::default();
+            for rule in that_apply(measures, |then| matches!(then, Then::Set(_))) {
+                if let Then::Set(setting) = rule.then {
+                    setting.put(&mut options);
+                }
+            }
+            options
+        };
+        let options = settings(&measures);
+        let seed = Seed(self.seed);
+        let classes = &best.splits.classes;
+        let bench = Bench::new(&reader, &best.considered.model, &best.ready, classes, seed)?;
+        measures.note(Quantity::Sequence, f64::from(u8::from(bench.sequences())));
+        let costs = self.costs(&bench, &best, &options)?;
+        if let (Some(peak), Some(all)) = (costs.last().and_then(|cost| cost.memory), memory_of_machine()) {
+            measures.note(Quantity::Memory, peak as f64 / all as f64);
+        }
+
+        let held = at_most(best.splits.train.clone(), classes, COMPARED, seed)?;
+        measures.note(Quantity::HeldOut, (held.len() / PARTS) as f64);
+        let asked = that_apply(&measures, |then| matches!(then, Then::Compare(_))).next();
+        let compared = match asked.map(|rule| rule.then) {
+            Some(Then::Compare(Some(strategy))) => {
+                Some(self.compare(&reader, &bench, &best, &held, strategy, &options, &mut measures)?)
+            }
+            _ => None,
+        };
+
+        let take = that_apply(&measures, |then| matches!(then, Then::Take(_))).next();
+        let method = best.considered.heads[0].method;
+        let (head, of_head) = heads::strategy(method);
+        let strategy = match take.map(|rule| rule.then) {
+            Some(Then::Take(Take::Strategy(name))) => name,
+            Some(Then::Take(Take::Compared)) => compared.as_ref().map_or(head, |compared| compared.strategy),
+            _ => head,
+        };
+        let options = if strategy == head { of_head.over(&options) } else { options };
+        let plan = bench.plan(fit::find_strategy(strategy)?, &options, best.splits.train.len())?;
+
+        let speaks = |rule: &&'static Rule| match rule.then {
+            Then::Warn(_) | Then::Set(_) => true,
+            Then::Compare(_) => asked.is_some_and(|asked| asked.name == rule.name),
+            Then::Take(_) => take.is_some_and(|take| take.name == rule.name),
+        };
+        let rules = that_apply(&measures, |_| true).filter(speaks);
+        let rules = rules.map(|rule| Applied { rule, numbers: rule.numbers(&measures) }).collect();
+        others.insert(0, best.considered);
+        Ok(Advice {
+            model: others[0].model.clone(),
+            plan,
+            rules,
+            measures,
+            models: others,
+            failed,
+            costs,
+            compared,
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// The models to choose from.
+    fn names(&self) -> Result<Vec<String>> {
+        if !self.models.is_empty() {
+            return Ok(self.models.clone());
+        }
+        let names = D::cards().iter().map(|card| card.name);
+        let at_hand: Vec<String> =
+            names.filter(|name| fit::fetch::<D>(name, true, &Silent).is_ok()).map(String::from).collect();
+        if at_hand.is_empty() {
+            let reason = "no model of `models list` has its weights on this machine";
+            return Err(Error::input(
+                "--models",
+                reason,
+                "fetch one with `models fetch`, or name a folder with --models",
+            ));
+        }
+        Ok(at_hand)
+    }
+
+    /// The best model by its best head, the others, and those that cannot be opened.
+    fn consider(&self, reader: &Reader<'_, D>) -> Result<(Candidate<D>, Vec<Considered>, Vec<Failed>)> {
+        let (mut best, mut others, mut failed): (Option<Candidate<D>>, Vec<Considered>, Vec<Failed>) =
+            Default::default();
+        for name in self.names()? {
+            let ready = match reader.open(&name) {
+                Ok(ready) => ready,
+                Err(error) => {
+                    failed.push(Failed { model: name, error: error.to_string() });
+                    continue;
+                }
+            };
+            let candidate = self.judge(reader, name, ready)?;
+            match best.take() {
+                None => best = Some(candidate),
+                Some(former) => {
+                    let (a, b) = (&candidate.considered.heads[0].right, &former.considered.heads[0].right);
+                    let (gain, error) = if a.len() == b.len() { difference(a, b) } else { (share(a) - share(b), 0.0) };
+                    // Of two that are as good, the one that answers faster.
+                    let faster = candidate.considered.pass_seconds < former.considered.pass_seconds;
+                    let (first, second) = if gain > error || (gain >= -error && faster) {
+                        (candidate, former)
+                    } else {
+                        (former, candidate)
+                    };
+                    others.push(second.considered);
+                    best = Some(first);
+                }
+            }
+        }
+        let reasons = || failed.iter().map(|f| format!("{}: {}", f.model, f.error)).collect::<Vec<_>>().join("\n  ");
+        let best = best.ok_or_else(|| Error::input("--models", "none of them can be opened", reasons()))?;
+        others.sort_by(|a, b| b.heads[0].accuracy.total_cmp(&a.heads[0].accuracy));
+        Ok((best, others, failed))
+    }
+
+    /// Reads the samples through a model and judges heads on what it makes of them.
+    fn judge(&self, reader: &Reader<'_, D>, name: String, ready: Ready<D>) -> Result<Candidate<D>> {
+        let seed = Seed(self.seed);
+        let splits = reader.splits(&ready, fit::budget(self.limit, self.per_class)?, seed)?;
+        let samples = at_most(splits.train.clone(), &splits.classes, JUDGED, seed)?;
+        let fingerprint = D::fingerprint(&ready.pipeline);
+        let features = reader.features(&ready.network, &ready.params, &fingerprint, &samples, ViewSeed::Plain)?;
+        let labelled = Labelled::new(&features, &samples, &splits.classes);
+        let heads = labelled.judge(&labelled.parts(seed)?)?;
+        let of_scores = transferability::Labelled::new(&features.values, features.width, &labelled.targets)?;
+        let scores = transferability::scores(&of_scores, reader.source(&ready, &features)?.as_ref())?;
+        // What was kept from before took no time, and would take some elsewhere.
+        let few = at_most(samples.clone(), &splits.classes, 32, seed)?;
+        let unkept = Reader { cache: crate::cache::Cache::none(), place: reader.place.clone(), ..*reader };
+        let start = Instant::now();
+        unkept.features(&ready.network, &ready.params, &fingerprint, &few, ViewSeed::Plain)?;
+        let pass_seconds = start.elapsed().as_secs_f64() / few.len() as f64 * splits.train.len() as f64;
+        let considered = Considered { model: name, scores, heads, pass_seconds };
+        Ok(Candidate { considered, ready, splits, samples, features })
+    }
+
+    /// What the features of the chosen model say.
+    fn measure(&self, reader: &Reader<'_, D>, best: &Candidate<D>, measures: &mut Measures) -> Result<()> {
+        let (seed, head) = (Seed(self.seed), &best.considered.heads[0]);
+        let labelled = Labelled::new(&best.features, &best.samples, &best.splits.classes);
+        let parts = labelled.parts(seed)?;
+        let mut counts = vec![0usize; labelled.classes.len()];
+        labelled.targets.iter().for_each(|&target| counts[target as usize] += 1);
+        let shares = counts.iter().filter(|c| **c > 0).map(|&c| c as f64 / labelled.targets.len() as f64);
+        let guess = shares.clone().fold(0.0, f64::max);
+        measures.note(Quantity::Head, head.accuracy);
+        measures.note(Quantity::LeftToGain, 1.0 - head.accuracy);
+        measures.note(Quantity::Lift, (head.accuracy - guess) / (1.0 - guess));
+        measures.note(Quantity::Curve, head.accuracy - labelled.with_half(head.method, &parts)?);
+        let entropy: f64 = shares.map(|p| -p * p.ln()).sum();
+        if let Some(nce) = best.considered.scores.values.get(&Score::Nce) {
+            measures.note(Quantity::SourceShare, 1.0 + nce / entropy);
+        }
+        if D::defaults().fine_tuning.augment {
+            let view = ViewSeed::Random(seed.named("view"));
+            let (network, params) = (&best.ready.network, &best.ready.params);
+            let views = reader.features(network, params, &D::fingerprint(&best.ready.pipeline), &best.samples, view)?;
+            if views.samples == best.features.samples {
+                let seen = share(&labelled.held_out(&head.heads, &parts, &views));
+                measures.note(Quantity::ViewLoss, head.accuracy - seen);
+            }
+        }
+        Ok(())
+    }
+
+    /// What each strategy would take; one that this backbone does not carry is left out.
+    fn costs(&self, bench: &Bench<'_, D>, best: &Candidate<D>, options: &Options) -> Result<Vec<Cost>> {
+        let (train, pass) = (&best.splits.train, best.considered.pass_seconds);
+        let mut costs = Vec::new();
+        for name in OPTIONS {
+            if let Ok(plan) = bench.plan(fit::find_strategy(name)?, options, train.len()) {
+                costs.push(bench.cost(&plan, train, pass)?);
+            }
+        }
+        Ok(costs)
+    }
+
+    /// Trains `strategy` shortly on all of `samples` but a part, and judges it and the head by that part.
+    #[allow(clippy::too_many_arguments)]
+    fn compare(
+        &self,
+        reader: &Reader<'_, D>,
+        bench: &Bench<'_, D>,
+        best: &Candidate<D>,
+        samples: &Arc<dyn Dataset>,
+        strategy: &'static str,
+        options: &Options,
+        measures: &mut Measures,
+    ) -> Result<Compared> {
+        let (ready, classes, seed) = (&best.ready, &best.splits.classes, Seed(self.seed));
+        let fingerprint = D::fingerprint(&ready.pipeline);
+        let features = reader.features(&ready.network, &ready.params, &fingerprint, samples, ViewSeed::Plain)?;
+        let labelled = Labelled::new(&features, samples, classes);
+        let targets = &labelled.targets;
+        let count = PARTS.min(smallest(targets));
+        let held = crate::folds::stratified(targets, classes, count, seed.named("compare"))?.swap_remove(0);
+        let learned: Vec<usize> = (0..targets.len()).filter(|i| !held.contains(i)).collect();
+        let head = labelled.fit(best.considered.heads[0].method, &learned)?;
+        let of_head = labelled.right(&head, &held, &features);
+
+        let start = Instant::now();
+        let part = |indices: &[usize]| -> Arc<dyn Dataset> {
+            let samples_of = indices.iter().map(|&i| features.samples[i]).collect();
+            Arc::new(Subset::new(samples.clone(), samples_of))
+        };
+        let whole = bench.plan(fit::find_strategy(strategy)?, options, best.splits.train.len())?;
+        let epochs = whole.trains().map(|train| train.epochs).max().unwrap_or(1).div_ceil(SHORTER);
+        let shorter = Options { epochs: Some(epochs), ..options.clone() };
+        let plan = bench.plan(fit::find_strategy(strategy)?, &shorter, learned.len())?;
+        let of_strategy = bench.compare(&plan, part(&learned), &part(&held))?;
+        let (gain, error) = difference(&of_strategy, &of_head);
+        measures.note(Quantity::Gain, gain);
+        measures.note(Quantity::Certainty, if error > 0.0 { gain / error } else { 0.0 });
+        Ok(Compared {
+            strategy,
+            epochs,
+            learned: learned.len(),
+            held_out: held.len(),
+            head: share(&of_head),
+            accuracy: share(&of_strategy),
+            error,
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+/// Samples of the smallest class that occurs, 2 or more for all that has been judged.
+fn smallest(targets: &[u32]) -> usize {
+    let mut counts = std::collections::BTreeMap::new();
+    targets.iter().for_each(|target| *counts.entry(target).or_insert(0usize) += 1);
+    counts.into_values().min().unwrap_or(2).max(2)
+}
+
+/// Memory that the machine has, in bytes, where the system tells.
+fn memory_of_machine() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+    Some(1024 * line.split_whitespace().nth(1)?.parse::<u64>().ok()?)
+}

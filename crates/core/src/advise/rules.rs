@@ -1,0 +1,347 @@
+//! The rules, all of them, as one table: under which conditions, what is advised, why, and who says so.
+//!
+//! A rule applies when all its conditions hold. Warnings and settings of every rule that applies count; of the rules that
+//! say what to compare, and of those that say what to take, the first that applies decides.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::measures::{Condition, Is, Measures, Quantity};
+use crate::plan::{BatchNormMode, ClassWeights};
+use crate::strategy::Options;
+
+/// One line of the table.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Rule {
+    /// What to call it.
+    pub name: &'static str,
+    /// All of these have to hold.
+    pub when: &'static [Condition],
+    /// What it advises.
+    pub then: Then,
+    /// Why.
+    pub because: &'static str,
+    /// A paper, or a measurement of ours.
+    pub source: &'static str,
+}
+
+/// What a rule advises.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Then {
+    /// Something to know or to mend.
+    Warn(&'static str),
+    /// A setting of the training.
+    Set(Setting),
+    /// Whether a strategy is trained shortly beside the head, and judged on samples held out.
+    Compare(Option<&'static str>),
+    /// The strategy.
+    Take(Take),
+}
+
+/// A setting that a rule changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Setting {
+    /// Classes weigh the same in the loss.
+    BalancedClasses,
+    /// No random views.
+    PlainViews,
+    /// Batch normalization keeps the statistics of the source.
+    SourceStatistics,
+}
+
+impl Setting {
+    /// The options with it.
+    pub(super) fn put(self, options: &mut Options) {
+        match self {
+            Self::BalancedClasses => options.class_weights = Some(ClassWeights::Balanced),
+            Self::PlainViews => options.augment = Some(false),
+            Self::SourceStatistics => options.batch_norm = Some(BatchNormMode::Frozen),
+        }
+    }
+}
+
+/// A strategy to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Take {
+    /// The head that judged best, on the frozen backbone.
+    Head,
+    /// The one that was compared.
+    Compared,
+    /// This one.
+    Strategy(&'static str),
+}
+
+impl fmt::Display for Then {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Warn(text) => write!(f, "{text}"),
+            Self::Set(Setting::BalancedClasses) => write!(f, "weigh classes against their frequency"),
+            Self::Set(Setting::PlainViews) => write!(f, "train on plain views"),
+            Self::Set(Setting::SourceStatistics) => {
+                write!(f, "leave the statistics of batch normalization as they are")
+            }
+            Self::Compare(Some(strategy)) => {
+                write!(f, "compare {strategy} with the head, shortly, on samples held out")
+            }
+            Self::Compare(None) => write!(f, "compare nothing"),
+            Self::Take(Take::Head) => write!(f, "take the best head on the frozen backbone"),
+            Self::Take(Take::Compared) => write!(f, "take the strategy that was compared"),
+            Self::Take(Take::Strategy(strategy)) => write!(f, "take {strategy}"),
+        }
+    }
+}
+
+const fn at_least(of: Quantity, bound: f64) -> Condition {
+    Condition { of, is: Is::AtLeast, bound }
+}
+
+const fn below(of: Quantity, bound: f64) -> Condition {
+    Condition { of, is: Is::Below, bound }
+}
+
+const fn above(of: Quantity, bound: f64) -> Condition {
+    Condition { of, is: Is::Above, bound }
+}
+
+use Quantity::*;
+
+/// The table.
+pub static RULES: &[Rule] = &[
+    Rule {
+        name: "shared-samples",
+        when: &[above(Shared, 0.0)],
+        then: Then::Warn("remove from one part what is in both: the validation figure of any strategy will flatter"),
+        because: "a model remembers what it has seen, so that samples of both parts do not judge it",
+        source: "Barz & Denzler, Do We Train on Test Data?, 2020",
+    },
+    Rule {
+        name: "contradictions",
+        when: &[above(Contradicted, 0.0)],
+        then: Then::Warn("look at the samples that occur with two labels"),
+        because: "no strategy can be right about both; what they cost is lost before training begins",
+        source: "Northcutt et al., Pervasive Label Errors in Test Sets, 2021",
+    },
+    Rule {
+        name: "repeated-samples",
+        when: &[at_least(Repeated, 0.02)],
+        then: Then::Warn("the cross-validated figures below flatter: some of a part held out was learned from"),
+        because: "the same sample may be in two folds",
+        source: "Barz & Denzler 2020",
+    },
+    Rule {
+        name: "few-to-judge",
+        when: &[below(Labels, 100.0)],
+        then: Then::Warn("the figures below move by several points with the choice of the samples"),
+        because: "the standard error of an accuracy from fewer than 100 samples is up to 5 points and more",
+        source: "binomial: √(p (1 - p) / n)",
+    },
+    Rule {
+        name: "still-rising",
+        when: &[at_least(Curve, 0.03), at_least(Labels, 40.0)],
+        then: Then::Warn("label more samples if you can: twice as many may bring as much again"),
+        because: "accuracy still rises from half of the labels to all of them",
+        source: "Cortes et al., Learning Curves, 1993",
+    },
+    Rule {
+        name: "uneven-classes",
+        when: &[at_least(Imbalance, 3.0), below(Imbalance, 10.0)],
+        then: Then::Warn("judge by macro-F1 beside accuracy"),
+        because: "accuracy says little of the small classes",
+        source: "He & Garcia, Learning from Imbalanced Data, 2009",
+    },
+    Rule {
+        name: "rare-classes",
+        when: &[at_least(Imbalance, 10.0)],
+        then: Then::Set(Setting::BalancedClasses),
+        because: "the loss of a class that is ten times rarer is ten times smaller, and it is all but ignored",
+        source: "King & Zeng, Logistic Regression in Rare Events Data, 2001; He & Garcia 2009",
+    },
+    Rule {
+        name: "views-mislead",
+        when: &[at_least(ViewLoss, 0.1)],
+        then: Then::Set(Setting::PlainViews),
+        because: "mirrored and cropped samples no longer look like their class to the backbone (a mirrored digit is another \
+                  one or none)",
+        source: "our measurement on the digits",
+    },
+    Rule {
+        name: "source-statistics",
+        when: &[below(Sequence, 1.0), below(Labels, 5000.0)],
+        then: Then::Set(Setting::SourceStatistics),
+        because: "the solved head and the weights were made for the statistics of the source, and few samples in few steps \
+                  make worse ones",
+        source: "our measurement on the digits: fine-tuning 34 % with statistics that are updated, 79 % without",
+    },
+    Rule {
+        name: "no-memory",
+        when: &[at_least(Memory, 0.9)],
+        then: Then::Compare(None),
+        because: "a step of fine-tuning does not fit into this machine's memory",
+        source: "measured here",
+    },
+    Rule {
+        name: "nothing-to-compare-for",
+        when: &[below(LeftToGain, 0.05)],
+        then: Then::Compare(None),
+        because: "the head is nearly always right; what another strategy could add is less than such a comparison can show",
+        source: "our measurement on ants-bees",
+    },
+    Rule {
+        name: "too-few-to-compare",
+        when: &[below(HeldOut, 100.0)],
+        then: Then::Compare(None),
+        because: "on fewer than 100 samples held out a difference has a standard error of 3 to 5 points: chance would decide",
+        source: "Dietterich, Approximate Statistical Tests, 1998",
+    },
+    Rule {
+        name: "worth-comparing",
+        when: &[at_least(HeldOut, 100.0)],
+        then: Then::Compare(Some("lp-ft")),
+        because: "whether fine-tuning is worth its time depends on the data more than on anything known beforehand; a short \
+                  one shows it",
+        source: "Jamieson & Talwalkar, Non-stochastic Best Arm Identification, 2016; Kumar et al. 2022 (lp-ft)",
+    },
+    Rule {
+        name: "too-large-for-memory",
+        when: &[at_least(Memory, 0.9)],
+        then: Then::Take(Take::Head),
+        because: "a head on kept features needs a hundredth of the memory",
+        source: "measured here",
+    },
+    Rule {
+        name: "near-ceiling",
+        when: &[below(LeftToGain, 0.05)],
+        then: Then::Take(Take::Head),
+        because: "the frozen features tell the classes apart already, and a head is fitted in seconds",
+        source: "Kornblith et al., Do Better ImageNet Models Transfer Better?, 2019; our measurement on ants-bees",
+    },
+    Rule {
+        name: "comparison-lost",
+        when: &[below(Gain, 0.0)],
+        then: Then::Take(Take::Head),
+        because: "shortly trained, the whole network was not better on samples that neither had seen",
+        source: "measured here",
+    },
+    Rule {
+        name: "comparison-won",
+        when: &[at_least(Gain, 0.0)],
+        then: Then::Take(Take::Compared),
+        because: "shortly trained, the whole network was as good or better on samples that neither had seen, and has half of \
+                  its epochs still to go",
+        source: "measured here",
+    },
+    Rule {
+        name: "pairs-for-few",
+        when: &[at_least(Sequence, 1.0), below(LabelsPerClass, 64.0)],
+        then: Then::Take(Take::Strategy("contrastive-few-shot")),
+        because: "pairs make many lessons of few labels, and move the features where a head alone cannot",
+        source: "Tunstall et al., SetFit, 2022; our measurement",
+    },
+    Rule {
+        name: "weak-features",
+        when: &[below(Lift, 0.6), at_least(LabelsPerClass, 64.0)],
+        then: Then::Take(Take::Strategy("lp-ft")),
+        because: "the frozen features hold little of what tells the classes apart, and there are labels enough to change them",
+        source: "Kumar et al. 2022; our measurement on SST-2",
+    },
+    Rule {
+        name: "otherwise-the-head",
+        when: &[],
+        then: Then::Take(Take::Head),
+        because: "nothing speaks for a strategy that takes longer",
+        source: "Kornblith et al. 2019",
+    },
+];
+
+impl Rule {
+    /// Whether all its conditions hold.
+    pub fn applies(&self, measures: &Measures) -> bool {
+        self.when.iter().all(|condition| condition.holds(measures))
+    }
+
+    /// The numbers that its conditions look at.
+    pub fn numbers(&self, measures: &Measures) -> String {
+        let one = |c: &Condition| Some(format!("{}: {}", c.of.title(), c.of.show(measures.get(c.of)?)));
+        self.when.iter().filter_map(one).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The rules that have a say for `measures` and that `asks` for, in the order of the table.
+pub(super) fn that_apply(measures: &Measures, asks: impl Fn(&Then) -> bool) -> impl Iterator<Item = &'static Rule> {
+    RULES.iter().filter(move |rule| asks(&rule.then) && rule.applies(measures))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn measured(all: &[(Quantity, f64)]) -> Measures {
+        Measures(all.iter().copied().collect())
+    }
+
+    /// Measures that keep every bound of a rule but the one that is to be `broken`.
+    fn situation(rule: &Rule, broken: Option<usize>) -> Measures {
+        let mut measures = Measures::default();
+        for condition in rule.when {
+            let inside = match condition.is {
+                Is::AtLeast => 0.0,
+                Is::Below => -1e-9,
+                Is::Above => 1e-9,
+            };
+            measures.note(condition.of, condition.bound + inside);
+        }
+        if let Some(condition) = broken.map(|i| rule.when[i]) {
+            let outside = if condition.is == Is::AtLeast { -1e-9 } else { 0.0 };
+            measures.note(condition.of, condition.bound + outside);
+        }
+        measures
+    }
+
+    #[test]
+    fn every_rule_applies_where_its_conditions_hold_and_nowhere_else() {
+        for rule in RULES {
+            assert!(rule.applies(&situation(rule, None)), "{}", rule.name);
+            for (i, condition) in rule.when.iter().enumerate() {
+                assert!(!rule.applies(&situation(rule, Some(i))), "{}: {condition}", rule.name);
+                let mut unknown = situation(rule, None);
+                unknown.0.remove(&condition.of);
+                assert!(!rule.applies(&unknown), "{}: what was not measured keeps no bound", rule.name);
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_every_rule_says_why_and_whence() {
+        let names: BTreeSet<&str> = RULES.iter().map(|rule| rule.name).collect();
+        assert_eq!(names.len(), RULES.len());
+        assert!(RULES.iter().all(|rule| rule.because.len() > 20 && rule.source.len() > 10));
+    }
+
+    #[test]
+    fn whatever_is_measured_one_rule_decides_the_strategy() {
+        assert!(RULES.last().is_some_and(|rule| rule.when.is_empty() && matches!(rule.then, Then::Take(_))));
+    }
+
+    #[test]
+    fn the_first_rule_that_applies_decides() {
+        let take = |all: &[(Quantity, f64)]| {
+            let first = that_apply(&measured(all), |then| matches!(then, Then::Take(_))).next().unwrap();
+            (first.name, first.then)
+        };
+        let few = [(LabelsPerClass, 8.0), (LeftToGain, 0.3), (Lift, 0.4)];
+        let with = |more: &[(Quantity, f64)]| [&few[..], more].concat();
+        assert_eq!(take(&with(&[(Sequence, 1.0)])).0, "pairs-for-few");
+        assert_eq!(take(&with(&[(Sequence, 0.0)])).0, "otherwise-the-head");
+        assert_eq!(take(&with(&[(LabelsPerClass, 64.0), (Sequence, 1.0)])).0, "weak-features");
+        assert_eq!(take(&with(&[(LeftToGain, 0.03), (Sequence, 1.0)])).0, "near-ceiling");
+        assert_eq!(take(&with(&[(Gain, 0.01), (Sequence, 1.0)])), ("comparison-won", Then::Take(Take::Compared)));
+        assert_eq!(take(&with(&[(Gain, -0.01), (Sequence, 1.0)])).0, "comparison-lost");
+        assert_eq!(take(&with(&[(Gain, 0.1), (Memory, 0.95)])).0, "too-large-for-memory");
+    }
+}
