@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,8 @@ use crate::{Error, Result};
 const REPORT: &str = "report.html";
 /// Disk space for kept features unless `--cache-limit` says otherwise.
 const CACHE_GB: f64 = 10.0;
+/// About how often a phase is judged on the way.
+const JUDGEMENTS: usize = 5;
 
 /// Everything that decides a run: the flags of `train`, the tables of `run.toml`, or built in code. What is `None` is
 /// left to the domain and the strategy.
@@ -70,6 +72,10 @@ pub struct Fit<D: Domain> {
     /// Also write a checkpoint every N steps [default: at the end of each epoch]
     #[arg(long, value_name = "N")]
     pub checkpoint_every: Option<usize>,
+    /// Least time between the checkpoints at the ends of epochs and phases; for programs whose runs are too short to be gone on with.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub checkpoint_pause: Duration,
     /// Keep less of each step in memory and compute it a second time
     #[arg(long)]
     pub recompute: bool,
@@ -383,6 +389,9 @@ impl<D: Domain> Fit<D> {
             run: &run,
             cache: &cache,
             checkpoint_every: self.checkpoint_every,
+            checkpoint_pause: self.checkpoint_pause,
+            // A fold is judged by its end.
+            judgements: if self.fold.is_some() { 1 } else { JUDGEMENTS },
             recompute: self.recompute,
             strictness,
             threads,
