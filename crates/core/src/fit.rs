@@ -371,7 +371,9 @@ impl<D: Domain> Fit<D> {
         let fingerprint = D::fingerprint(&prepared.pipeline);
         let stages: Vec<&Stage> = prepared.network.stages.iter().collect();
         let key = |params: &Params| boundary_key(&stages, params, &fingerprint, prepared.device.precision);
-        let start = self.fold.map(|_| key(&prepared.params)).transpose()?;
+        // With an adapter in it the backbone is another one, and what is in the adapter is not there yet.
+        let compared = self.fold.is_some() && prepared.plan.adapters.is_empty();
+        let start = compared.then(|| key(&prepared.params)).transpose()?;
         let validation = prepared.splits.validation.clone();
         let strictness = Strictness { strict: self.strict, ..Strictness::default() };
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -401,9 +403,9 @@ impl<D: Domain> Fit<D> {
         for (name, reason) in &outcome.skipped {
             observer.message(&format!("left out: {name}: {reason}"));
         }
-        if let Some(start) = start {
+        if self.fold.is_some() {
             // A backbone that is as it was has its features kept already; those of another are of no use to anyone else.
-            let same = key(&outcome.params)? == start;
+            let same = start.is_some() && start == Some(key(&outcome.params)?);
             let extractor = Extractor {
                 cache: if same { &cache } else { &Cache::none() },
                 stages: &stages,

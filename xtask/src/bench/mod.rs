@@ -163,8 +163,8 @@ pub struct Found {
 /// A cell to come: the number of its contest, of the entry and of the budget.
 type Job = (usize, usize, usize, Cell);
 
-/// The cells of `contests`: seed by seed, and within a seed the fewest labels first, so that whatever time there is goes to
-/// few seeds of everything.
+/// The cells of `contests`: seed by seed, and within a seed every set at its fewest labels before one at more, so that
+/// whatever time there is goes to few seeds of everything.
 fn jobs(contests: &[Box<dyn Contest>], program: &str) -> Vec<Job> {
     let mut jobs = Vec::new();
     for (c, contest) in contests.iter().enumerate() {
@@ -189,7 +189,7 @@ fn jobs(contests: &[Box<dyn Contest>], program: &str) -> Vec<Job> {
             }
         }
     }
-    jobs.sort_by_key(|(c, e, _, cell)| (cell.seed, cell.labels, *c, *e));
+    jobs.sort_by_key(|(c, e, b, cell)| (cell.seed, *b, *c, *e));
     jobs
 }
 

@@ -95,7 +95,7 @@ pub const SETS: [Set; 6] = [
         pool: 1000,
         test: 600,
         extent: 32,
-        lengths: &[length(8, 6), length(64, 2)],
+        lengths: &[length(8, 4), length(64, 1)],
         except: None,
     },
 ];

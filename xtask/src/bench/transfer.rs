@@ -29,7 +29,7 @@ const SOLVED: [&str; 2] = ["feature-extraction", "prototypes"];
 /// Parts of a cross-validation that chooses settings.
 const FOLDS: usize = 2;
 /// With more labels than this one part tells enough, and the others are left.
-const ALL_FOLDS: usize = 128;
+const ALL_FOLDS: usize = 100;
 /// Factors on the chosen rate of the runs that are averaged.
 const MEMBERS: [f64; 3] = [1.0, 0.5, 2.0];
 /// No run here is gone on with.

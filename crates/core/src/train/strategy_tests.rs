@@ -336,7 +336,7 @@ fn run_of<'a>(job: &'a Job<'a>) -> Run<'a> {
         earlier: BTreeMap::new(),
         kept: BTreeMap::new(),
         restored: BTreeMap::new(),
-        saved: std::time::Instant::now(),
+        saved: Instant::now(),
     }
 }
 
