@@ -16,7 +16,7 @@ mod sets;
 mod summary;
 mod transfer;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -201,7 +201,7 @@ fn measure(
     until: Option<Instant>,
     say: &mut dyn FnMut(String),
 ) -> Result<Found> {
-    let (mut notes, mut left) = (Vec::new(), BTreeSet::new());
+    let mut notes = Vec::new();
     for contest in contests.iter() {
         if let Some(reason) = contest.without_weights() {
             let note = format!("{}: no pre-trained weights, so only from scratch: {reason}", contest.data());
@@ -222,10 +222,7 @@ fn measure(
         let entry = contest.entries()[*e].clone();
         let outcome = match store.get(cell) {
             Some(outcome) => outcome,
-            None if until.is_some_and(|until| Instant::now() >= until) => {
-                left.insert((cell.seed, cell.data.clone(), cell.labels, cell.strategy.clone()));
-                continue;
-            }
+            None if until.is_some_and(|until| Instant::now() >= until) => continue,
             None => {
                 let first = Cell { seed: 1, strategy: entry.follows.unwrap_or(entry.strategy).into(), ..cell.clone() };
                 let chosen = known.0.get(&first.key()).and_then(|record| match &record.outcome {
@@ -241,7 +238,8 @@ fn measure(
         };
         known.0.insert(cell.key(), Record { cell: cell.clone(), outcome });
     }
-    notes.extend(report::left(&left));
+    let all: Vec<(&Cell, bool)> = jobs.iter().map(|(.., cell)| (cell, known.0.contains_key(&cell.key()))).collect();
+    notes.extend(report::left(&all));
     let order: Vec<&str> = topwork_core::strategy::all().iter().map(|strategy| strategy.name()).collect();
     let mut records: Vec<Record> = known.0.into_values().collect();
     records.sort_by_cached_key(|Record { cell, .. }| {

@@ -1,13 +1,13 @@
 //! The report of a benchmark: a page of tables, and the same as JSON.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::Found;
-use super::cell::{Finding, Record};
+use super::cell::{Cell, Finding, Record};
 use super::summary::{self, Row};
 
 /// What is written to `report.json`.
@@ -88,15 +88,30 @@ pub fn brief(finding: &Finding) -> String {
     }
 }
 
-/// Lines about the cells that did not fit: (seed, set, labels, strategy).
-pub fn left(cells: &BTreeSet<(u64, String, usize, String)>) -> Vec<String> {
-    let mut groups: BTreeMap<(u64, &str, usize), Vec<&str>> = BTreeMap::new();
-    for (seed, data, labels, strategy) in cells {
-        groups.entry((*seed, data, *labels)).or_default().push(strategy);
+/// Lines about the cells that did not fit, of `all`, each with whether it is known.
+pub fn left(all: &[(&Cell, bool)]) -> Vec<String> {
+    let mut seeds: BTreeMap<u64, BTreeMap<(&str, usize), (Vec<&str>, usize)>> = BTreeMap::new();
+    for (cell, known) in all {
+        let (missing, count) = seeds.entry(cell.seed).or_default().entry((&cell.data, cell.labels)).or_default();
+        *count += 1;
+        if !known {
+            missing.push(&cell.strategy);
+        }
     }
-    let line = |((seed, data, labels), strategies): ((u64, &str, usize), Vec<&str>)| {
-        format!("did not fit, seed {seed}: {data} with {labels} labels: {}", strategies.join(", "))
-    };
-    let count = (!cells.is_empty()).then(|| format!("{} cells did not fit into the time", cells.len()));
-    count.into_iter().chain(groups.into_iter().map(line)).collect()
+    let count = all.iter().filter(|(_, known)| !known).count();
+    let mut lines = Vec::new();
+    if count > 0 {
+        lines.push(format!("{count} of {} cells did not fit into the time", all.len()));
+    }
+    for (seed, groups) in seeds {
+        if groups.values().all(|(missing, count)| missing.len() == *count) {
+            lines.push(format!("seed {seed} did not fit at all"));
+            continue;
+        }
+        for ((data, labels), (missing, count)) in groups.iter().filter(|(_, (missing, _))| !missing.is_empty()) {
+            let which = if missing.len() == *count { "nothing of it".into() } else { missing.join(", ") };
+            lines.push(format!("did not fit, seed {seed}: {data} with {labels} labels: {which}"));
+        }
+    }
+    lines
 }

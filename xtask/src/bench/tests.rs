@@ -110,15 +110,17 @@ fn what_is_known_is_not_measured_unless_its_settings_have_changed() {
 }
 
 #[test]
-fn what_did_not_fit_is_listed() {
+fn nothing_is_begun_after_the_time_and_what_is_missing_is_told() {
     let folder = tempfile::tempdir().unwrap();
+    assert!(bench(folder.path(), usual(), None, 7).0.is_err());
     let fake = Fake { entries: usual(), missing: None, measured: Arc::default(), most: 0 };
     let store = Store { folder: folder.path().join("cells") };
     let contests: &mut [Box<dyn Contest>] = &mut [Box::new(fake)];
     let found = measure(contests, "v1", &store, Known::default(), Some(Instant::now()), &mut |_| {}).unwrap();
     let text = found.notes.join("\n");
-    assert!(found.records.is_empty() && text.contains("18 cells did not fit"), "{text}");
-    assert!(text.contains("seed 2: digits with 160 labels: feature-extraction, from-scratch"), "{text}");
+    assert!(found.records.len() == 7 && text.contains("11 of 18 cells did not fit"), "{text}");
+    assert!(text.contains("seed 2: digits with 40 labels: feature-extraction\n"), "{text}");
+    assert!(text.contains("seed 2: digits with 640 labels: nothing of it\nseed 3 did not fit at all"), "{text}");
 }
 
 #[test]
