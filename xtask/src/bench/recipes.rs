@@ -31,55 +31,26 @@ const ADAPTERS_LONGER: usize = 2;
 /// Samples in a step; fewer where there are fewer than a hundred.
 const BATCH: (usize, usize) = (8, 16);
 
-/// The rates to choose from.
-fn rates(kind: Kind, strategy: &str) -> &'static [f64] {
-    let photos = kind == Kind::Photos;
-    match strategy {
-        // A head that is solved first bears no large steps.
-        "lp-ft" | "wise-ft" | "soup" => {
-            if photos {
-                &[3e-5, 2e-4]
-            } else {
-                &[2e-5, 1e-4]
-            }
-        }
-        "contrastive-few-shot" => {
-            if photos {
-                &[1e-4, 4e-4]
-            } else {
-                &[2e-5, 1e-4]
-            }
-        }
-        "from-scratch" => {
-            if photos {
-                &[1e-3, 4e-3]
-            } else {
-                &[2e-4, 1e-3]
-            }
-        }
-        "bitfit" | "norm-only" | "lora" | "adapter" => {
-            if photos {
-                &[1e-3, 4e-3]
-            } else {
-                &[5e-4, 2e-3]
-            }
-        }
-        "ia3" => {
-            if photos {
-                &[5e-3, 2e-2]
-            } else {
-                &[2e-3, 1e-2]
-            }
-        }
-        "prefix" => &[5e-3, 2e-2],
-        _ => {
-            if photos {
-                &[1e-4, 4e-4]
-            } else {
-                &[5e-5, 2e-4]
-            }
-        }
-    }
+/// Two rates.
+type Pair = [f64; 2];
+
+/// Rates to choose from, by strategy: for photos, for sentences.
+const RATES: [(&[&str], Pair, Pair); 7] = [
+    // A head that is solved first bears no large steps.
+    (&["lp-ft", "wise-ft", "soup"], [3e-5, 2e-4], [2e-5, 1e-4]),
+    (&["contrastive-few-shot"], [1e-4, 4e-4], [2e-5, 1e-4]),
+    (&["from-scratch"], [1e-3, 4e-3], [2e-4, 1e-3]),
+    (&["bitfit", "norm-only", "lora", "adapter"], [1e-3, 4e-3], [5e-4, 2e-3]),
+    (&["ia3"], [5e-3, 2e-2], [2e-3, 1e-2]),
+    (&["prefix"], [5e-3, 2e-2], [5e-3, 2e-2]),
+    // All others.
+    (&[], [1e-4, 4e-4], [5e-5, 2e-4]),
+];
+
+fn rates(kind: Kind, strategy: &str) -> Pair {
+    let found = RATES.iter().find(|(names, ..)| names.is_empty() || names.contains(&strategy));
+    let (_, photos, sentences) = found.unwrap_or(&RATES[RATES.len() - 1]);
+    if kind == Kind::Photos { *photos } else { *sentences }
 }
 
 /// What `strategy` chooses from on `classes` × `length.per_class` samples.
@@ -115,8 +86,8 @@ fn grid(kind: Kind, strategy: &str, length: Length, classes: usize) -> Vec<Optio
         "delta" if !photos => Options { channel_weights: Some(ChannelWeights::Uniform), ..base },
         _ => base,
     };
-    let grid = rates(kind, strategy).iter().map(|&rate| Options { learning_rate: Some(rate), ..base.clone() });
-    let mut grid: Vec<Options> = grid.collect();
+    let grid = rates(kind, strategy).map(|rate| Options { learning_rate: Some(rate), ..base.clone() });
+    let mut grid = grid.to_vec();
     let last = grid.last().cloned().unwrap_or_default();
     match strategy {
         "l2-sp" => grid.push(Options { penalty: Some(10.0), ..last }),
