@@ -249,7 +249,8 @@ impl<D: Domain> Fit<D> {
         let mut companions = Companions::default();
         for name in plan.runs() {
             let opened = finished::<D>(name, &splits.classes)?;
-            if opened.network != *network {
+            // What they were trained on may have another size than what is seen now.
+            if (&opened.network.stages, &opened.network.head) != (&network.stages, &network.head) {
                 let reason = format!("its network is another one than {}", network.name);
                 return Err(Error::input(name, reason, "mix runs of one model and one pooling"));
             }
