@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,8 @@ use crate::train::{self, Companions, Job, Outcome, Teacher};
 use crate::{Error, Result};
 
 const REPORT: &str = "report.html";
+/// About how often a phase is judged on the way.
+const JUDGEMENTS: usize = 5;
 
 /// Everything that decides a run: the flags of `train`, the tables of `run.toml`, or built in code. What is `None` is
 /// left to the domain and the strategy.
@@ -69,6 +71,10 @@ pub struct Fit<D: Domain> {
     /// Also write a checkpoint every N steps [default: at the end of each epoch]
     #[arg(long, value_name = "N")]
     pub checkpoint_every: Option<usize>,
+    /// Least time between the checkpoints at the ends of epochs and phases; for programs whose runs are too short to be gone on with.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub checkpoint_pause: Duration,
     /// Keep less of each step in memory and compute it a second time
     #[arg(long)]
     pub recompute: bool,
@@ -233,7 +239,8 @@ impl<D: Domain> Fit<D> {
         let mut companions = Companions::default();
         for name in plan.runs() {
             let opened = finished::<D>(name, &splits.classes)?;
-            if opened.network != *network {
+            // What they were trained on may have another size than what is seen now.
+            if (&opened.network.stages, &opened.network.head) != (&network.stages, &network.head) {
                 let reason = format!("its network is another one than {}", network.name);
                 return Err(Error::input(name, reason, "mix runs of one model and one pooling"));
             }
@@ -355,7 +362,9 @@ impl<D: Domain> Fit<D> {
         let fingerprint = D::fingerprint(&prepared.pipeline);
         let stages: Vec<&Stage> = prepared.network.stages.iter().collect();
         let key = |params: &Params| boundary_key(&stages, params, &fingerprint, prepared.device.precision);
-        let start = self.fold.map(|_| key(&prepared.params)).transpose()?;
+        // With an adapter in it the backbone is another one, and what is in the adapter is not there yet.
+        let compared = self.fold.is_some() && prepared.plan.adapters.is_empty();
+        let start = compared.then(|| key(&prepared.params)).transpose()?;
         let validation = prepared.splits.validation.clone();
         let strictness = Strictness { strict: self.strict, ..Strictness::default() };
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -373,6 +382,9 @@ impl<D: Domain> Fit<D> {
             run: &run,
             cache: &cache,
             checkpoint_every: self.checkpoint_every,
+            checkpoint_pause: self.checkpoint_pause,
+            // A fold is judged by its end.
+            judgements: if self.fold.is_some() { 1 } else { JUDGEMENTS },
             recompute: self.recompute,
             strictness,
             threads,
@@ -382,9 +394,9 @@ impl<D: Domain> Fit<D> {
         for (name, reason) in &outcome.skipped {
             observer.message(&format!("left out: {name}: {reason}"));
         }
-        if let Some(start) = start {
+        if self.fold.is_some() {
             // A backbone that is as it was has its features kept already; those of another are of no use to anyone else.
-            let same = key(&outcome.params)? == start;
+            let same = start.is_some() && start == Some(key(&outcome.params)?);
             let extractor = Extractor {
                 cache: if same { &cache } else { &Cache::none() },
                 stages: &stages,

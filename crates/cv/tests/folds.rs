@@ -41,6 +41,14 @@ fn every_sample_is_predicted_once_by_a_model_that_did_not_learn_from_it() {
 }
 
 #[test]
+fn an_adapter_is_cross_validated_like_anything_else() {
+    let home = home();
+    let lora = ["--strategy", "lora", "--epochs", "1", "--batch-size", "4", "--no-augment", "--folds", "2"];
+    home.train("run", &lora).well();
+    assert_eq!(predictions(&home, "run").len(), 20);
+}
+
+#[test]
 fn the_final_model_learns_from_everything() {
     let home = home();
     home.train("folded", &["--folds", "2"]).well();

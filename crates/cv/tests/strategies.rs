@@ -44,6 +44,15 @@ fn a_soup_of_one_run_is_that_run_and_needs_no_model() {
 }
 
 #[test]
+fn runs_at_another_size_than_the_model_came_with_are_mixed() {
+    let home = home();
+    let size = ["--size", "64"];
+    home.train("one", &[&["--strategy", "fine-tuning", "--epochs", "1", "--no-augment"], &size[..]].concat()).well();
+    home.train("soup", &[&["--strategy", "soup", "--runs", "one"], &size[..]].concat()).well();
+    assert!(home.result("soup").0 == home.result("one").0);
+}
+
+#[test]
 fn what_a_strategy_lacks_is_said() {
     let home = home();
     home.train("run", &[]).well();

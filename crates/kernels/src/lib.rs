@@ -39,7 +39,7 @@ pub use embed::embed;
 pub use linear::linear;
 pub use loss::cross_entropy;
 pub use norm::{BatchStats, batch_norm_eval, batch_norm_mixed, batch_norm_train, layer_norm};
-pub use optim::{AdamWHyper, AdamWState, SgdHyper, SgdState, adamw_step, sgd_step, sum_of_squares};
+pub use optim::{AdamWHyper, AdamWState, SgdHyper, SgdState, adamw_step, pull_step, sgd_step, sum_of_squares};
 pub use pool::{adaptive_avg_pool2d, avg_pool2d, global_avg_pool, max_pool2d};
 pub use rows::{pool_rows_first, pool_rows_mean};
 pub use simd::instruction_set;

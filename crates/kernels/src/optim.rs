@@ -1,4 +1,4 @@
-//! One step of an optimizer as one pass over a parameter, and the norm of a gradient.
+//! One step of an optimizer as one pass over a parameter, the pull towards a fixed point, and the norm of a gradient.
 
 use crate::cpu::{self, GRAIN, Values};
 use crate::simd::{dot, simd};
@@ -268,6 +268,24 @@ fn sgd_composed(var: &Var, grad: &Tensor, [buffer]: &mut [Tensor; 1], h: SgdHype
 }
 
 simd! {
+    fn pull(share: f32, p: &mut [f32], anchor: &[f32]) {
+        for (p, &a) in p.iter_mut().zip(anchor) {
+            *p = (*p - a).mul_add(share, a);
+        }
+    }
+}
+
+/// Moves a parameter towards `anchor` until `share` of the distance is left, in place. Errors when the shapes differ.
+pub fn pull_step(var: &Var, anchor: &Tensor, share: f64) -> Result<()> {
+    same_shape("pull_step", var, anchor, var.shape())?;
+    if !var.device().is_cpu() {
+        return var.set(&(anchor + ((var.as_detached_tensor() - anchor)? * share)?)?);
+    }
+    let step = move |p: &mut [f32], anchor: &[f32], []: [&mut [f32]; 0]| pull(share as f32, p, anchor);
+    var.inplace_op2(&anchor.contiguous()?, &Update { slots: Mutex::new(&mut []), step })
+}
+
+simd! {
     fn squares(x: &[f32]) -> f32 {
         dot(x, x)
     }
@@ -368,6 +386,16 @@ mod tests {
         adamw_step(&var, &random(&[5, 3], 3, 1.0), &mut state, &second)?;
         adamw_step(&copy, &random(&[5, 3], 3, 1.0), &mut restored, &second)?;
         assert_eq!(flat(&var), flat(&copy));
+        Ok(())
+    }
+
+    #[test]
+    fn a_pulled_parameter_keeps_its_share_of_the_distance() -> Result<()> {
+        let (start, anchor) = (random(&[GRAIN + 7], 1, 1.0), random(&[GRAIN + 7], 2, 1.0));
+        let var = Var::from_tensor(&start)?;
+        pull_step(&var, &anchor, 0.25)?;
+        close(&var, &(&anchor + ((start - &anchor)? * 0.25)?)?, 1e-6);
+        assert!(pull_step(&var, &random(&[3], 1, 1.0), 0.25).is_err());
         Ok(())
     }
 

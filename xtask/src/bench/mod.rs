@@ -1,29 +1,61 @@
-//! `cargo xtask bench`: strategies × label budgets × seeds on the two bundled sets, as one table.
+//! `cargo xtask bench`: strategies × label budgets × seeds, as tables.
 //!
-//! Every measured cell is kept under `target/bench/cells/`, so that an interrupted benchmark continues; the report is
-//! written to `target/bench/report.md` and `report.json`.
+//! Without `--strategies` it is the short benchmark: three strategies with given settings on the two bundled sets
+//! ([`quick`]). With it, strategies choose their settings by cross-validation on all sets that are there ([`sets`],
+//! [`recipes`]). Every measured cell is kept under `target/bench/cells/`, so that an interrupted benchmark continues; the
+//! report is written to `target/bench/report.md` and `report.json`.
 
 mod cell;
+mod clock;
 mod domains;
 mod grid;
+mod quick;
+mod recipes;
+mod report;
+mod sets;
 mod summary;
 mod transfer;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use serde::Serialize;
 
-use cell::{Cell, Outcome, Store};
-pub use grid::{Limits, Size};
-use summary::Row;
+use cell::{Cell, Choice, Finding, Record, Store};
+use grid::{Budget, Entry, Size};
+use report::Report;
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// How much to measure
-    #[arg(long, value_enum, default_value = "default")]
+    /// How much to measure, without --strategies
+    #[arg(long, value_enum, default_value = "default", conflicts_with = "strategies")]
     size: Size,
+    /// Compare these strategies, or `all`, on every set that is there, with settings chosen by cross-validation
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    strategies: Option<Vec<String>>,
+    /// Where public sets are, each in a folder of its name [default: the environment's TOPWORK_BENCH_DATA]
+    #[arg(long, value_name = "DIR", requires = "strategies")]
+    data_dir: Option<PathBuf>,
+    /// Compare on these sets alone
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "strategies")]
+    sets: Option<Vec<String>>,
+    /// Number of seeds; all cells of one come before those of the next
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "strategies")]
+    seeds: u64,
+    /// Begin no cell after this many minutes, and list what did not fit
+    #[arg(long, value_name = "M", requires = "strategies")]
+    budget_minutes: Option<f64>,
+    /// What earlier sittings measured, one cell a line [default: docs/bench/strategies.jsonl]
+    #[arg(long, value_name = "FILE", requires = "strategies")]
+    records: Option<PathBuf>,
+    /// Write all that is known to --records
+    #[arg(long, requires = "strategies")]
+    export: bool,
+    /// Measure nothing: make the report of --records
+    #[arg(long, requires = "strategies", conflicts_with_all = ["export", "fresh"])]
+    report_only: bool,
     /// Forget what was measured before
     #[arg(long)]
     fresh: bool,
@@ -38,28 +70,14 @@ pub trait Contest {
     fn domain(&self) -> &'static str;
     /// Name of the data set.
     fn data(&self) -> &'static str;
-    /// Number of classes.
-    fn classes(&self) -> usize;
-    /// Strategies by name, in the order of the table.
-    fn strategies(&self) -> Vec<(&'static str, Limits)>;
+    /// The strategies, in the order of the table.
+    fn entries(&self) -> &[Entry];
     /// Why pre-trained weights cannot be had, if so; only strategies without them run then.
     fn without_weights(&self) -> Option<String>;
     /// Model, sizes and lengths, for the report.
     fn setting(&self) -> String;
-    /// What all outcomes depend on besides the cell and the program: weights, settings.
-    fn fingerprint(&self) -> String;
-    /// Trains and evaluates.
-    fn measure(&mut self, strategy: &str, labels: usize, seed: u64) -> Result<Outcome>;
-}
-
-/// What is written to `report.json`.
-#[derive(Debug, Serialize)]
-struct Report {
-    topwork: &'static str,
-    size: String,
-    notes: Vec<String>,
-    rows: Vec<Row>,
-    cells: Vec<(Cell, Outcome)>,
+    /// Trains and evaluates, with the settings `chosen` before or, where there are several, chosen now.
+    fn measure(&mut self, entry: &Entry, budget: &Budget, seed: u64, chosen: Option<Choice>) -> Result<Finding>;
 }
 
 /// Measures what is not known yet and writes the report.
@@ -68,14 +86,61 @@ pub fn run(args: &Args) -> Result<()> {
     if args.fresh && folder.join("cells").exists() {
         std::fs::remove_dir_all(folder.join("cells")).with_context(|| folder.display().to_string())?;
     }
-    let mut contests = domains::contests(args.size, &folder, &|line| eprintln!("{line}"))?;
-    let report = measure(&mut contests, args.size, &program()?, &folder, &mut |line| eprintln!("{line}"))?;
+    let work = folder.join("work");
+    // What a killed benchmark left.
+    if work.exists() {
+        std::fs::remove_dir_all(&work).with_context(|| work.display().to_string())?;
+    }
+    let report = match &args.strategies {
+        None => short(args.size, &folder)?,
+        Some(names) => compare(args, names, &folder)?,
+    };
+    report.write(&folder)?;
     print!("{}", summary::terminal(&report.rows));
     for note in &report.notes {
         println!("note: {note}");
     }
     println!("{}", folder.join("report.md").display());
     Ok(())
+}
+
+/// The short benchmark.
+fn short(size: Size, folder: &Path) -> Result<Report> {
+    let mut contests = quick::contests(size, folder, &|line| eprintln!("{line}"))?;
+    let store = Store { folder: folder.join("cells") };
+    let found = measure(&mut contests, &program()?, &store, Known::default(), None, &mut |line| eprintln!("{line}"))?;
+    Ok(Report::new(format!("size {size:?}").to_lowercase(), found, false))
+}
+
+/// All strategies, or those of these `names`.
+fn compare(args: &Args, names: &[String], folder: &Path) -> Result<Report> {
+    let title = "settings chosen by cross-validation".to_string();
+    let path = args.records.clone().unwrap_or_else(|| crate::root().join("docs/bench/strategies.jsonl"));
+    let known = if path.exists() && !args.fresh { cell::read_lines(&path)? } else { Vec::new() };
+    if args.report_only {
+        let notes = sets::SETS.iter().map(sets::Set::setting).collect();
+        return Ok(Report::new(title, Found { records: known, notes }, true));
+    }
+    let until = args.budget_minutes.map(|minutes| Instant::now() + Duration::from_secs_f64(60.0 * minutes.max(0.0)));
+    let data = args.data_dir.clone().or_else(|| std::env::var_os("TOPWORK_BENCH_DATA").map(PathBuf::from));
+    let scope = sets::Scope {
+        data: data.as_deref(),
+        strategies: (names != ["all"]).then_some(names),
+        sets: args.sets.as_deref(),
+        seeds: args.seeds,
+    };
+    let say = |line: String| eprintln!("{line}");
+    let (mut contests, absent) = sets::contests(&scope, folder, &say)?;
+    absent.iter().cloned().for_each(say);
+    let store = Store { folder: folder.join("cells") };
+    let known = Known(known.into_iter().map(|record| (record.cell.key(), record)).collect());
+    // Settings and lengths are in the fingerprint: an unrelated change of the program does not undo hours of work.
+    let mut found = measure(&mut contests, env!("CARGO_PKG_VERSION"), &store, known, until, &mut { say })?;
+    found.notes.extend(absent);
+    if args.export {
+        cell::write_lines(&path, &found.records)?;
+    }
+    Ok(Report::new(title, found, true))
 }
 
 /// A key of this program: what another version measured is measured anew.
@@ -85,71 +150,103 @@ fn program() -> Result<String> {
     Ok(crate::digits::sha256(&bytes)[..12].to_string())
 }
 
+/// What is known already, by [`Cell::key`].
+#[derive(Default)]
+struct Known(BTreeMap<String, Record>);
+
+/// What was found, known before or now, in the order of domains, sets, numbers of labels, strategies and seeds.
+pub struct Found {
+    records: Vec<Record>,
+    notes: Vec<String>,
+}
+
+/// A cell to come: the number of its contest, of the entry and of the budget.
+type Job = (usize, usize, usize, Cell);
+
+/// The cells of `contests`: seed by seed, and within a seed every set at its fewest labels before one at more, so that
+/// whatever time there is goes to few seeds of everything.
+fn jobs(contests: &[Box<dyn Contest>], program: &str) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    for (c, contest) in contests.iter().enumerate() {
+        for (e, entry) in contest.entries().iter().enumerate() {
+            if entry.pretrained && contest.without_weights().is_some() {
+                continue;
+            }
+            for (b, budget) in entry.budgets.iter().enumerate() {
+                let (setting, aid, grid) = (contest.setting(), entry.aid, &budget.grid);
+                let settings = format!("{program}; {setting}; {aid:?}; {grid:?}");
+                for seed in 1..=budget.seeds {
+                    let cell = Cell {
+                        domain: contest.domain().to_string(),
+                        data: contest.data().to_string(),
+                        strategy: entry.strategy.to_string(),
+                        labels: budget.labels,
+                        seed,
+                        fingerprint: crate::digits::sha256(settings.as_bytes())[..12].to_string(),
+                    };
+                    jobs.push((c, e, b, cell));
+                }
+            }
+        }
+    }
+    jobs.sort_by_key(|(c, e, b, cell)| (cell.seed, *b, *c, *e));
+    jobs
+}
+
 fn measure(
     contests: &mut [Box<dyn Contest>],
-    size: Size,
     program: &str,
-    folder: &Path,
+    store: &Store,
+    mut known: Known,
+    until: Option<Instant>,
     say: &mut dyn FnMut(String),
-) -> Result<Report> {
-    let store = Store { folder: folder.join("cells") };
-    let (mut cells, mut notes) = (Vec::new(), Vec::new());
-    for contest in contests {
-        let missing = contest.without_weights();
-        if let Some(reason) = &missing {
+) -> Result<Found> {
+    let mut notes = Vec::new();
+    for contest in contests.iter() {
+        if let Some(reason) = contest.without_weights() {
             let note = format!("{}: no pre-trained weights, so only from scratch: {reason}", contest.data());
             say(note.clone());
             notes.push(note);
         }
         notes.push(contest.setting());
-        let fingerprint = format!("{program}; {}", contest.fingerprint());
-        for (strategy, limits) in contest.strategies() {
-            if limits.pretrained && missing.is_some() {
-                continue;
-            }
-            for (labels, seed) in grid::points(size, limits, contest.classes()) {
-                let cell = Cell {
-                    domain: contest.domain().to_string(),
-                    data: contest.data().to_string(),
-                    strategy: strategy.to_string(),
-                    labels,
-                    seed,
-                    fingerprint: fingerprint.clone(),
-                };
-                let outcome = match store.get(&cell) {
-                    Some(outcome) => outcome,
-                    None => {
-                        let outcome = contest.measure(strategy, labels, seed).with_context(|| cell.key())?;
-                        store.put(&cell, &outcome)?;
-                        say(format!("{}: {:.1} % in {:.1} s", cell.key(), 100.0 * outcome.accuracy, outcome.seconds));
-                        outcome
-                    }
-                };
-                cells.push((cell, outcome));
-            }
+    }
+    let jobs = jobs(contests, program);
+    let current: BTreeMap<String, &Cell> = jobs.iter().map(|(.., cell)| (cell.key(), cell)).collect();
+    // Of the cells that are asked for, what was measured under other settings does not count.
+    known.0.retain(|key, record| current.get(key).is_none_or(|cell| **cell == record.cell));
+    for (number, (c, e, b, cell)) in jobs.iter().enumerate() {
+        if known.0.contains_key(&cell.key()) {
+            continue;
         }
+        let contest = &mut contests[*c];
+        let entry = contest.entries()[*e].clone();
+        let outcome = match store.get(cell) {
+            Some(outcome) => outcome,
+            None if until.is_some_and(|until| Instant::now() >= until) => continue,
+            None => {
+                let first = Cell { seed: 1, strategy: entry.follows.unwrap_or(entry.strategy).into(), ..cell.clone() };
+                let chosen = known.0.get(&first.key()).and_then(|record| match &record.outcome {
+                    Finding::Measured(outcome) => outcome.choice.clone(),
+                    Finding::Refused { .. } => None,
+                });
+                let outcome =
+                    contest.measure(&entry, &entry.budgets[*b], cell.seed, chosen).with_context(|| cell.key())?;
+                store.put(cell, &outcome)?;
+                say(format!("{} of {}: {}: {}", number + 1, jobs.len(), cell.key(), report::brief(&outcome)));
+                outcome
+            }
+        };
+        known.0.insert(cell.key(), Record { cell: cell.clone(), outcome });
     }
-    let size = format!("{size:?}").to_lowercase();
-    let rows = summary::rows(&cells);
-    let report = Report { topwork: env!("CARGO_PKG_VERSION"), size, notes, rows, cells };
-    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    write_whole(&folder.join("report.json"), &(serde_json::to_string_pretty(&report)? + "\n"))?;
-    write_whole(&folder.join("report.md"), &page(&report))?;
-    Ok(report)
-}
-
-fn page(report: &Report) -> String {
-    let mut text = format!(
-        "# Strategies compared\n\ntopwork {}, size {}. Accuracy on the test part, mean ± standard deviation over seeds; \
-         a seed also chooses the labelled samples. Seconds of training, features computed by an earlier line or run not \
-         counted again; parameters trained.\n\n",
-        report.topwork, report.size
-    );
-    text += &summary::markdown(&report.rows);
-    for note in &report.notes {
-        text += &format!("\nNote: {note}\n");
-    }
-    text
+    let all: Vec<(&Cell, bool)> = jobs.iter().map(|(.., cell)| (cell, known.0.contains_key(&cell.key()))).collect();
+    notes.extend(report::left(&all));
+    let order: Vec<&str> = topwork_core::strategy::all().iter().map(|strategy| strategy.name()).collect();
+    let mut records: Vec<Record> = known.0.into_values().collect();
+    records.sort_by_cached_key(|Record { cell, .. }| {
+        let strategy = order.iter().position(|name| *name == cell.strategy);
+        (cell.domain.clone(), cell.data.clone(), cell.labels, strategy, cell.seed)
+    });
+    Ok(Found { records, notes })
 }
 
 /// Writes a file so that it is never seen in part.
@@ -160,79 +257,4 @@ fn write_whole(path: &Path, text: &str) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-
-    struct Fake {
-        missing: Option<String>,
-        measured: Arc<AtomicUsize>,
-        most: usize,
-    }
-
-    impl Contest for Fake {
-        fn domain(&self) -> &'static str {
-            "cv"
-        }
-        fn data(&self) -> &'static str {
-            "digits"
-        }
-        fn classes(&self) -> usize {
-            10
-        }
-        fn strategies(&self) -> Vec<(&'static str, Limits)> {
-            let quick = Limits { pretrained: false, slow: false };
-            vec![("from-scratch", quick), ("feature-extraction", Limits { pretrained: true, ..quick })]
-        }
-        fn without_weights(&self) -> Option<String> {
-            self.missing.clone()
-        }
-        fn setting(&self) -> String {
-            "a fake".into()
-        }
-        fn fingerprint(&self) -> String {
-            "1".into()
-        }
-        fn measure(&mut self, _: &str, labels: usize, seed: u64) -> Result<Outcome> {
-            anyhow::ensure!(self.measured.fetch_add(1, Ordering::Relaxed) < self.most, "killed");
-            Ok(Outcome { accuracy: 1.0 / seed as f64, seconds: 1.0, trained: labels })
-        }
-    }
-
-    fn bench(folder: &Path, missing: Option<&str>, most: usize) -> (Result<Report>, usize) {
-        let measured = Arc::new(AtomicUsize::new(0));
-        let fake = Fake { missing: missing.map(Into::into), measured: measured.clone(), most };
-        let report = measure(&mut [Box::new(fake)], Size::Default, "v1", folder, &mut |_| {});
-        (report, measured.load(Ordering::Relaxed))
-    }
-
-    #[test]
-    fn an_interrupted_benchmark_continues_where_it_stopped() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(bench(folder.path(), None, 5).0.is_err());
-        let (report, measured) = bench(folder.path(), None, 100);
-        assert_eq!((report.unwrap().cells.len(), measured), (18, 13));
-        assert_eq!(bench(folder.path(), None, 0).1, 0);
-    }
-
-    #[test]
-    fn the_report_is_written_in_both_forms() {
-        let folder = tempfile::tempdir().unwrap();
-        bench(folder.path(), None, 100).0.unwrap();
-        let text = std::fs::read_to_string(folder.path().join("report.md")).unwrap();
-        assert!(text.contains("| digits | 40 | feature-extraction |"), "{text}");
-        let json = std::fs::read_to_string(folder.path().join("report.json")).unwrap();
-        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-        assert_eq!(json["rows"].as_array().map(Vec::len), Some(6));
-    }
-
-    #[test]
-    fn without_weights_only_training_from_scratch_runs_and_the_report_says_so() {
-        let folder = tempfile::tempdir().unwrap();
-        let report = bench(folder.path(), Some("pip is not installed"), 100).0.unwrap();
-        assert!(report.rows.iter().all(|row| row.strategy == "from-scratch"));
-        assert!(page(&report).contains("pip is not installed"));
-    }
-}
+mod tests;

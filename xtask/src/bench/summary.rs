@@ -1,11 +1,12 @@
 //! Means and deviations over seeds, and the table as text for a terminal and as Markdown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::cell::{Cell, Outcome};
+use super::cell::{Cell, Finding, Outcome, Record};
+use super::recipes;
 
 /// One line of the table: all seeds of a strategy at one budget.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -26,28 +27,33 @@ pub struct Row {
     pub deviation: Option<f64>,
     /// Mean seconds of training.
     pub seconds: f64,
+    /// Mean seconds of processors.
+    pub processor: f64,
     /// Parameters that learned.
     pub trained: usize,
 }
 
-/// Rows by domain, data set, number of labels and strategy, strategies in the order of their first cell.
-pub fn rows(cells: &[(Cell, Outcome)]) -> Vec<Row> {
+/// Rows by domain, data set, number of labels and strategy, strategies in the order of their first cell. What did not run
+/// has none.
+pub fn rows(records: &[Record]) -> Vec<Row> {
     let mut order: Vec<&str> = Vec::new();
-    for (cell, _) in cells {
+    for Record { cell, .. } in records {
         if !order.contains(&cell.strategy.as_str()) {
             order.push(&cell.strategy);
         }
     }
     let rank = |strategy: &str| order.iter().position(|s| *s == strategy);
-    let mut groups: BTreeMap<_, Vec<&(Cell, Outcome)>> = BTreeMap::new();
-    for entry in cells {
-        let cell = &entry.0;
-        groups.entry((&cell.domain, &cell.data, cell.labels, rank(&cell.strategy))).or_default().push(entry);
+    let mut groups: BTreeMap<_, Vec<(&Cell, &Outcome)>> = BTreeMap::new();
+    for Record { cell, outcome } in records {
+        if let Finding::Measured(outcome) = outcome {
+            let key = (&cell.domain, &cell.data, cell.labels, rank(&cell.strategy));
+            groups.entry(key).or_default().push((cell, outcome));
+        }
     }
     groups.into_values().map(|group| row(&group)).collect()
 }
 
-fn row(group: &[&(Cell, Outcome)]) -> Row {
+fn row(group: &[(&Cell, &Outcome)]) -> Row {
     let n = group.len() as f64;
     let mean = |of: fn(&Outcome) -> f64| group.iter().map(|(_, outcome)| of(outcome)).sum::<f64>() / n;
     let accuracy = mean(|o| o.accuracy);
@@ -62,6 +68,7 @@ fn row(group: &[&(Cell, Outcome)]) -> Row {
         accuracy,
         deviation: (group.len() > 1).then(|| (squares / (n - 1.0)).sqrt()),
         seconds: mean(|o| o.seconds),
+        processor: mean(|o| o.processor),
         trained: outcome.trained,
     }
 }
@@ -135,13 +142,65 @@ pub fn markdown(rows: &[Row]) -> String {
     text
 }
 
+/// For each data set a heading and a table in Markdown: a line a strategy, accuracy and cost side by side for each number
+/// of labels. `refusals` say, by data set and strategy, why one did not run.
+pub fn by_set(rows: &[Row], refusals: &BTreeMap<(String, String), String>) -> String {
+    let mut sets: Vec<&str> = Vec::new();
+    let mut strategies: Vec<&str> = topwork_core::strategy::all().iter().map(|strategy| strategy.name()).collect();
+    for row in rows {
+        if !sets.contains(&row.data.as_str()) {
+            sets.push(&row.data);
+        }
+        if !strategies.contains(&row.strategy.as_str()) {
+            strategies.push(&row.strategy);
+        }
+    }
+    sets.iter().map(|set| table_of(set, &strategies, rows, refusals)).collect()
+}
+
+fn table_of(set: &str, strategies: &[&str], rows: &[Row], refusals: &BTreeMap<(String, String), String>) -> String {
+    let of_set = || rows.iter().filter(|row| row.data == set);
+    let budgets: BTreeSet<usize> = of_set().map(|row| row.labels).collect();
+    let most = of_set().map(|row| row.seeds).max().unwrap_or(0);
+    let header: String = budgets.iter().map(|labels| format!(" {labels} labels | s |")).collect();
+    let seeds = if most == 1 { "One seed.".into() } else { format!("{most} seeds; fewer where a bracket says so.") };
+    let mut text = format!("\n## {set}\n\n{seeds}\n\n| strategy |{header} trained | needs |\n|---|");
+    text += &"--:|--:|".repeat(budgets.len());
+    text += "--:|---|\n";
+    for strategy in strategies {
+        let found: Vec<&Row> = of_set().filter(|row| row.strategy == *strategy).collect();
+        let refusal = refusals.get(&(set.to_string(), strategy.to_string()));
+        let Some(any) = found.first() else {
+            if let Some(reason) = refusal {
+                let empty = " |".repeat(2 * budgets.len() + 2);
+                let _ = writeln!(text, "| {strategy} | does not run: {}{empty}", reason.replace('|', "\\|"));
+            }
+            continue;
+        };
+        let _ = write!(text, "| {strategy} |");
+        for labels in &budgets {
+            match found.iter().find(|row| row.labels == *labels) {
+                Some(row) => {
+                    let fewer = if row.seeds < most { format!(" ({})", row.seeds) } else { String::new() };
+                    let deviation = row.deviation.map_or(String::new(), |d| format!(" ± {:.1}", 100.0 * d));
+                    let _ = write!(text, " {:.1}{deviation}{fewer} | {:.1} |", 100.0 * row.accuracy, row.processor);
+                }
+                None => text += " | |",
+            }
+        }
+        let _ = writeln!(text, " {} | {} |", grouped(any.trained), recipes::needs(strategy));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::cell::tests::cell;
+    use super::super::cell::tests::{cell, outcome};
     use super::*;
 
-    fn measured(strategy: &str, labels: usize, seed: u64, accuracy: f64) -> (Cell, Outcome) {
-        (cell(strategy, labels, seed), Outcome { accuracy, seconds: seed as f64, trained: 1_234_567 })
+    fn measured(strategy: &str, labels: usize, seed: u64, accuracy: f64) -> Record {
+        let outcome = Finding::Measured(outcome(accuracy, seed as f64));
+        Record { cell: cell(strategy, labels, seed), outcome }
     }
 
     #[test]
@@ -171,6 +230,17 @@ mod tests {
         let ends: Vec<usize> = text.lines().map(|line| line.chars().count()).collect();
         assert_eq!(ends, [ends[0]; 3]);
         assert!(text.ends_with("1,234,567\n"), "{text}");
+    }
+
+    #[test]
+    fn a_table_of_a_set_has_a_column_for_each_budget_and_as_many_in_every_line() {
+        let records = [measured("lora", 4, 1, 0.5), measured("lora", 40, 1, 1.0), measured("soup", 4, 1, 0.25)];
+        let refusals = BTreeMap::from([(("digits".to_string(), "prefix".to_string()), "no attention".to_string())]);
+        let text = by_set(&rows(&records), &refusals);
+        assert!(text.contains("| lora | 50.0 | 2.0 | 100.0 | 2.0 | 1,234,567 |"), "{text}");
+        assert!(text.contains("| soup | 25.0 | 2.0 | | | 1,234,567 |"), "{text}");
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
+        assert!(lines.len() == 5 && lines.iter().all(|line| line.matches('|').count() == 8), "{text}");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod plot;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -128,6 +129,8 @@ pub fn find_lr<D: Domain>(fit: &Fit<D>, sweep: Sweep, observer: &dyn Observer) -
         run: &RunDir::create(&folder.path().join("run"), false)?,
         cache: &fit.machine.cache()?,
         checkpoint_every: None,
+        checkpoint_pause: Duration::ZERO,
+        judgements: 1,
         recompute: fit.recompute,
         strictness: Strictness { strict: fit.strict, ..Strictness::default() },
         threads: std::thread::available_parallelism().map_or(1, usize::from),

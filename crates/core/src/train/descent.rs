@@ -19,8 +19,6 @@ use candle_core::Tensor;
 
 /// A line in `metrics.jsonl` every so many steps.
 const RECORD_EVERY: usize = 10;
-/// A phase that does not watch for the best epoch is judged about this often.
-const JUDGEMENTS: usize = 5;
 
 impl Run<'_> {
     /// Executes a phase of kind `train`, from where the position says.
@@ -66,7 +64,9 @@ impl Run<'_> {
             pace.steps = (batches.len(), batches.len() * phase.epochs);
             self.epoch(phase, batches, &train, &guides, &mut optimizer, &pace)?;
             self.end_epoch(phase, &validation)?;
-            self.checkpoint(&optimizer)?;
+            if self.due() {
+                self.checkpoint(&optimizer)?;
+            }
         }
         if let Some(best) = self.position.best.take() {
             for (name, value) in std::mem::take(&mut self.best) {
@@ -207,7 +207,7 @@ impl Run<'_> {
     /// Judges the epoch where that is due, and remembers the best.
     fn end_epoch(&mut self, phase: &Train, validation: &Split) -> Result<()> {
         let epoch = self.position.epoch + 1;
-        let every = if phase.patience.is_some() { 1 } else { phase.epochs.div_ceil(JUDGEMENTS) };
+        let every = if phase.patience.is_some() { 1 } else { phase.epochs.div_ceil(self.job.judgements.max(1)) };
         // Without a part in pairs, the head says nothing yet.
         let judged = !validation.dataset.is_empty() && phase.pairs.is_none();
         let due = judged && (epoch.is_multiple_of(every) || epoch == phase.epochs);

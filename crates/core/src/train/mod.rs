@@ -23,6 +23,7 @@ mod terms;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -73,6 +74,10 @@ pub struct Job<'a> {
     pub cache: &'a Cache,
     /// Besides at the end of every epoch, a checkpoint is written after this many steps.
     pub checkpoint_every: Option<usize>,
+    /// An epoch or phase that ends sooner than this after the last checkpoint, or the beginning, leaves none.
+    pub checkpoint_pause: Duration,
+    /// About how often a phase that does not watch for its best epoch is judged on the way; at its end it always is.
+    pub judgements: usize,
     /// Trade time for memory: see [`gradient::Objective::recompute`].
     pub recompute: bool,
     /// How many unreadable samples to bear.
@@ -180,6 +185,8 @@ struct Run<'a> {
     kept: feed::Kept,
     /// Of the optimizer, from the checkpoint that was continued from.
     restored: BTreeMap<String, Tensor>,
+    /// When the last checkpoint was written, or the job begun.
+    saved: Instant,
 }
 
 /// Executes a job's plan.
@@ -203,6 +210,7 @@ pub fn execute(mut job: Job<'_>) -> Result<Outcome> {
         earlier: BTreeMap::new(),
         kept: BTreeMap::new(),
         restored: BTreeMap::new(),
+        saved: Instant::now(),
     };
     run.position.identity = position::identity(job, &run.params)?;
     if job.resume {
@@ -218,7 +226,9 @@ pub fn execute(mut job: Job<'_>) -> Result<Outcome> {
         run.position.next_phase();
         run.best.clear();
         run.remember()?;
-        run.save(&BTreeMap::new(), 0)?;
+        if run.due() {
+            run.save(&BTreeMap::new(), 0)?;
+        }
     }
     run.outcome()
 }
@@ -253,6 +263,11 @@ pub(crate) fn stopped() -> Error {
 }
 
 impl Run<'_> {
+    /// Whether an end of something is worth a checkpoint.
+    fn due(&self) -> bool {
+        self.saved.elapsed() >= self.job.checkpoint_pause
+    }
+
     /// The stages from `boundary` on and the head, with whether something learns in them.
     fn stages_from(&self, boundary: usize) -> Vec<&Stage> {
         let network = self.job.network;

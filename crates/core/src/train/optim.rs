@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
-use topwork_kernels::{AdamWHyper, AdamWState, SgdHyper, SgdState, adamw_step, sgd_step, sum_of_squares};
+use topwork_kernels::{AdamWHyper, AdamWState, SgdHyper, SgdState, adamw_step, pull_step, sgd_step, sum_of_squares};
 
 use crate::net::tape::Gradients;
 use crate::net::{Params, Role};
@@ -92,8 +92,7 @@ impl Optimizer {
                 _ => return Err(Error::Tensor(candle_core::Error::Msg(format!("optimizer state of {name:?}")))),
             }
             if let Some((anchor, strength)) = &member.anchor {
-                let apart = ((var.as_tensor() - anchor)? / (1.0 + lr * strength))?;
-                var.set(&(anchor + apart)?)?;
+                pull_step(var, anchor, 1.0 / (1.0 + lr * strength))?;
             }
         }
         Ok(())

@@ -150,6 +150,7 @@ impl Run<'_> {
             let _ = std::fs::remove_file(tensors_file(&folder, old));
         }
         self.timings.add("checkpoint", start, 0);
+        self.saved = Instant::now();
         Ok(())
     }
 

@@ -336,6 +336,7 @@ fn run_of<'a>(job: &'a Job<'a>) -> Run<'a> {
         earlier: BTreeMap::new(),
         kept: BTreeMap::new(),
         restored: BTreeMap::new(),
+        saved: Instant::now(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use candle_core::Device;
 
@@ -187,6 +188,8 @@ impl Fixture {
             run,
             cache: &self.cache,
             checkpoint_every: Some(3),
+            checkpoint_pause: Duration::ZERO,
+            judgements: 5,
             recompute: false,
             strictness: Strictness::default(),
             threads: 2,

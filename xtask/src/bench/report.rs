@@ -1,0 +1,117 @@
+//! The report of a benchmark: a page of tables, and the same as JSON.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::Found;
+use super::cell::{Cell, Finding, Record};
+use super::summary::{self, Row};
+
+/// What is written to `report.json`.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    topwork: &'static str,
+    /// What was measured.
+    pub title: String,
+    /// What a reader must know.
+    pub notes: Vec<String>,
+    /// Means over seeds.
+    pub rows: Vec<Row>,
+    cells: Vec<Record>,
+    /// One table for each set, with what strategies need.
+    #[serde(skip)]
+    by_set: bool,
+}
+
+impl Report {
+    /// Of all that was found.
+    pub fn new(title: String, found: Found, by_set: bool) -> Self {
+        let rows = summary::rows(&found.records);
+        Self { topwork: env!("CARGO_PKG_VERSION"), title, notes: found.notes, rows, cells: found.records, by_set }
+    }
+
+    /// Writes `report.md` and `report.json` to `folder`.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        super::write_whole(&folder.join("report.json"), &(serde_json::to_string_pretty(self)? + "\n"))?;
+        super::write_whole(&folder.join("report.md"), &self.page())
+    }
+
+    /// The page.
+    pub fn page(&self) -> String {
+        let mut text = format!(
+            "# Strategies compared\n\ntopwork {}, {}. Accuracy on the test part, mean ± standard deviation over seeds; a \
+             seed also chooses the labelled samples. ",
+            self.topwork, self.title
+        );
+        if self.by_set {
+            text += "Processor seconds (user and system, two threads; about twice the wall-clock seconds of two idle cores) \
+                     from the files to the saved model, without the choice of settings and the test. ";
+            text += "Numbers of parameters trained.\n";
+            text += &summary::by_set(&self.rows, &self.refusals());
+        } else {
+            text += "Seconds of training, features computed by an earlier line or run not counted again; parameters \
+                     trained.\n\n";
+            text += &summary::markdown(&self.rows);
+        }
+        for note in &self.notes {
+            text += &format!("\nNote: {note}\n");
+        }
+        text
+    }
+
+    /// Why a strategy did not run on a set.
+    fn refusals(&self) -> BTreeMap<(String, String), String> {
+        let mut found = BTreeMap::new();
+        for Record { cell, outcome } in &self.cells {
+            if let Finding::Refused { reason } = outcome {
+                found.insert((cell.data.clone(), cell.strategy.clone()), reason.clone());
+            }
+        }
+        found
+    }
+}
+
+/// What became of a cell, in a few words.
+pub fn brief(finding: &Finding) -> String {
+    match finding {
+        Finding::Measured(outcome) => format!(
+            "{:.1} % in {:.1} s, {:.1} s of processors",
+            100.0 * outcome.accuracy,
+            outcome.seconds,
+            outcome.processor
+        ),
+        Finding::Refused { reason } => format!("does not run: {reason}"),
+    }
+}
+
+/// Lines about the cells that did not fit, of `all`, each with whether it is known.
+pub fn left(all: &[(&Cell, bool)]) -> Vec<String> {
+    let mut seeds: BTreeMap<u64, BTreeMap<(&str, usize), (Vec<&str>, usize)>> = BTreeMap::new();
+    for (cell, known) in all {
+        let (missing, count) = seeds.entry(cell.seed).or_default().entry((&cell.data, cell.labels)).or_default();
+        *count += 1;
+        if !known {
+            missing.push(&cell.strategy);
+        }
+    }
+    let count = all.iter().filter(|(_, known)| !known).count();
+    let mut lines = Vec::new();
+    if count > 0 {
+        lines.push(format!("{count} of {} cells did not fit into the time", all.len()));
+    }
+    for (seed, groups) in seeds {
+        if groups.values().all(|(missing, count)| missing.len() == *count) {
+            lines.push(format!("seed {seed} did not fit at all"));
+            continue;
+        }
+        for ((data, labels), (missing, count)) in groups.iter().filter(|(_, (missing, _))| !missing.is_empty()) {
+            let which = if missing.len() == *count { "nothing of it".into() } else { missing.join(", ") };
+            lines.push(format!("did not fit, seed {seed}: {data} with {labels} labels: {which}"));
+        }
+    }
+    lines
+}
