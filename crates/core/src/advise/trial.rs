@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -131,6 +131,9 @@ impl<'a, D: Domain> Bench<'a, D> {
             run: &RunDir::create(&folder.path().join("run"), false)?,
             cache,
             checkpoint_every: None,
+            // Nobody goes on with a trial.
+            checkpoint_pause: Duration::MAX,
+            judgements: 1,
             recompute: false,
             strictness: Strictness { strict: self.reader.strict, ..Strictness::default() },
             threads: std::thread::available_parallelism().map_or(1, usize::from),
