@@ -124,6 +124,7 @@ fn each_weight(layers: &mut [Layer], visit: &mut dyn FnMut(WeightMut)) {
                     each_weight(layers, visit);
                 }
             }
+            Layer::Repeat(r) => each_weight(&mut r.layers, visit),
             _ => {}
         }
     }
@@ -213,25 +214,32 @@ fn bottlenecks(network: &mut Network, width: usize, blocks: &[String]) -> Result
             stage.layers.push(bottleneck(&stage.name, channels, width));
             continue;
         }
-        let mut layers = Vec::with_capacity(stage.layers.len());
-        for mut layer in std::mem::take(&mut stage.layers) {
-            let mut behind = None;
-            if let Layer::Residual(r) = &mut layer
-                && let Some((name, channels)) = block(r).filter(|(name, _)| wanted.contains(name.as_str()))
-            {
-                let adapter = bottleneck(&name, channels, width);
-                if r.then.iter().any(|layer| matches!(layer, Layer::LayerNorm(_))) {
-                    r.body.push(adapter);
-                } else {
-                    behind = Some(adapter);
-                }
-            }
-            layers.push(layer);
-            layers.extend(behind);
-        }
-        stage.layers = layers;
+        into_blocks(&mut stage.layers, &wanted, width);
     }
     Ok(())
+}
+
+/// Puts a bottleneck into each of the `wanted` blocks among `layers`.
+fn into_blocks(layers: &mut Vec<Layer>, wanted: &BTreeSet<&str>, width: usize) {
+    for mut layer in std::mem::take(layers) {
+        let mut behind = None;
+        match &mut layer {
+            Layer::Repeat(r) => into_blocks(&mut r.layers, wanted, width),
+            Layer::Residual(r) => {
+                if let Some((name, channels)) = block(r).filter(|(name, _)| wanted.contains(name.as_str())) {
+                    let adapter = bottleneck(&name, channels, width);
+                    if r.then.iter().any(|layer| matches!(layer, Layer::LayerNorm(_))) {
+                        r.body.push(adapter);
+                    } else {
+                        behind = Some(adapter);
+                    }
+                }
+            }
+            _ => {}
+        }
+        layers.push(layer);
+        layers.extend(behind);
+    }
 }
 
 fn bottleneck(block: &str, channels: usize, width: usize) -> Layer {
@@ -276,6 +284,7 @@ fn each_attention(layers: &mut [Layer], visit: &mut dyn FnMut(&mut Attention)) {
                     each_attention(layers, visit);
                 }
             }
+            Layer::Repeat(r) => each_attention(&mut r.layers, visit),
             _ => {}
         }
     }

@@ -71,6 +71,7 @@ fn text_network() -> Network {
             output: part("output"),
             heads: 2,
             prefix: None,
+            distances: None,
             dropout: 0.1,
         };
         let mixing = Residual {

@@ -1,6 +1,6 @@
 //! Multi-head attention within each sample's rows, on slices.
 
-use crate::attention::{Prefix, softmax_rows};
+use crate::attention::{Beside, add_terms, softmax_rows};
 use crate::cpu::Shared;
 use crate::matmul::{Mat, product, product_to};
 use crate::rows::starts;
@@ -25,19 +25,19 @@ pub fn attention(
     out: &mut [f32],
     scratch: &mut Vec<f32>,
 ) {
-    attention_with_prefix(q, k, v, None, stride, lengths, heads, d, out, scratch);
+    attention_beside(q, k, v, Beside::default(), stride, lengths, heads, d, out, scratch);
 }
 
-/// [`attention`] with a prefix of keys and values in front of every sample's own.
+/// [`attention`] with what else the scores are made of.
 ///
 /// # Panics
 /// When the slices are too short.
 #[allow(clippy::too_many_arguments)]
-pub fn attention_with_prefix(
+pub fn attention_beside(
     q: &[f32],
     k: &[f32],
     v: &[f32],
-    prefix: Prefix,
+    beside: Beside<&[f32]>,
     stride: usize,
     lengths: &[usize],
     heads: usize,
@@ -45,6 +45,7 @@ pub fn attention_with_prefix(
     out: &mut [f32],
     scratch: &mut Vec<f32>,
 ) {
+    let Beside { prefix, terms } = beside;
     let width = heads * d;
     let longest = lengths.iter().copied().max().unwrap_or(0);
     if longest == 0 || width == 0 {
@@ -75,6 +76,10 @@ pub fn attention_with_prefix(
                 product(q, k.t(), scores, keys, false);
             }
             product(q, k.t(), &mut scores[before..], keys, false);
+            if let Some(terms) = terms {
+                let line = terms.len() / heads;
+                add_terms(&mut scores[..len * keys], keys, before, &terms[head * line..][..line], scale);
+            }
             softmax_rows(scores, keys, scale, &mut logs[..len]);
             let to = out.at(start * width + head * d, (len - 1) * width + d);
             // SAFETY: these columns of these rows exist and belong to this head of this sample.

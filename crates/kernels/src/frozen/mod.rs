@@ -10,12 +10,12 @@ pub(crate) mod panels;
 mod pieces;
 mod precision;
 
-pub use attention::{attention, attention_with_prefix};
+pub use attention::{attention, attention_beside};
 pub use conv::PackedConv;
 pub use linear::PackedLinear;
 pub use pieces::{
     act_in_place, adaptive_avg_pool, add, channels_first, embed_sum, layer_norm, max_pool, pool_rows_first,
-    pool_rows_mean,
+    pool_rows_max, pool_rows_mean,
 };
 
 pub use precision::Precision;

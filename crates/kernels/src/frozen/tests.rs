@@ -1,6 +1,7 @@
 //! The frozen path against plain loops and against the operations with gradients.
 
 use super::*;
+use crate::attention::Beside;
 use crate::conv::ConvSpec;
 use crate::conv::tests::{cases, naive, range};
 use crate::testing::{close_values, flat, random, values};
@@ -88,11 +89,13 @@ fn attention_reads_one_fused_matrix() -> Result<()> {
     close_values(&out, &flat(&want), 1e-6);
     let prefix = [random(&[5, width], 2, 1.5), random(&[5, width], 3, 1.5)];
     let (key, value) = (flat(&prefix[0]), flat(&prefix[1]));
-    let both = Some([&prefix[0], &prefix[1]]);
-    let want = crate::attention_with_prefix(&part(0)?, &part(1)?, &part(2)?, both, &lengths, heads, None)?;
-    let (both, stride) = (Some([&key[..], &value]), 3 * width);
+    let terms = random(&[heads, 41], 4, 1.5);
+    let beside = Beside { prefix: Some([&prefix[0], &prefix[1]]), terms: Some(&terms) };
+    let want = crate::attention_beside(&part(0)?, &part(1)?, &part(2)?, beside, &lengths, heads, None)?;
+    let (terms, stride) = (flat(&terms), 3 * width);
+    let beside = Beside { prefix: Some([&key[..], &value]), terms: Some(&terms[..]) };
     let [q, k, v] = [0, 1, 2].map(|i| &x[i * width..]);
-    attention_with_prefix(q, k, v, both, stride, &lengths, heads, d, &mut out, &mut Vec::new());
+    attention_beside(q, k, v, beside, stride, &lengths, heads, d, &mut out, &mut Vec::new());
     close_values(&out, &flat(&want), 1e-5);
     Ok(())
 }

@@ -34,6 +34,7 @@ fn encoder() -> Network {
             heads: 2,
             dropout: 0.2,
             prefix: None,
+            distances: None,
         };
         let mixing = Residual {
             body: vec![Layer::Attention(attention), Layer::Dropout(0.1)],

@@ -40,22 +40,25 @@ pub fn found(network: &Network) -> Vec<Adapter> {
                 put(&mut found, Adapter::Prefix { length: prefix.length, attentions });
             }
         });
-        let mut put_bottleneck = |layer: &Layer| {
-            if let Layer::Adapter(r) = layer
-                && let [Layer::Linear(down), ..] = &r.body[..]
-            {
-                let blocks = vec![down.name.trim_end_matches(".adapter.down").to_string()];
-                put(&mut found, Adapter::Bottleneck { width: down.outputs, blocks });
-            }
-        };
-        for layer in &stage.layers {
-            put_bottleneck(layer);
-            if let Layer::Residual(r) = layer {
-                r.body.iter().for_each(&mut put_bottleneck);
-            }
-        }
+        bottlenecks(&stage.layers, &mut found);
     }
     found
+}
+
+fn bottlenecks(layers: &[Layer], found: &mut Vec<Adapter>) {
+    for layer in layers {
+        match layer {
+            Layer::Adapter(r) => {
+                if let [Layer::Linear(down), ..] = &r.body[..] {
+                    let blocks = vec![down.name.trim_end_matches(".adapter.down").to_string()];
+                    put(found, Adapter::Bottleneck { width: down.outputs, blocks });
+                }
+            }
+            Layer::Residual(r) => bottlenecks(&r.body, found),
+            Layer::Repeat(r) => bottlenecks(&r.layers, found),
+            _ => {}
+        }
+    }
 }
 
 /// Joins an adapter with one of the same setting.
@@ -91,6 +94,7 @@ pub fn strip(network: &Network) -> Network {
         for layer in layers {
             match layer {
                 Layer::Residual(r) => [&mut r.body, &mut r.shortcut, &mut r.then].into_iter().for_each(clean),
+                Layer::Repeat(r) => clean(&mut r.layers),
                 Layer::Attention(a) => a.prefix = None,
                 _ => {}
             }

@@ -1,9 +1,9 @@
 //! The fused operations of the frozen path, and how samples flow through them.
 
-use topwork_kernels::Act;
 use topwork_kernels::frozen as k;
+use topwork_kernels::{Act, Beside};
 
-use crate::net::{Index, PoolRows, Window};
+use crate::net::{Distances, Index, PoolRows, Window};
 
 /// One fused operation.
 pub(super) enum Step {
@@ -34,6 +34,7 @@ pub(super) enum Step {
         output: k::PackedLinear,
         heads: usize,
         prefix: Option<[Vec<f32>; 2]>,
+        distances: Option<(Distances, Vec<f32>)>,
     },
     PoolRows(PoolRows),
     /// `act(body(x) + shortcut(x))`; the sum happens in the last step of the body where that can do it.
@@ -41,6 +42,10 @@ pub(super) enum Step {
         body: Vec<Step>,
         shortcut: Vec<Step>,
         act: Option<Act>,
+    },
+    Repeat {
+        steps: Vec<Step>,
+        times: usize,
     },
 }
 
@@ -167,17 +172,9 @@ impl Step {
             Self::Conv { conv, window, .. } => conv.uses([row[0], row[1]], window.pads(row[0], row[1])),
             Self::Linear { .. } | Self::Attention { .. } => Some(rows),
             Self::Residual { body, shortcut, .. } => {
-                let least = |steps: &[Self]| {
-                    let mut row = row.to_vec();
-                    let uses = steps.iter().filter_map(|step| {
-                        let uses = step.uses(rows, &row);
-                        row = step.row_after(&row);
-                        uses
-                    });
-                    uses.min()
-                };
-                least(body).into_iter().chain(least(shortcut)).min()
+                least_uses(body, rows, row).into_iter().chain(least_uses(shortcut, rows, row)).min()
             }
+            Self::Repeat { steps, .. } => least_uses(steps, rows, row),
             _ => None,
         }
     }
@@ -202,7 +199,9 @@ impl Step {
             Self::Embed { width, .. } => vec![*width],
             Self::Attention { output, .. } => vec![output.outputs()],
             Self::LayerNorm { .. } | Self::Act(_) | Self::PoolRows(_) => row.to_vec(),
-            Self::Residual { body, .. } => body.iter().fold(row.to_vec(), |row, step| step.row_after(&row)),
+            Self::Residual { body: steps, .. } | Self::Repeat { steps, .. } => {
+                steps.iter().fold(row.to_vec(), |row, step| step.row_after(&row))
+            }
         }
     }
 
@@ -230,6 +229,16 @@ impl Step {
                 buffers.give(other.data);
             }
             return result;
+        }
+        if let Self::Repeat { steps, times } = self {
+            let mut result: Option<Flow> = None;
+            for _ in 0..*times {
+                let Some(next) = follow(steps, result.as_ref().unwrap_or(flow), None, buffers) else { break };
+                if let Some(old) = result.replace(next) {
+                    buffers.give(old.data);
+                }
+            }
+            return result.unwrap_or_else(|| Flow { data: x.clone(), indices: Vec::new(), row, lengths });
         }
         let mut out = buffers.take(lengths.iter().sum::<usize>() * row.iter().product::<usize>());
         match self {
@@ -268,7 +277,7 @@ impl Step {
                 let slices: Vec<&[f32]> = tables.iter().map(|(table, _)| table.as_slice()).collect();
                 k::embed_sum(&slices, &ids, *width, &mut out);
             }
-            Self::Attention { query_key_value, output, heads, prefix } => {
+            Self::Attention { query_key_value, output, heads, prefix, distances } => {
                 let width = query_key_value.outputs() / 3;
                 let mut all = buffers.take(total * 3 * width);
                 query_key_value.run(x, total, None, None, &mut all);
@@ -277,15 +286,30 @@ impl Step {
                 let scratch = &mut buffers.scratch;
                 let (stride, d) = (3 * width, width / heads);
                 let prefix = prefix.as_ref().map(|[key, value]| [key.as_slice(), value.as_slice()]);
-                k::attention_with_prefix(q, k, v, prefix, stride, &flow.lengths, *heads, d, &mut joined, scratch);
+                let longest = flow.lengths.iter().copied().max().unwrap_or(0);
+                let terms = distances.as_ref().map(|(distances, values)| distances.terms(values, longest));
+                let beside = Beside { prefix, terms: terms.as_deref() };
+                k::attention_beside(q, k, v, beside, stride, &flow.lengths, *heads, d, &mut joined, scratch);
                 output.run(&joined, total, after, residual, &mut out);
                 buffers.give(all);
                 buffers.give(joined);
             }
             Self::PoolRows(PoolRows::Mean) => k::pool_rows_mean(x, row[0], &flow.lengths, &mut out),
             Self::PoolRows(PoolRows::First) => k::pool_rows_first(x, row[0], &flow.lengths, &mut out),
-            Self::Residual { .. } => {}
+            Self::PoolRows(PoolRows::Max) => k::pool_rows_max(x, row[0], &flow.lengths, &mut out),
+            Self::Residual { .. } | Self::Repeat { .. } => {}
         }
         Flow { data: out, indices: Vec::new(), row, lengths }
     }
+}
+
+/// How often one sample uses each weight of `steps` at least.
+fn least_uses(steps: &[Step], rows: usize, row: &[usize]) -> Option<usize> {
+    let mut row = row.to_vec();
+    let uses = steps.iter().filter_map(|step| {
+        let uses = step.uses(rows, &row);
+        row = step.row_after(&row);
+        uses
+    });
+    uses.min()
 }
