@@ -117,15 +117,24 @@ def sentences(run, inputs, binary, checks):
     folder = run / "model"
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     pooler = config["topwork"]["pooling"] == "pooler"
-    classifier, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
-    odd = {kind: sorted(keys) for kind, keys in info.items() if keys}
-    checks.that("transformers loads the classifier strictly", not odd, odd or "")
+    # With another pooling, the head of members whose own has a layer inside stands beside the encoder.
+    whole = config["architectures"][0].endswith("ForSequenceClassification")
+    state = load_file(folder / "model.safetensors")
+    classes = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
+    if whole:
+        classifier, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+        odd = {kind: sorted(keys) for kind, keys in info.items() if keys}
+        checks.that("transformers loads the classifier strictly", not odd, odd or "")
+        classifier.eval()
+        assert classes == [classifier.config.id2label[i] for i in range(classifier.config.num_labels)]
     encoder, info = AutoModel.from_pretrained(folder, output_loading_info=True)
-    odd = {kind: sorted(set(keys) - {"classifier.weight", "classifier.bias"}) for kind, keys in info.items()}
+    heads = ("classifier.", "pre_classifier.")
+    odd = {kind: sorted(key for key in keys if not str(key).startswith(heads)) for kind, keys in info.items()}
+    # MPNet's and RoBERTa's encoders have a pooler by themselves that their classifiers have not.
+    missing = [key for key in odd.get("missing_keys", []) if not key.startswith("pooler.")]
+    odd = {**odd, "missing_keys": missing}
     odd = {kind: keys for kind, keys in odd.items() if keys}
     checks.that("transformers loads the encoder strictly", not odd, odd or "")
-    classifier.eval()
-    classes = [classifier.config.id2label[i] for i in range(classifier.config.num_labels)]
 
     if len(inputs) != 1:
         sys.exit("give one text file with a sentence a line")
@@ -138,7 +147,9 @@ def sentences(run, inputs, binary, checks):
             longest = config["topwork"]["max-tokens"]
             encoded = [tokenizer(t, truncation=True, max_length=longest, return_tensors="pt") for t in texts]
             logits = torch.cat([classifier(**one).logits for one in encoded])
-            features = torch.cat([encoder.eval()(**one).pooler_output for one in encoded])
+            found = [encoder.eval()(**one) for one in encoded]
+            own = config["model_type"] in ("bert", "albert")
+            features = torch.cat([one.pooler_output if own else one.last_hidden_state[:, 0] for one in found])
         else:
             model = SentenceTransformer(str(folder), device="cpu")
             print("     " + " | ".join(type(module).__name__ for module in model))
@@ -146,7 +157,7 @@ def sentences(run, inputs, binary, checks):
             features = torch.stack([model.encode(text, convert_to_tensor=True) for text in texts])
             plain = SentenceTransformer(modules=[m for m in model if type(m).__name__ != "Normalize"], device="cpu")
             pooled = torch.stack([plain.encode(text, convert_to_tensor=True) for text in texts])
-            logits = classifier.classifier(pooled)
+            logits = pooled @ state["classifier.weight"].T + state["classifier.bias"]
     same_classes(checks, probabilities, logits.softmax(1))
     checks.close("probabilities", probabilities, logits.softmax(1))
     checks.close("embeddings", vectors, features)

@@ -1,12 +1,19 @@
-"""Writes crates/nlp/tests/fixtures/tokenizer: a small vocabulary, and the tokens that transformers' BertTokenizer gives
-to strings that are hard to tokenize.
+"""Writes crates/nlp/tests/fixtures/tokenizer: a small WordPiece vocabulary, a small byte-level BPE in `bpe/`, and the
+tokens that transformers gives to strings that are hard to tokenize.
+
+`expected.json` has single strings and pairs of them for BERT. `hard.tsv` has 500 strings, one a line as a JSON string,
+with their tokens by BERT and by RoBERTa: those of `HARD`, and others put together from `ALPHABETS` by Python's random
+numbers with the seed 0.
 
 Run from the repository root with transformers installed: python xtask/parity/tokens.py
 """
 import json
 import os
+import random
+from pathlib import Path
 
-from transformers import BertTokenizerFast
+from tokenizers import ByteLevelBPETokenizer
+from transformers import BertTokenizerFast, RobertaTokenizerFast
 
 FOLDER = "crates/nlp/tests/fixtures/tokenizer"
 
@@ -43,6 +50,69 @@ PAIRS = [
 ]
 
 
+# Pieces to make strings of: words, and ranges of characters that tokenizers treat each in their own way.
+ALPHABETS = [
+    [word + " " for word in WORDS],
+    [word.title() for word in WORDS] + [word.upper() for word in WORDS],
+    list("0123456789"),
+    list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"),
+    [" ", "  ", "\t", "\n", "\r\n", "\u00a0", "\u2003", "\u3000", "\u2028", "\u0085"],
+    [chr(c) for c in range(0xA1, 0x180)],
+    [chr(c) for c in range(0x300, 0x370)],
+    [chr(c) for c in range(0x391, 0x3CA) if c != 0x3A2] + [chr(c) for c in range(0x410, 0x450)],
+    [chr(c) for c in range(0x5D0, 0x5EB)] + [chr(c) for c in range(0x621, 0x653)],
+    [chr(c) for c in range(0x905, 0x950)] + [chr(c) for c in range(0xE01, 0xE3B)],
+    [chr(c) for c in range(0x3041, 0x3097)] + [chr(c) for c in range(0x30A1, 0x30FB)],
+    [chr(c) for c in range(0x4E00, 0x4E80)] + [chr(c) for c in range(0x20000, 0x20010)],
+    [chr(c) for c in range(0xAC00, 0xAC40)] + [chr(c) for c in range(0x1100, 0x1113)],
+    [chr(c) for c in range(0x1F600, 0x1F640)] + ["\u200d", "\ufe0f", "\U0001f3fd", "\U0001f1e9\U0001f1ea"],
+    [chr(c) for c in range(0x2010, 0x2060)] + [chr(c) for c in range(0x2190, 0x21A0)],
+    [chr(c) for c in range(0xFF01, 0xFF60)] + [chr(c) for c in range(0xFB00, 0xFB07)],
+    [chr(c) for c in range(0x00, 0x20)] + ["\u007f", "\u00ad", "\u200b", "\ufeff", "\ufffd", "\ue000"],
+    ["[CLS]", "[SEP]", "[MASK]", "[UNK]", "[PAD]", "<s>", "</s>", "<pad>", "<unk>", "<mask>", " <mask>", "##ing"],
+    ["'s", "'t", "'re", "'ve", "'ll", "\u2019s", "n't", "...", "http://", "@", "1.5e-3", "a" * 101],
+]
+COUNT = 500
+
+
+def hard_strings():
+    """`HARD`, and others until there are `COUNT`."""
+    draw = random.Random(0)
+    found = list(HARD)
+    while len(found) < COUNT:
+        alphabets = draw.sample(ALPHABETS, draw.choice([1, 2, 3]))
+        text = "".join(draw.choice(draw.choice(alphabets)) for _ in range(draw.randint(1, 14)))
+        if text not in found:
+            found.append(text)
+    return found
+
+
+def byte_level():
+    """A byte-level BPE trained on this repository's texts, in the files of RoBERTa."""
+    folder = Path(FOLDER) / "bpe"
+    folder.mkdir(exist_ok=True)
+    corpus = [str(path) for path in sorted(Path("docs").glob("*.md"))] + ["datasets/debian-sections/train.tsv"]
+    trained = ByteLevelBPETokenizer()
+    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trained.train(corpus, vocab_size=600, min_frequency=2, special_tokens=specials, show_progress=False)
+    trained.save_model(str(folder))
+    mask = {"__type": "AddedToken", "content": "<mask>", "lstrip": True, "normalized": False, "rstrip": False,
+            "single_word": False, "special": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"mask_token": mask}) + "\n")
+
+
+def hard(bert):
+    if not (Path(FOLDER) / "bpe" / "vocab.json").exists():
+        # Trained once: the texts of the repository change.
+        byte_level()
+    roberta = RobertaTokenizerFast.from_pretrained(f"{FOLDER}/bpe")
+    with open(os.path.join(FOLDER, "hard.tsv"), "w", encoding="utf-8", newline="\n") as file:
+        for text in hard_strings():
+            tokens = [tokenizer([text])["input_ids"][0] for tokenizer in (bert, roberta)]
+            columns = [json.dumps(text)] + [" ".join(map(str, ids)) for ids in tokens]
+            file.write("\t".join(columns) + "\n")
+
+
 def main():
     os.makedirs(FOLDER, exist_ok=True)
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + SINGLE + WORDS + UPPER + ["##" + p for p in PIECES]
@@ -71,6 +141,7 @@ def main():
                     add(first, second, longest)
     with open(os.path.join(FOLDER, "expected.json"), "w", encoding="utf-8", newline="\n") as file:
         file.write('{"cases": [\n' + ",\n".join(json.dumps(case) for case in cases) + "\n]}\n")
+    hard(BertTokenizerFast(path))
     known = sum(i != 1 for case in cases for i in case["ids"])
     print(f"{len(cases)} cases, {known} known tokens of {sum(len(c['ids']) for c in cases)}")
 

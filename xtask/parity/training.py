@@ -1,4 +1,4 @@
-"""Twenty training steps of a small ResNet and of a small BERT: the loss of each step and some of the final state."""
+"""Twenty training steps of a small ResNet and of small encoders: the loss of each step and some of the final state."""
 
 import math
 
@@ -7,7 +7,19 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from transformers import BertForSequenceClassification
 
 from formula import fill, numbers, write
-from language import CLASSES, GAIN, SIZES, config, padded, sequences, without_prefix
+from language import (
+    CLASSES,
+    GAIN,
+    MEMBERS,
+    SIZES,
+    config,
+    member,
+    member_arguments,
+    member_sequences,
+    padded,
+    sequences,
+    without_prefix,
+)
 from vision import images
 
 STEPS = 20
@@ -108,8 +120,61 @@ def bert(dtype):
     return losses, contents
 
 
+def of_member(name, whole, starts):
+    """The member of the BERT family of this name; `whole` and the first numbers of `starts` are kept of its state."""
+
+    def task(dtype):
+        values = MEMBERS[name]
+        model = member(values, dtype)
+        ids, segments = member_sequences(values, [3 + (5 * i) % 30 for i in range(SAMPLES)])
+        targets = torch.tensor([i % CLASSES for i in range(SAMPLES)])
+        optimizer = torch.optim.AdamW(decayed(model, 0.01), lr=1e-3, betas=(0.9, 0.999), eps=1e-8)
+
+        def loss_of(rows):
+            arguments = member_arguments(model, [ids[i] for i in rows], [segments[i] for i in rows])
+            return torch.nn.functional.cross_entropy(model(**arguments).logits, targets[rows])
+
+        losses = train(model, optimizer, loss_of)
+        prefix = f"{model.base_model_prefix}."
+        final = {key.removeprefix(prefix): value for key, value in model.state_dict().items()}
+        contents = {
+            "config": values,
+            "gain": GAIN,
+            "classes": CLASSES,
+            "batch": BATCH,
+            "ids": ids,
+            "segments": segments,
+            "targets": targets.tolist(),
+            "optimizer": {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "learning_rate": 1e-3, "weight_decay": 0.01},
+            "losses": losses,
+            "final": {key: numbers(final[key]) for key in whole},
+            "final_start": {key: numbers(final[key].flatten()[:64]) for key in starts},
+        }
+        return losses, contents
+
+    return task
+
+
+ALBERT = of_member(
+    "albert",
+    ["classifier.bias", "pooler.bias", "encoder.albert_layer_groups.0.albert_layers.0.full_layer_layer_norm.weight"],
+    ["embeddings.word_embeddings.weight", "encoder.albert_layer_groups.0.albert_layers.0.attention.query.weight"],
+)
+MPNET = of_member(
+    "mpnet",
+    ["classifier.dense.bias", "classifier.out_proj.bias", "encoder.relative_attention_bias.weight"],
+    ["embeddings.position_embeddings.weight", "encoder.layer.1.attention.attn.q.weight"],
+)
+TASKS = [
+    ("cv", "training_resnet.json", resnet),
+    ("nlp", "training_bert.json", bert),
+    ("nlp", "training_albert.json", ALBERT),
+    ("nlp", "training_mpnet.json", MPNET),
+]
+
+
 def main():
-    for crate, name, task in [("cv", "training_resnet.json", resnet), ("nlp", "training_bert.json", bert)]:
+    for crate, name, task in TASKS:
         (double, contents), (single, _) = task(torch.float64), task(torch.float32)
         contents["losses"] = [float(f"{loss:.9g}") for loss in double]
         write(crate, name, contents)

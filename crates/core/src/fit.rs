@@ -467,14 +467,15 @@ pub struct Finished {
     pub summary: Summary,
 }
 
-/// The linear head among a checkpoint's `weights`, where it has one on the features of `network`.
+/// The head, where it is a single linear layer, among a checkpoint's `weights`, where it has one on the features of `network`.
 fn source_head(
     network: &Network,
     weights: &BTreeMap<String, Tensor>,
     device: &Device,
 ) -> Result<Option<(Tensor, Tensor)>> {
-    let linear = network.head.layers.iter().find_map(|l| if let Layer::Linear(l) = l { Some(l) } else { None });
-    let part = |part: &str| weights.get(&format!("{}.{part}", linear?.name));
+    let mut linears = network.head.layers.iter().filter_map(|l| if let Layer::Linear(l) = l { Some(l) } else { None });
+    let (Some(linear), None) = (linears.next(), linears.next()) else { return Ok(None) };
+    let part = |part: &str| weights.get(&format!("{}.{part}", linear.name));
     let Some(weight) = part("weight").filter(|w| w.dims().get(1) == Some(&network.features())) else { return Ok(None) };
     let single =
         |tensor: &Tensor| -> Result<Tensor> { Ok(tensor.to_dtype(DType::F32)?.to_device(device)?.contiguous()?) };

@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use topwork_kernels::frozen::{self, PackedConv, PackedLinear, Precision};
-use topwork_kernels::{Act, ConvSpec, Queries, act, attention, layer_norm, linear};
+use topwork_kernels::{Act, Beside, ConvSpec, act, attention, layer_norm, linear};
 
 fn filled(len: usize) -> Vec<f32> {
     (0..len).map(|i| ((i * 7919) % 1009) as f32 / 504.5 - 1.0).collect()
@@ -67,7 +67,7 @@ fn rows(c: &mut Criterion) {
         c.bench_function(&format!("frozen attention {len} rows"), |b| {
             b.iter(|| {
                 let [q, k, v] = [0, 384, 768].map(|at| frozen::Rows { values: &qkv[at..], stride: 1152 });
-                frozen::attention(q, k, v, None, &lengths, Queries::Rows, 12, 32, &mut out, &mut scratch);
+                frozen::attention(q, k, v, Beside::default(), &lengths, 12, 32, &mut out, &mut scratch);
             });
         });
     }

@@ -31,7 +31,7 @@ mod transpose;
 
 pub use act::{Act, act};
 pub use add::add;
-pub use attention::{Queries, attention, attention_with, softmax};
+pub use attention::{Beside, Queries, attention, attention_beside, softmax};
 pub use conv::{ConvSpec, conv2d};
 pub use cpu::Values;
 pub use dropout::dropout;
@@ -41,5 +41,5 @@ pub use loss::cross_entropy;
 pub use norm::{BatchStats, batch_norm_eval, batch_norm_mixed, batch_norm_train, layer_norm};
 pub use optim::{AdamWHyper, AdamWState, SgdHyper, SgdState, adamw_step, pull_step, sgd_step, sum_of_squares};
 pub use pool::{adaptive_avg_pool2d, avg_pool2d, global_avg_pool, max_pool2d};
-pub use rows::{pool_rows_first, pool_rows_mean};
+pub use rows::{pool_rows_first, pool_rows_max, pool_rows_mean};
 pub use simd::instruction_set;

@@ -5,7 +5,7 @@
 
 pub use crate::act::{forward as act, gradient as act_gradient};
 pub use crate::add::in_place as add;
-pub use crate::attention::AttentionPass;
+pub use crate::attention::{AttentionGradients, AttentionPass};
 pub use crate::conv::ConvPass;
 pub use crate::cpu::column_sums;
 pub use crate::dropout::in_place as dropout;
@@ -19,4 +19,4 @@ pub use crate::norm::layer::{
     parameter_gradients as layer_norm_parameter_gradients,
 };
 pub use crate::pool::{AveragePass, MaxPoolPass};
-pub use crate::rows::{first_gradient, mean_gradient};
+pub use crate::rows::{first_gradient, max_gradient, mean_gradient};

@@ -74,6 +74,29 @@ pub(crate) fn mean(x: &[f32], width: usize, lengths: &[usize], out: &mut [f32]) 
     }
 }
 
+/// Largest value of each column over each sample's rows; 0 for a sample without rows.
+pub(crate) fn max(x: &[f32], width: usize, lengths: &[usize], out: &mut [f32]) {
+    for ((start, &len), out) in starts(lengths).zip(lengths).zip(out.chunks_exact_mut(width.max(1))) {
+        out.fill(if len == 0 { 0.0 } else { f32::NEG_INFINITY });
+        for row in x[start * width..(start + len) * width].chunks_exact(width.max(1)) {
+            out.iter_mut().zip(row).for_each(|(most, &x)| *most = if x > *most { x } else { *most });
+        }
+    }
+}
+
+/// Gradient of the rows from that of their largest values; of equal ones, the first has it.
+pub fn max_gradient(x: &[f32], dy: &[f32], width: usize, lengths: &[usize]) -> Vec<f32> {
+    let mut dx = vec![0f32; x.len()];
+    for ((start, &len), dy) in starts(lengths).zip(lengths).zip(dy.chunks_exact(width.max(1))) {
+        for (column, &dy) in dy.iter().enumerate().filter(|_| len > 0) {
+            let at = |row: usize| (start + row) * width + column;
+            let best = (1..len).fold(0, |best, row| if x[at(row)] > x[at(best)] { row } else { best });
+            dx[at(best)] = dy;
+        }
+    }
+    dx
+}
+
 /// Mean of each sample's rows: `[rows, width]` to `[samples, width]`; 0 for a sample without rows.
 ///
 /// Errors when `lengths` do not add up to the rows.
@@ -89,6 +112,21 @@ fn mean_composed(x: &Tensor, lengths: &[usize]) -> Result<Tensor> {
     };
     let rows = starts(lengths).zip(lengths).map(row).collect::<Result<Vec<_>>>()?;
     if rows.is_empty() { Tensor::zeros((0, x.dim(1)?), x.dtype(), x.device()) } else { Tensor::cat(&rows, 0) }
+}
+
+/// Largest value of each column over each sample's rows: `[rows, width]` to `[samples, width]`; 0 for a sample without
+/// rows.
+///
+/// Errors when `lengths` do not add up to the rows.
+pub fn pool_rows_max(x: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+    let (rows, width) = x.dims2()?;
+    check("pool_rows_max", rows, lengths)?;
+    let row = |(start, &len): (usize, &usize)| match len {
+        0 => Tensor::zeros((1, width), x.dtype(), x.device()),
+        _ => x.narrow(0, start, len)?.max_keepdim(0),
+    };
+    let rows = starts(lengths).zip(lengths).map(row).collect::<Result<Vec<_>>>()?;
+    if rows.is_empty() { Tensor::zeros((0, width), x.dtype(), x.device()) } else { Tensor::cat(&rows, 0) }
 }
 
 /// The first row of each sample: `[rows, width]` to `[samples, width]`.
@@ -120,6 +158,20 @@ mod tests {
         let x = Tensor::new(&[[1f32, 2.0], [3.0, 4.0], [5.0, 7.0]], &candle_core::Device::Cpu)?;
         assert_eq!(flat(&pool_rows_first(&x, &[2, 1])?), [1.0, 2.0, 5.0, 7.0]);
         assert!(pool_rows_first(&x, &[3, 0]).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn largest_of_each_sample_with_its_gradient() -> Result<()> {
+        let (x, lengths) = (random(&[9, 5], 1, 1.0), [4usize, 0, 1, 4]);
+        check_gradients(&[x.clone()], 2e-3, |x| pool_rows_max(&x[0], &lengths));
+        let var = candle_core::Var::from_tensor(&x)?;
+        let (y, dy) = (pool_rows_max(var.as_tensor(), &lengths)?, random(&[4, 5], 2, 1.0));
+        let mut values = vec![0f32; 20];
+        max(&flat(&x), 5, &lengths, &mut values);
+        assert_eq!(values, flat(&y));
+        let grads = (&y * &dy)?.sum_all()?.backward()?;
+        assert_eq!(max_gradient(&flat(&x), &flat(&dy), 5, &lengths), flat(grads.get(&var).expect("a gradient")));
         Ok(())
     }
 

@@ -76,8 +76,8 @@ impl Domain for Sentences {
     fn configure(mut model: Opened<Pipeline>, args: &DataArgs) -> Result<Opened<Pipeline>> {
         model.pipeline = model.pipeline.for_training(args.max_tokens)?;
         if let Some(pooling) = args.pooling {
-            model.network = model.pipeline.config.network(pooling, model.network.classes());
             model.pipeline = model.pipeline.pooled(pooling);
+            model.network = model.pipeline.network(model.network.classes());
         }
         Ok(model)
     }
@@ -86,11 +86,13 @@ impl Domain for Sentences {
         DataArgs { max_tokens: args.max_tokens, pooling: args.pooling, ..DataArgs::default() }
     }
 
-    /// `transformers` has a classifier on the pooled `[CLS]` row only; with another pooling the encoder alone is its.
+    /// `transformers` has a classifier on the first row only; with another pooling the encoder alone is its.
     fn upstream(pipeline: &Pipeline) -> Upstream {
         match pipeline.pooling {
-            Pooling::Pooler => Upstream { prefix: "bert.", task_type: Some("SEQ_CLS"), has_head: true },
-            Pooling::Mean | Pooling::Cls => {
+            Pooling::Pooler => {
+                Upstream { prefix: pipeline.config.family.prefix, task_type: Some("SEQ_CLS"), has_head: true }
+            }
+            Pooling::Mean | Pooling::Cls | Pooling::Max => {
                 Upstream { prefix: "", task_type: Some("FEATURE_EXTRACTION"), has_head: false }
             }
         }

@@ -5,8 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use topwork_core::net::Network;
 use topwork_core::{Error, Result};
 
+use crate::folder::Dense;
 use crate::models::bert::{BertConfig, Pooling};
 use crate::tokenizer::TextTokenizer;
 
@@ -22,6 +24,8 @@ pub struct Pipeline {
     pub config: BertConfig,
     /// How rows become one.
     pub pooling: Pooling,
+    /// Linear layers behind that.
+    pub(crate) dense: Arc<[Dense]>,
     /// Whether the upstream library scales embeddings to length 1 (sentence-transformers' `Normalize`). The head sees
     /// them unscaled.
     pub normalize: bool,
@@ -39,14 +43,18 @@ impl Pipeline {
         self.tokenizer.max_tokens()
     }
 
+    /// The encoder with its pooling, what stands behind it, and a head of `classes` outputs.
+    pub fn network(&self, classes: usize) -> Network {
+        self.dense.iter().fold(self.config.network(self.pooling, classes), |network, dense| dense.on(network))
+    }
+
     /// The same with another pooling; what the upstream files say of it goes.
     pub(crate) fn pooled(mut self, pooling: Pooling) -> Self {
         if pooling != self.pooling {
-            let says = |name: &str| {
-                ["1_Pooling", "modules", "sentence_bert", "config_sentence"].iter().any(|p| name.starts_with(p))
-            };
+            // Those of modules are in folders, which nothing else is.
+            let says = |name: &str| name.contains('/') || name.starts_with("modules") || name.contains("sentence_");
             Arc::make_mut(&mut self.files).retain(|name, _| !says(name));
-            (self.pooling, self.normalize) = (pooling, false);
+            (self.pooling, self.normalize, self.dense) = (pooling, false, Arc::default());
         }
         self
     }
@@ -57,7 +65,7 @@ impl Pipeline {
     /// When the model has not so many positions, or text would have no room.
     pub fn limited(mut self, max_tokens: Option<usize>) -> Result<Self> {
         let Some(max_tokens) = max_tokens else { return Ok(self) };
-        let most = self.config.max_position_embeddings;
+        let most = self.config.positions();
         if max_tokens > most {
             return Err(Error::input(
                 format!("--max-tokens {max_tokens}"),

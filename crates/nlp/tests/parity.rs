@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
-use topwork_core::data::Activation;
+use topwork_core::data::{Activation, Sample};
 use topwork_core::device::Place;
 use topwork_core::domain::Domain;
 use topwork_core::fit;
 use topwork_core::net::forward::{Mode, Pass};
 use topwork_core::net::frozen::Frozen;
+use topwork_core::net::tape::Tape;
 use topwork_core::net::{Network, Params, Stage};
 use topwork_core::observe::Silent;
 use topwork_core::plan::{BatchNormMode, Optimizer as Rule};
@@ -50,11 +51,41 @@ struct Outputs {
     logits: Vec<Vec<f32>>,
 }
 
+/// Members of the family with what they compute.
+#[derive(Deserialize)]
+struct Members {
+    gain: f64,
+    classes: usize,
+    /// Of the rows of all sequences, those that are stored.
+    rows: Vec<usize>,
+    members: Vec<Member>,
+}
+
+#[derive(Deserialize)]
+struct Member {
+    name: String,
+    config: serde_json::Value,
+    ids: Vec<Vec<u32>>,
+    segments: Vec<Vec<u32>>,
+    hidden_states: Vec<Vec<f32>>,
+    logits: Vec<Vec<f32>>,
+}
+
+/// A member before training.
+#[derive(Deserialize)]
+struct Described {
+    config: serde_json::Value,
+    gain: f64,
+    classes: usize,
+    ids: Vec<Vec<u32>>,
+    segments: Vec<Vec<u32>>,
+}
+
 /// Twenty steps of training.
 #[derive(Deserialize)]
-struct Training {
+struct Training<E> {
     #[serde(flatten)]
-    encoder: Encoder,
+    encoder: E,
     batch: usize,
     targets: Vec<u32>,
     optimizer: AdamW,
@@ -89,18 +120,77 @@ impl Encoder {
         config.network(pooling, self.classes)
     }
 
-    /// The formula's values for `network`.
-    fn params(&self, network: &Network) -> Params {
-        let value = |name: &str, shape: &[usize]| {
-            Tensor::from_vec(parameter(name, shape, self.gain), shape, &Device::Cpu).unwrap()
+    fn start(&self) -> Start {
+        Start::new(|pooling| self.network(pooling), self.gain, &self.ids, &self.segments)
+    }
+}
+
+impl Described {
+    fn start(&self) -> Start {
+        Start::new(|pooling| member(&self.config, pooling, self.classes), self.gain, &self.ids, &self.segments)
+    }
+}
+
+/// The classifier that a member's configuration describes.
+fn member(config: &serde_json::Value, pooling: Pooling, classes: usize) -> Network {
+    BertConfig::parse(&config.to_string(), "config.json").unwrap().network(pooling, classes)
+}
+
+/// A network with the formula's values, and sequences.
+struct Start {
+    network: Network,
+    /// The encoder alone: behind it, where only first rows are looked at, the last layer computes those alone.
+    encoder: Vec<Stage>,
+    params: Params,
+    samples: Vec<Sample>,
+}
+
+impl Start {
+    fn new(network: impl Fn(Pooling) -> Network, gain: f64, ids: &[Vec<u32>], segments: &[Vec<u32>]) -> Self {
+        let mut encoder = network(Pooling::Mean).stages;
+        encoder.pop();
+        let network = network(Pooling::Pooler);
+        let value =
+            |name: &str, shape: &[usize]| Tensor::from_vec(parameter(name, shape, gain), shape, &Device::Cpu).unwrap();
+        let params = network.params().into_iter().map(|p| (p.name.clone(), value(&p.name, &p.shape))).collect();
+        // Segment 1, where there is any, is the end of a sequence.
+        let sample = |(ids, segments): (&Vec<u32>, &Vec<u32>)| {
+            Tokens::sample(ids, segments.iter().filter(|&&segment| segment == 0).count())
         };
-        Params::new(network.params().into_iter().map(|p| (p.name.clone(), value(&p.name, &p.shape))).collect())
+        Self { network, encoder, params: Params::new(params), samples: ids.iter().zip(segments).map(sample).collect() }
     }
 
-    /// The sequences at `indices` as a batch. Segment 1, where there is any, is the end of a sequence.
+    /// The sequences at `indices` as a batch.
     fn batch(&self, indices: impl Iterator<Item = usize>) -> Activation {
-        let sample = |i: usize| Tokens::sample(&self.ids[i], self.segments[i].iter().filter(|&&s| s == 0).count());
-        Activation::collate(&indices.map(sample).collect::<Vec<_>>(), &Device::Cpu).unwrap()
+        Activation::collate(&indices.map(|i| self.samples[i].clone()).collect::<Vec<_>>(), &Device::Cpu).unwrap()
+    }
+
+    /// What comes out of the encoder, the pooler and the head, by each way of computing it.
+    fn outputs(&self) -> Vec<(&'static str, [Activation; 3])> {
+        let (encoder, backbone): (Vec<&Stage>, Vec<&Stage>) =
+            (self.encoder.iter().collect(), self.network.stages.iter().collect());
+        let pass = Pass::new(&self.params, Mode::Eval);
+        let by_pass = |stages: &[&Stage], x: &Activation| {
+            stages.iter().fold(x.clone(), |x, stage| pass.stage(stage, x, true).unwrap())
+        };
+        let by_tape = |stages: &[&Stage], x: &Activation| {
+            let stages: Vec<_> = stages.iter().map(|&stage| (stage, true)).collect();
+            let mut tape = Tape::new(&self.params, Mode::Eval, false);
+            tape.forward(&stages, x, &BTreeSet::from([stages.len()])).unwrap().remove(&stages.len()).unwrap()
+        };
+        let by_frozen = |stages: &[&Stage], x: &Activation| {
+            Frozen::compile(stages, &self.params, &Place::default()).unwrap().run(x).unwrap()
+        };
+        type Way<'a> = &'a dyn Fn(&[&Stage], &Activation) -> Activation;
+        let ways: [(&str, Way); 3] = [("pass", &by_pass), ("tape", &by_tape), ("frozen", &by_frozen)];
+        let input = self.batch(0..self.samples.len());
+        let run = |(name, way): (&'static str, Way)| {
+            let hidden = way(&encoder, &input);
+            let pooled = way(&backbone, &input);
+            let logits = way(&[&self.network.head], &pooled);
+            (name, [hidden, pooled, logits])
+        };
+        ways.into_iter().map(run).collect()
     }
 }
 
@@ -118,30 +208,13 @@ fn assert_rows_close(what: &str, actual: &Activation, expected: &[Vec<f32>]) {
     }
 }
 
-/// Both forward passes give the stored hidden states, pooler outputs and logits.
+/// All ways of computing give the stored hidden states, pooler outputs and logits.
 fn agrees(stored: &str) {
     let stored: Outputs = serde_json::from_str(stored).unwrap();
-    let network = stored.encoder.network(Pooling::Pooler);
-    let params = stored.encoder.params(&network);
-    let backbone: Vec<&Stage> = network.stages.iter().collect();
-    // With the pooler, the last layer computes first rows alone; hidden states of all rows come out without.
-    let whole = stored.encoder.network(Pooling::Mean);
-    let encoder: Vec<&Stage> = whole.stages[..whole.stages.len() - 1].iter().collect();
-
-    let pass = Pass::new(&params, Mode::Eval);
-    let trainable = |stages: &[&Stage], x: &Activation| {
-        stages.iter().fold(x.clone(), |x, stage| pass.stage(stage, x, true).unwrap())
-    };
-    let frozen = |stages: &[&Stage], x: &Activation| {
-        Frozen::compile(stages, &params, &Place::default()).unwrap().run(x).unwrap()
-    };
-    type Run<'a> = &'a dyn Fn(&[&Stage], &Activation) -> Activation;
-    for (path, run) in [("pass", &trainable as Run), ("frozen", &frozen as Run)] {
-        let batch = stored.encoder.batch(0..stored.encoder.ids.len());
-        let (hidden, pooled) = (run(&encoder, &batch), run(&backbone, &batch));
-        assert_rows_close(&format!("{path} hidden state"), &hidden, &stored.hidden_states);
-        assert_rows_close(&format!("{path} pooler output"), &pooled, &stored.pooler_output);
-        assert_rows_close(&format!("{path} logits"), &run(&[&network.head], &pooled), &stored.logits);
+    for (way, [hidden, pooled, logits]) in stored.encoder.start().outputs() {
+        assert_rows_close(&format!("{way} hidden state"), &hidden, &stored.hidden_states);
+        assert_rows_close(&format!("{way} pooler output"), &pooled, &stored.pooler_output);
+        assert_rows_close(&format!("{way} logits"), &logits, &stored.logits);
     }
 }
 
@@ -156,11 +229,42 @@ fn a_medium_bert_computes_what_transformers_does() {
 }
 
 #[test]
+fn every_member_of_the_family_computes_what_transformers_does() {
+    let stored: Members = serde_json::from_str(include_str!("parity/members.json")).unwrap();
+    for Member { name, config, ids, segments, hidden_states, logits } in &stored.members {
+        let start = Start::new(member(config, stored.classes), stored.gain, ids, segments);
+        for (way, [hidden, _, found]) in start.outputs() {
+            let rows: Vec<u32> = stored.rows.iter().map(|&row| row as u32).collect();
+            let data = hidden.data.index_select(&Tensor::new(rows, &Device::Cpu).unwrap(), 0).unwrap();
+            let hidden = Activation { data, rows: hidden.rows };
+            assert_rows_close(&format!("{name}, {way}: hidden state"), &hidden, hidden_states);
+            assert_rows_close(&format!("{name}, {way}: logits"), &found, logits);
+        }
+    }
+}
+
+#[test]
 fn twenty_steps_of_training_follow_transformers() {
-    let stored: Training = serde_json::from_str(include_str!("parity/training_bert.json")).unwrap();
-    let network = stored.encoder.network(Pooling::Pooler);
-    let mut params = stored.encoder.params(&network);
-    let learned = network.params();
+    let stored: Training<Encoder> = serde_json::from_str(include_str!("parity/training_bert.json")).unwrap();
+    follows(stored.encoder.start(), &stored);
+}
+
+#[test]
+fn parameters_that_all_layers_share_train_as_in_transformers() {
+    let stored: Training<Described> = serde_json::from_str(include_str!("parity/training_albert.json")).unwrap();
+    follows(stored.encoder.start(), &stored);
+}
+
+#[test]
+fn terms_by_distance_train_as_in_transformers() {
+    let stored: Training<Described> = serde_json::from_str(include_str!("parity/training_mpnet.json")).unwrap();
+    follows(stored.encoder.start(), &stored);
+}
+
+/// Every loss and the stored parts of the final state are those of transformers.
+fn follows<E>(start: Start, stored: &Training<E>) {
+    let learned = start.network.params();
+    let mut params = start.params.clone();
     params.set_learning(&learned.iter().map(|p| p.name.clone()).collect::<BTreeSet<_>>()).unwrap();
     let AdamW { betas: [beta1, beta2], eps, learning_rate, weight_decay } = stored.optimizer;
     let rule = Rule::AdamW { beta1, beta2, eps, weight_decay };
@@ -171,9 +275,9 @@ fn twenty_steps_of_training_follow_transformers() {
         let chosen = (0..stored.batch).map(|k| (stored.batch * step + k) % stored.targets.len());
         let targets: Vec<u32> = chosen.clone().map(|i| stored.targets[i]).collect();
         let mode = Mode::Train { batch_norm: BatchNormMode::Frozen, seed: Seed(0) };
-        let stages = network.stages.iter().chain([&network.head]).map(|stage| (stage, true)).collect();
+        let stages = start.network.stages.iter().chain([&start.network.head]).map(|stage| (stage, true)).collect();
         let objective = Objective { recompute: step % 2 == 1, ..Objective::of_classes(stages) };
-        let gradient = objective.gradient(&params, mode, &stored.encoder.batch(chosen), &targets).unwrap();
+        let gradient = objective.gradient(&params, mode, &start.batch(chosen), &targets).unwrap();
         losses.push(gradient.loss as f32);
         optimizer.step(&params, &gradient.grads.unwrap(), learning_rate, 1.0).unwrap();
     }

@@ -149,6 +149,7 @@ fn each_weight(layers: &mut [Layer], visit: &mut dyn FnMut(WeightMut)) {
                     each_weight(layers, visit);
                 }
             }
+            Layer::Repeat(r) => each_weight(&mut r.layers, visit),
             _ => {}
         }
     }
@@ -244,28 +245,35 @@ fn bottlenecks(network: &mut Network, width: usize, placement: Placement, blocks
             stage.layers.push(bottleneck(&stage.name, channels, width));
             continue;
         }
-        let mut layers = Vec::with_capacity(stage.layers.len());
-        for mut layer in std::mem::take(&mut stage.layers) {
-            let mut behind = None;
-            if let Layer::Residual(r) = &mut layer
-                && let Some((name, channels)) = block(r).filter(|(name, _)| wanted.contains(name.as_str()))
-            {
-                let adapter = bottleneck(&name, channels, width);
-                match placement {
-                    // What the sum takes from beside the body: the block's input, projected where the block does so.
-                    Placement::Parallel => r.shortcut.push(adapter),
-                    Placement::Sequential if r.then.iter().any(|layer| matches!(layer, Layer::LayerNorm(_))) => {
-                        r.body.push(adapter);
-                    }
-                    Placement::Sequential => behind = Some(adapter),
-                }
-            }
-            layers.push(layer);
-            layers.extend(behind);
-        }
-        stage.layers = layers;
+        into_blocks(&mut stage.layers, &wanted, width, placement);
     }
     Ok(())
+}
+
+/// Puts a bottleneck into each of the `wanted` blocks among `layers`.
+fn into_blocks(layers: &mut Vec<Layer>, wanted: &BTreeSet<&str>, width: usize, placement: Placement) {
+    for mut layer in std::mem::take(layers) {
+        let mut behind = None;
+        match &mut layer {
+            Layer::Repeat(r) => into_blocks(&mut r.layers, wanted, width, placement),
+            Layer::Residual(r) => {
+                if let Some((name, channels)) = block(r).filter(|(name, _)| wanted.contains(name.as_str())) {
+                    let adapter = bottleneck(&name, channels, width);
+                    match placement {
+                        // What the sum takes from beside the body: the block's input, projected where the block does so.
+                        Placement::Parallel => r.shortcut.push(adapter),
+                        Placement::Sequential if r.then.iter().any(|layer| matches!(layer, Layer::LayerNorm(_))) => {
+                            r.body.push(adapter);
+                        }
+                        Placement::Sequential => behind = Some(adapter),
+                    }
+                }
+            }
+            _ => {}
+        }
+        layers.push(layer);
+        layers.extend(behind);
+    }
 }
 
 fn bottleneck(block: &str, channels: usize, width: usize) -> Layer {
@@ -310,6 +318,7 @@ fn each_attention(layers: &mut [Layer], visit: &mut dyn FnMut(&mut Attention)) {
                     each_attention(layers, visit);
                 }
             }
+            Layer::Repeat(r) => each_attention(&mut r.layers, visit),
             _ => {}
         }
     }

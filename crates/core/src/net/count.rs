@@ -105,6 +105,7 @@ impl Layer {
                 let body: u64 = r.body.iter().map(|layer| layer.multiply_adds(shape)).sum();
                 shortcut + body + r.then.iter().map(|layer| layer.multiply_adds(shape)).sum::<u64>()
             }
+            Layer::Repeat(r) => (0..r.times).flat_map(|_| &r.layers).map(|layer| layer.multiply_adds(shape)).sum(),
             Layer::BatchNorm(_) | Layer::LayerNorm(_) | Layer::Act(_) | Layer::Dropout(_) => 0,
         }
     }

@@ -130,6 +130,7 @@ impl<'a> Pass<'a> {
                 let data = match pool {
                     PoolRows::Mean => k::pool_rows_mean(&data, &lengths)?,
                     PoolRows::First => k::pool_rows_first(&data, &lengths)?,
+                    PoolRows::Max => k::pool_rows_max(&data, &lengths)?,
                 };
                 return Ok(Activation { data, rows: Rows::One });
             }
@@ -143,6 +144,10 @@ impl<'a> Pass<'a> {
                 let body = self.layers(&r.body, input, mode)?;
                 let sum = Activation { data: k::add(&body.data, &shortcut.data)?, rows: body.rows };
                 return self.layers(&r.then, sum, mode);
+            }
+            Layer::Repeat(r) => {
+                let input = Activation { data, rows };
+                return (0..r.times).try_fold(input, |x, _| self.layers(&r.layers, x, mode));
             }
         };
         Ok(Activation { data, rows })
@@ -244,12 +249,21 @@ impl<'a> Pass<'a> {
             Some(prefix) => Some([self.param(&prefix.name, "key")?, self.param(&prefix.name, "value")?]),
             None => None,
         };
+        let terms = match &a.distances {
+            Some(distances) => {
+                let buckets = distances.buckets(lengths.iter().copied().max().unwrap_or(0));
+                let buckets = Tensor::new(buckets, x.device())?;
+                Some(k::embed(&self.param(&distances.name, "weight")?, &buckets)?.t()?.contiguous()?)
+            }
+            None => None,
+        };
         let prefix = prefix.as_ref().map(|[key, value]| [key, value]);
+        let beside = k::Beside { prefix, terms: terms.as_ref(), queries };
         let dropout = match mode {
             Mode::Train { seed, .. } if a.dropout > 0.0 => Some((a.dropout, self.draw(seed))),
             _ => None,
         };
-        let joined = k::attention_with(&query, &key, &value, prefix, &lengths, queries, a.heads, dropout)?;
+        let joined = k::attention_beside(&query, &key, &value, beside, &lengths, a.heads, dropout)?;
         self.linear(&a.output, &joined, mode)
     }
 }

@@ -8,6 +8,7 @@
 
 pub mod adapt;
 pub mod count;
+mod distance;
 pub mod forward;
 pub mod frozen;
 pub mod params;
@@ -72,6 +73,8 @@ pub enum Layer {
     Residual(Residual),
     /// The same, put into a network that was trained without it: its parameters are an adapter's.
     Adapter(Residual),
+    /// The same layers several times, with the same parameters (Lan et al. 2020).
+    Repeat(Repeat),
 }
 
 /// See [`Layer::Conv`].
@@ -231,6 +234,8 @@ pub struct Attention {
     pub dropout: f32,
     /// Learned keys and values in front of every sample's own.
     pub prefix: Option<Prefix>,
+    /// Learned terms of the scores by the distance of key and query.
+    pub distances: Option<Distances>,
     /// Which rows ask: one of each sample comes out where only its first does.
     pub asks: Asks,
 }
@@ -243,6 +248,19 @@ pub enum Asks {
     /// The first row of each sample. Where nothing else is looked at behind an encoder's last layer (`[CLS]`), that layer
     /// need not compute the others.
     First,
+}
+
+/// Terms of attention scores, one for each head and bucket of distances. Parameter `weight` `[buckets, heads]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Distances {
+    /// Parameter prefix.
+    pub name: String,
+    /// Number of buckets.
+    pub buckets: usize,
+    /// From this distance on, all are in the last bucket.
+    pub farthest: usize,
+    /// Whether the parameter is that of an earlier attention, with which it learns or does not.
+    pub shared: bool,
 }
 
 /// Keys and values that belong to no row (Li & Liang 2021). Parameters `key` and `value`, `[length, width]`.
@@ -262,6 +280,8 @@ pub enum PoolRows {
     Mean,
     /// The first one.
     First,
+    /// The largest value of each column.
+    Max,
 }
 
 /// See [`Layer::Residual`].
@@ -273,6 +293,15 @@ pub struct Residual {
     pub shortcut: Vec<Layer>,
     /// Applied to the sum.
     pub then: Vec<Layer>,
+}
+
+/// See [`Layer::Repeat`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Repeat {
+    /// In order.
+    pub layers: Vec<Layer>,
+    /// How often they follow each other.
+    pub times: usize,
 }
 
 impl Window {

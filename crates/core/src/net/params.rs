@@ -128,6 +128,7 @@ impl Layer {
             }
             Layer::Attention(a) => {
                 [&a.query, &a.key, &a.value, &a.output].into_iter().for_each(|l| linear(l, out));
+                out.extend(a.distances.as_ref().and_then(|distances| distances.param(a.heads)));
                 if let Some(prefix) = &a.prefix {
                     for name in ["key", "value"] {
                         let (name, shape) = (format!("{}.{name}", prefix.name), vec![prefix.length, a.key.outputs]);
@@ -149,6 +150,7 @@ impl Layer {
                     }
                 }
             }
+            Layer::Repeat(r) => r.layers.iter().for_each(|layer| layer.params(out)),
             Layer::Act(_)
             | Layer::MaxPool(_)
             | Layer::AdaptiveAvgPool(_)

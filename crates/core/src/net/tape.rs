@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 use topwork_kernels::passes as k;
-use topwork_kernels::{ConvSpec, Queries, Values, frozen};
+use topwork_kernels::{Beside, ConvSpec, Queries, Values, frozen};
 
 use super::forward::{Mode, Normalization, lengths, positions};
 use super::update::Weighted;
@@ -204,6 +204,7 @@ impl<'a> Tape<'a> {
                 Layer::PoolRows(pool) => self.pool_rows(*pool, flow),
                 Layer::Dropout(p) => self.dropout(*p, flow, mode)?,
                 Layer::Residual(r) | Layer::Adapter(r) => self.residual(r, flow, mode)?,
+                Layer::Repeat(r) => (0..r.times).try_fold(flow, |flow, _| self.layers(&r.layers, flow, mode))?,
             };
         }
         Ok(flow)
@@ -516,27 +517,46 @@ impl<'a> Tape<'a> {
         let prefix =
             a.prefix.as_ref().map(|p| Ok::<_, Error>([self.param(&p.name, "key")?, self.param(&p.name, "value")?]));
         let prefix = prefix.transpose()?;
-        self.tracked |= prefix.iter().flatten().any(|(_, name)| name.is_some());
+        let distances = match &a.distances {
+            Some(distances) => Some((distances, self.param(&distances.name, "weight")?)),
+            None => None,
+        };
+        if let Some((distances, (values, _))) = &distances {
+            expect(&distances.name, values.dims(), &[distances.buckets, a.heads])?;
+        }
+        let of_beside = prefix.iter().flatten().chain(distances.iter().map(|(_, param)| param));
+        self.tracked |= of_beside.into_iter().any(|(_, name)| name.is_some());
         let dropout = match mode {
             Mode::Train { seed, .. } if a.dropout > 0.0 => Some((a.dropout, self.draw(seed))),
             _ => None,
         };
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let terms = match &distances {
+            Some((distances, (values, _))) => Some(distances.terms(&Values::of(values)?, longest)),
+            None => None,
+        };
         let (pass, joined) = {
             let prefix = rows_of(&prefix, width)?;
             let prefix = prefix.as_ref().map(|[key, value]| [&**key, &**value]);
-            k::AttentionPass::forward([&q, &key_values, &v], prefix, width, &lengths, queries, a.heads, dropout)?
+            let beside = Beside { prefix, terms: terms.as_deref(), queries };
+            k::AttentionPass::forward([&q, &key_values, &v], beside, width, &lengths, a.heads, dropout)?
         };
         self.push(move |dy, grads| {
-            let ([dq, dk, dv], of_prefix) = {
+            let found = {
                 let prefix = rows_of(&prefix, width)?;
                 let prefix = prefix.as_ref().map(|[key, value]| [&**key, &**value]);
-                pass.gradients([&q, &key_values, &v], prefix, width, &dy)
+                let beside = Beside { prefix, terms: terms.as_deref(), queries };
+                pass.gradients([&q, &key_values, &v], beside, width, &dy)
             };
-            for ((value, name), gradient) in prefix.into_iter().flatten().zip(of_prefix.into_iter().flatten()) {
+            for ((value, name), gradient) in prefix.into_iter().flatten().zip(found.prefix.into_iter().flatten()) {
                 if let Some(name) = name {
                     put(grads, name, gradient, value.dims())?;
                 }
             }
+            if let (Some((distances, (values, Some(name)))), Some(terms)) = (distances, found.terms) {
+                put(grads, name, distances.gradient(&terms, longest), values.dims())?;
+            }
+            let [dq, dk, dv] = found.own;
             drop((q, key_values, v, dy));
             let of_query = query(Arc::new(dq), grads, wanted)?;
             let mut sum = of_query.map(|dx| match queries {
@@ -561,14 +581,17 @@ impl<'a> Tape<'a> {
         match pool {
             PoolRows::Mean => frozen::pool_rows_mean(&flow.data, width, &lengths, &mut y),
             PoolRows::First => frozen::pool_rows_first(&flow.data, width, &lengths, &mut y),
+            PoolRows::Max => frozen::pool_rows_max(&flow.data, width, &lengths, &mut y),
         }
         let samples = lengths.len();
+        let x = (pool == PoolRows::Max).then(|| flow.data.clone());
         self.push(move |dy, _| {
-            let gradient = match pool {
-                PoolRows::Mean => k::mean_gradient,
-                PoolRows::First => k::first_gradient,
+            let gradient = match (pool, x) {
+                (PoolRows::Mean, _) => k::mean_gradient(&dy, width, &lengths),
+                (PoolRows::Max, Some(x)) => k::max_gradient(&x, &dy, width, &lengths),
+                (PoolRows::First | PoolRows::Max, _) => k::first_gradient(&dy, width, &lengths),
             };
-            Ok(Some(Arc::new(gradient(&dy, width, &lengths))))
+            Ok(Some(Arc::new(gradient)))
         });
         Flow { rows: Rows::One, ..flow.with(y, vec![samples, width]) }
     }

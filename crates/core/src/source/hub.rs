@@ -3,6 +3,7 @@
 //!
 //! Files are fetched into that cache, checked, and copied into the model's own folder, so that clearing either leaves the other whole.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -54,10 +55,11 @@ impl Hub {
         let place = Repo::with_revision(repo.into(), RepoType::Model, revision.into());
         let cached = Cache::new(self.cache.clone()).repo(place.clone());
         let remote = if self.offline { None } else { Some(self.connect(place)?) };
-        let (mut weights, mut weights_missing) = (false, false);
+        // Formats of the same weights, those in one folder, are alternatives: the first that is there is enough.
+        let (mut weights, mut weights_missing) = (BTreeSet::new(), false);
         for file in wanted {
-            // Formats of the same weights are alternatives: the first that is there is enough.
-            if is_weights(file.path) && file.optional && weights {
+            let folder = file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+            if is_weights(file.path) && file.optional && weights.contains(folder) {
                 continue;
             }
             let origin = format!("{repo}@{revision}: {}", file.path);
@@ -69,9 +71,11 @@ impl Hub {
             match found {
                 Some(path) => {
                     take(staging, file, &origin, &path)?;
-                    weights |= is_weights(file.path);
+                    if is_weights(file.path) {
+                        weights.insert(folder);
+                    }
                 }
-                None if file.optional => weights_missing |= is_weights(file.path),
+                None if file.optional => weights_missing |= is_weights(file.path) && folder.is_empty(),
                 None if self.offline => {
                     let remedy = "unset HF_HUB_OFFLINE, or copy the hub's cache from a machine that has it";
                     return Err(Error::input(origin, "not in the hub's cache, and offline", remedy));
@@ -79,7 +83,7 @@ impl Hub {
                 None => return Err(Error::input(origin, "the repository has no such file", "check the repository")),
             }
         }
-        if weights_missing && !weights {
+        if weights_missing && !weights.contains("") {
             let names: Vec<_> = wanted.iter().map(|f| f.path).filter(|path| is_weights(path)).collect();
             let reason = match self.offline {
                 true => format!("offline, and none of {} is in the hub's cache", names.join(", ")),

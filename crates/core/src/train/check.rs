@@ -94,6 +94,7 @@ fn single(layers: &[Layer], size: &mut [usize; 2]) -> bool {
                 found |= single(&residual.body, size);
                 found |= single(&residual.then, size);
             }
+            Layer::Repeat(repeat) => (0..repeat.times).for_each(|_| found |= single(&repeat.layers, size)),
             _ => {}
         }
     }

@@ -1,4 +1,5 @@
-//! The phase that has a best answer: a linear head on the features of the whole backbone.
+//! The phase that has a best answer: the last linear layer of the head on the features of the whole backbone. Layers of
+//! the head before it, where there are any, stay as they are.
 
 use std::time::Instant;
 
@@ -7,7 +8,8 @@ use candle_core::Tensor;
 use super::feed::Split;
 use super::{Run, logistic, prototypes, ridge};
 use crate::cache::{ViewSeed, host_values};
-use crate::net::{Layer, Linear};
+use crate::net::frozen::Frozen;
+use crate::net::{Layer, Linear, Stage};
 use crate::plan::{Method, Solve};
 use crate::{Error, Result};
 
@@ -19,7 +21,8 @@ impl Run<'_> {
     pub(super) fn solve(&mut self, phase: &Solve) -> Result<()> {
         let job = self.job;
         let boundary = job.network.stages.len();
-        let head = self.linear_head()?.clone();
+        let (before, head) = self.last_linear()?;
+        let before = Frozen::compile(&[&before], &self.params, job.device)?;
         let seed = job.seed.named("view");
         let random = (0..phase.views).map(|view| ViewSeed::Random(seed.child(view as u64)));
         let views: Vec<ViewSeed> = [ViewSeed::Plain].into_iter().chain(random).collect();
@@ -32,7 +35,7 @@ impl Run<'_> {
         for view in 0..count {
             for chunk in readable.chunks(BATCH) {
                 if let Some(features) = train.kept() {
-                    rows.extend(host_values(&features.batch(view, chunk, job.device)?.data)?);
+                    rows.extend(host_values(&before.run(&features.batch(view, chunk, job.device)?)?.data)?);
                 }
                 targets.extend(chunk.iter().map(|&i| train.dataset.target(i)));
             }
@@ -86,19 +89,17 @@ impl Run<'_> {
         self.conclude()
     }
 
-    fn linear_head(&self) -> Result<&Linear> {
-        let mut linear = None;
-        for layer in &self.job.network.head.layers {
-            match layer {
-                Layer::Linear(l) if linear.is_none() => linear = Some(l),
-                Layer::Dropout(_) => {}
-                _ => linear = None,
-            }
+    /// The layers of the head before its last linear one, and that.
+    fn last_linear(&self) -> Result<(Stage, Linear)> {
+        let head = &self.job.network.head;
+        let used = head.layers.iter().rposition(|layer| !matches!(layer, Layer::Dropout(_)));
+        if let Some(at) = used
+            && let Layer::Linear(linear) = &head.layers[at]
+        {
+            return Ok((Stage { name: head.name.clone(), layers: head.layers[..at].to_vec() }, linear.clone()));
         }
-        linear.ok_or_else(|| {
-            let reason = "only a head of a single linear layer can be solved";
-            Error::input(format!("the head of {}", self.job.network.name), reason, "use --probe gradient")
-        })
+        let reason = "only a head that ends in a linear layer can be solved";
+        Err(Error::input(format!("the head of {}", self.job.network.name), reason, "use --probe gradient"))
     }
 
     fn set_head(&mut self, head: &Linear, weight: &[f64], bias: &[f64]) -> Result<()> {

@@ -72,6 +72,7 @@ fn text_network() -> Network {
             heads: 2,
             prefix: None,
             asks: Asks::Every,
+            distances: None,
             dropout: 0.1,
         };
         let mixing = Residual {

@@ -1,6 +1,6 @@
 //! Multi-head attention within each sample's rows, on slices.
 
-use crate::attention::{Prefix, Queries, softmax_rows};
+use crate::attention::{Beside, add_terms, softmax_rows};
 use crate::cpu::Shared;
 use crate::matmul::{Mat, product, product_to};
 use crate::rows::starts;
@@ -24,9 +24,8 @@ impl<'a> Rows<'a> {
 
 /// softmax(q kᵀ / √d) v in each of `heads` heads of `d` values, within the rows of each sample.
 ///
-/// `k` and `v` have the rows of all samples behind each other, and a `prefix` in front of every sample's own; `q` has a
-/// row for each of the `queries`, and so has `out`, `[…, heads · d]`: 0 where there is nothing to look at. `scratch` grows
-/// to what is needed.
+/// `k` and `v` have the rows of all samples behind each other; `q` has a row for each of the queries, and so has `out`,
+/// `[…, heads · d]`: 0 where there is nothing to look at. `scratch` grows to what is needed.
 ///
 /// # Panics
 /// When the slices are too short.
@@ -35,14 +34,14 @@ pub fn attention(
     q: Rows,
     k: Rows,
     v: Rows,
-    prefix: Prefix,
+    beside: Beside<&[f32]>,
     lengths: &[usize],
-    queries: Queries,
     heads: usize,
     d: usize,
     out: &mut [f32],
     scratch: &mut Vec<f32>,
 ) {
+    let Beside { prefix, terms, queries } = beside;
     let width = heads * d;
     let longest = lengths.iter().copied().max().unwrap_or(0);
     if longest == 0 || width == 0 {
@@ -80,6 +79,10 @@ pub fn attention(
                 product(q, k.t(), scores, keys, false);
             }
             product(q, k.t(), &mut scores[before..], keys, false);
+            if let Some(terms) = terms {
+                let line = terms.len() / heads;
+                add_terms(scores, keys, before, &terms[head * line..][..line], scale);
+            }
             softmax_rows(scores, keys, scale, &mut logs[..asking]);
             let to = out.at(query * width + head * d, (asking - 1) * width + d);
             // SAFETY: these columns of these rows exist and belong to this head of this sample.

@@ -15,7 +15,7 @@ pub use conv::PackedConv;
 pub use linear::PackedLinear;
 pub use pieces::{
     act_in_place, adaptive_avg_pool, add, channels_first, embed_sum, layer_norm, max_pool, pool_rows_first,
-    pool_rows_mean,
+    pool_rows_max, pool_rows_mean,
 };
 
 pub use precision::Precision;

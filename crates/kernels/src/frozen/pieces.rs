@@ -90,3 +90,8 @@ pub fn pool_rows_first(x: &[f32], width: usize, lengths: &[usize], out: &mut [f3
         out.copy_from_slice(&x[start * width..][..width]);
     }
 }
+
+/// Largest value of each column over each sample's rows: `out` is `[samples, width]`; 0 for a sample without rows.
+pub fn pool_rows_max(x: &[f32], width: usize, lengths: &[usize], out: &mut [f32]) {
+    crate::rows::max(x, width, lengths, out);
+}

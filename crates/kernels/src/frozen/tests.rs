@@ -1,7 +1,7 @@
 //! The frozen path against plain loops and against the operations with gradients.
 
 use super::*;
-use crate::Queries;
+use crate::attention::{Beside, Queries};
 use crate::conv::ConvSpec;
 use crate::conv::tests::{cases, naive, range};
 use crate::testing::{close_values, flat, random, values};
@@ -87,17 +87,21 @@ fn attention_reads_one_fused_matrix() -> Result<()> {
     let [q, k, v] = [0, 1, 2].map(|i| Rows { values: &x[i * width..], stride: 3 * width });
     let prefix = [random(&[5, width], 2, 1.5), random(&[5, width], 3, 1.5)];
     let (key, value) = (flat(&prefix[0]), flat(&prefix[1]));
-    for (tensors, slices) in [(None, None), (Some([&prefix[0], &prefix[1]]), Some([&key[..], &value]))] {
-        let all =
-            crate::attention_with(&part(0)?, &part(1)?, &part(2)?, tensors, &lengths, Queries::Rows, heads, None)?;
+    let terms = random(&[heads, 41], 4, 1.5);
+    let values = flat(&terms);
+    let plain = (Beside::default(), Beside::default());
+    let tensors = Beside { prefix: Some([&prefix[0], &prefix[1]]), terms: Some(&terms), ..Beside::default() };
+    let slices = Beside { prefix: Some([&key[..], &value]), terms: Some(&values[..]), ..Beside::default() };
+    for (tensors, slices) in [plain, (tensors, slices)] {
+        let all = crate::attention_beside(&part(0)?, &part(1)?, &part(2)?, tensors, &lengths, heads, None)?;
         let mut out = vec![f32::NAN; 28 * width];
-        attention(q, k, v, slices, &lengths, Queries::Rows, heads, d, &mut out, &mut Vec::new());
+        attention(q, k, v, slices, &lengths, heads, d, &mut out, &mut Vec::new());
         close_values(&out, &flat(&all), 1e-5);
         // The first row of each sample that has one, asked alone.
         let firsts = [0usize, 7, 7, 27].map(|row| x[row * 3 * width..][..width].to_vec()).concat();
         let mut out = vec![f32::NAN; 4 * width];
-        let one = Rows { values: &firsts, stride: width };
-        attention(one, k, v, slices, &lengths, Queries::Samples, heads, d, &mut out, &mut Vec::new());
+        let (one, slices) = (Rows { values: &firsts, stride: width }, Beside { queries: Queries::Samples, ..slices });
+        attention(one, k, v, slices, &lengths, heads, d, &mut out, &mut Vec::new());
         let all = flat(&all);
         let want = [&all[..width], &vec![0.0; width], &all[7 * width..8 * width], &all[27 * width..]].concat();
         close_values(&out, &want, 1e-5);
@@ -149,7 +153,7 @@ fn rows_of_samples() {
 fn no_rows_do_nothing() {
     PackedLinear::new(&[1.0, 2.0], None, 2, 1, Precision::F32).run(&[], 0, None, None, &mut []);
     let none = Rows { values: &[], stride: 4 };
-    attention(none, none, none, None, &[], Queries::Rows, 1, 4, &mut [], &mut Vec::new());
+    attention(none, none, none, Beside::default(), &[], 1, 4, &mut [], &mut Vec::new());
 }
 
 /// Errors of products of rounded numbers, relative to the largest result.

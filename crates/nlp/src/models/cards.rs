@@ -63,6 +63,18 @@ pub const HUB_FILES: &[RemoteFile] = &[
     wanted("modules.json"),
     wanted("sentence_bert_config.json"),
     wanted("1_Pooling/config.json"),
+    wanted("vocab.json"),
+    wanted("merges.txt"),
+    wanted("sentence_roberta_config.json"),
+    wanted("sentence_distilbert_config.json"),
+    wanted("sentence_albert_config.json"),
+    wanted("sentence_xlm-roberta_config.json"),
+    wanted("2_Dense/config.json"),
+    wanted("2_Dense/model.safetensors"),
+    wanted("2_Dense/pytorch_model.bin"),
+    wanted("3_Dense/config.json"),
+    wanted("3_Dense/model.safetensors"),
+    wanted("3_Dense/pytorch_model.bin"),
 ];
 
 const BERT_BASE: &[RemoteFile] = &[
@@ -89,6 +101,20 @@ macro_rules! compact {
             licence: "Apache-2.0",
             paper: TURC,
             sources: &[Source::Hub { repo: $repo, revision: "main", files: COMPACT }],
+        }
+    };
+}
+
+macro_rules! of_hub {
+    ($name:literal, $repo:literal, $architecture:literal, $corpus:expr, $licence:literal, $paper:literal) => {
+        Card {
+            name: $name,
+            aliases: &[$repo],
+            architecture: $architecture,
+            trained_on: $corpus,
+            licence: $licence,
+            paper: $paper,
+            sources: &[Source::Hub { repo: $repo, revision: "main", files: HUB_FILES }],
         }
     };
 }
@@ -120,6 +146,55 @@ pub const CARDS: &[Card] = &[
     compact!("bert-mini", "google/bert_uncased_L-4_H-256_A-4"),
     compact!("bert-small", "google/bert_uncased_L-4_H-512_A-8"),
     compact!("bert-medium", "google/bert_uncased_L-8_H-512_A-8"),
+    of_hub!(
+        "all-mpnet-base-v2",
+        "sentence-transformers/all-mpnet-base-v2",
+        "mpnet",
+        "1.17 billion sentence pairs",
+        "Apache-2.0",
+        "Song et al.: MPNet, 2020; Reimers, Gurevych: Sentence-BERT, 2019"
+    ),
+    of_hub!(
+        "distilbert-base-uncased",
+        "distilbert/distilbert-base-uncased",
+        "distilbert",
+        CORPUS,
+        "Apache-2.0",
+        "Sanh, Debut, Chaumond, Wolf: DistilBERT, 2019"
+    ),
+    of_hub!(
+        "roberta-base",
+        "FacebookAI/roberta-base",
+        "roberta",
+        "160 GB of English text",
+        "MIT",
+        "Liu et al.: RoBERTa, 2019"
+    ),
+    of_hub!(
+        "xlm-roberta-base",
+        "FacebookAI/xlm-roberta-base",
+        "xlm-roberta",
+        "2.5 TB of Common Crawl in 100 languages",
+        "MIT",
+        "Conneau et al.: Unsupervised Cross-lingual Representation Learning at Scale, 2020"
+    ),
+    of_hub!("albert-base-v2", "albert/albert-base-v2", "albert", CORPUS, "Apache-2.0", "Lan et al.: ALBERT, 2020"),
+    of_hub!(
+        "electra-small",
+        "google/electra-small-discriminator",
+        "electra",
+        CORPUS,
+        "Apache-2.0",
+        "Clark, Luong, Le, Manning: ELECTRA, 2020"
+    ),
+    of_hub!(
+        "mpnet-base",
+        "microsoft/mpnet-base",
+        "mpnet",
+        "160 GB of English text",
+        "MIT",
+        "Song, Tan, Qin, Lu, Liu: MPNet, 2020"
+    ),
 ];
 
 #[cfg(test)]

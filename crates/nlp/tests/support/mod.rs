@@ -14,6 +14,7 @@ use candle_core::Device;
 use topwork_core::checkpoint::write_safetensors;
 use topwork_core::net::Params;
 use topwork_core::seed::Seed;
+use topwork_nlp::models::bert::family::Family;
 use topwork_nlp::models::bert::{BertConfig, Pooling};
 
 pub use binary::{Home, Ran, converse, empty, fake_pip, run};
@@ -33,23 +34,48 @@ pub fn model() -> &'static str {
 
 /// Saves an encoder of random weights; gives its folder.
 pub fn saved(name: &str, layers: usize) -> String {
+    written(name, "bert", layers)
+}
+
+/// Saves a member of the family as [`saved`] does a BERT; gives its folder.
+pub fn member(kind: &str) -> String {
+    written(&format!("member-{kind}"), kind, 2)
+}
+
+fn written(name: &str, kind: &str, layers: usize) -> String {
     // Kept from one run of the tests to the next: tests run at the same time, none may remove it.
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::create_dir_all(&folder).unwrap();
-    let vocabulary: Vec<&str> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].into_iter().chain(WORDS).collect();
-    let config = serde_json::json!({
-        "model_type": "bert", "vocab_size": vocabulary.len(), "hidden_size": 16, "num_hidden_layers": layers,
-        "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32,
-    })
-    .to_string();
+    let family = Family::named(kind).unwrap();
+    let marks = family.marks;
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer/bpe");
+    let mut files: Vec<(&str, Vec<u8>)> = Vec::new();
+    let words = if marks.unk == "<unk>" {
+        files.extend(["vocab.json", "merges.txt"].map(|name| (name, fs::read(fixture.join(name)).unwrap())));
+        600
+    } else {
+        let special = [marks.pad, marks.unk, marks.cls, marks.sep, marks.mask];
+        let vocabulary: Vec<&str> = special.into_iter().chain(WORDS).collect();
+        files.push(("vocab.txt", (vocabulary.join("\n") + "\n").into_bytes()));
+        vocabulary.len()
+    };
+    let ours = serde_json::json!({
+        "model_type": kind, "vocab_size": words, "embedding_size": 8, "hidden_size": 16, "num_hidden_layers": layers,
+        "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32 + family.first_position,
+    });
+    let theirs = |key: &str| family.keys.iter().find(|(_, ours)| *ours == key).map_or(key.to_string(), |k| k.0.into());
+    let config: serde_json::Map<String, serde_json::Value> =
+        ours.as_object().unwrap().iter().map(|(key, value)| (theirs(key), value.clone())).collect();
+    let config = serde_json::Value::Object(config).to_string();
     let network = BertConfig::parse(&config, "config.json").unwrap().network(Pooling::Pooler, 2);
     let head = network.head.params();
     let mut weights = Params::initial(&network.params(), Seed(1), &Device::Cpu).unwrap().snapshot();
     weights.retain(|name, _| head.iter().all(|spec| spec.name != *name));
+    files.push(("config.json", config.into_bytes()));
     write_safetensors(&folder.join("model.safetensors"), &weights, &BTreeMap::new()).unwrap();
-    topwork_core::files::write_atomic_bytes(&folder.join("config.json"), config.as_bytes()).unwrap();
-    let text = vocabulary.join("\n") + "\n";
-    topwork_core::files::write_atomic_bytes(&folder.join("vocab.txt"), text.as_bytes()).unwrap();
+    for (name, bytes) in files {
+        topwork_core::files::write_atomic_bytes(&folder.join(name), &bytes).unwrap();
+    }
     folder.display().to_string()
 }
 

@@ -51,9 +51,8 @@ impl Network {
     /// The residual blocks of the backbone, each called as what its last layer lies in: `layer1.0`,
     /// `encoder.layer.0.attention.output`. Of a network without any: the stages with weights.
     pub fn blocks(&self) -> Vec<String> {
-        let residual = |layer: &Layer| if let Layer::Residual(r) = layer { Some(block(r)?.0) } else { None };
-        let found: Vec<String> =
-            self.stages.iter().flat_map(|stage| stage.layers.iter().filter_map(residual)).collect();
+        let mut found = Vec::new();
+        self.stages.iter().for_each(|stage| blocks(&stage.layers, &mut found));
         if !found.is_empty() {
             return found;
         }
@@ -65,6 +64,16 @@ impl Network {
     pub fn attentions(&self) -> Vec<String> {
         let keys = self.sites().into_iter().filter(|site| site.place == Place::Key);
         keys.map(|site| parent(&site.name).to_string()).collect()
+    }
+}
+
+fn blocks(layers: &[Layer], out: &mut Vec<String>) {
+    for layer in layers {
+        match layer {
+            Layer::Residual(r) => out.extend(block(r).map(|(name, _)| name)),
+            Layer::Repeat(r) => blocks(&r.layers, out),
+            _ => {}
+        }
     }
 }
 
@@ -104,6 +113,10 @@ fn sites(layers: &[Layer], out: &mut Vec<Site>) {
                 sites(&r.then, out);
                 activated = matches!(r.then.last(), Some(Layer::Act(_)));
             }
+            Layer::Repeat(r) => {
+                sites(&r.layers, out);
+                activated = false;
+            }
             Layer::BatchNorm(_)
             | Layer::LayerNorm(_)
             | Layer::AdaptiveAvgPool(_)
@@ -126,6 +139,7 @@ pub(super) fn last_weight(layers: &[Layer]) -> Option<(&str, usize)> {
         Layer::Linear(l) => Some((l.name.as_str(), l.outputs)),
         Layer::Attention(a) => Some((a.output.name.as_str(), a.output.outputs)),
         Layer::Residual(r) => last_weight(&r.body),
+        Layer::Repeat(r) => last_weight(&r.layers),
         _ => None,
     })
 }

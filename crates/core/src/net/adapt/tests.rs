@@ -42,6 +42,7 @@ fn pooled(pool: PoolRows, asks: Asks) -> Network {
             dropout: 0.2,
             prefix: None,
             asks,
+            distances: None,
         };
         let mixing = Residual {
             body: vec![Layer::Attention(attention), Layer::Dropout(0.1)],

@@ -40,23 +40,28 @@ pub fn found(network: &Network) -> Vec<Adapter> {
                 put(&mut found, Adapter::Prefix { length: prefix.length, attentions });
             }
         });
-        let mut put_bottleneck = |layer: &Layer, placement| {
-            if let Layer::Adapter(r) = layer
-                && let [Layer::Linear(down), ..] = &r.body[..]
-            {
-                let blocks = vec![down.name.trim_end_matches(".adapter.down").to_string()];
-                put(&mut found, Adapter::Bottleneck { width: down.outputs, placement, blocks });
-            }
-        };
-        for layer in &stage.layers {
-            put_bottleneck(layer, Placement::Sequential);
-            if let Layer::Residual(r) = layer {
-                r.body.iter().for_each(|layer| put_bottleneck(layer, Placement::Sequential));
-                r.shortcut.iter().for_each(|layer| put_bottleneck(layer, Placement::Parallel));
-            }
-        }
+        bottlenecks(&stage.layers, Placement::Sequential, &mut found);
     }
     found
+}
+
+fn bottlenecks(layers: &[Layer], placement: Placement, found: &mut Vec<Adapter>) {
+    for layer in layers {
+        match layer {
+            Layer::Adapter(r) => {
+                if let [Layer::Linear(down), ..] = &r.body[..] {
+                    let blocks = vec![down.name.trim_end_matches(".adapter.down").to_string()];
+                    put(found, Adapter::Bottleneck { width: down.outputs, placement, blocks });
+                }
+            }
+            Layer::Residual(r) => {
+                bottlenecks(&r.body, placement, found);
+                bottlenecks(&r.shortcut, Placement::Parallel, found);
+            }
+            Layer::Repeat(r) => bottlenecks(&r.layers, placement, found),
+            _ => {}
+        }
+    }
 }
 
 /// Joins an adapter with one of the same setting.
@@ -93,6 +98,7 @@ pub fn strip(network: &Network) -> Network {
         for layer in layers {
             match layer {
                 Layer::Residual(r) => [&mut r.body, &mut r.shortcut, &mut r.then].into_iter().for_each(clean),
+                Layer::Repeat(r) => clean(&mut r.layers),
                 Layer::Attention(a) => a.prefix = None,
                 _ => {}
             }

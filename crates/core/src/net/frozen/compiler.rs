@@ -74,6 +74,10 @@ impl Compiler<'_> {
                         Some(prefix) => Some([self.values(&prefix.name, "key")?, self.values(&prefix.name, "value")?]),
                         None => None,
                     },
+                    distances: match &a.distances {
+                        Some(distances) => Some((distances.clone(), self.values(&distances.name, "weight")?)),
+                        None => None,
+                    },
                 },
                 Layer::PoolRows(pool) => Step::PoolRows(*pool),
                 Layer::Residual(residual) | Layer::Adapter(residual) => {
@@ -86,6 +90,7 @@ impl Compiler<'_> {
                     steps.extend(self.sequence(&others)?);
                     continue;
                 }
+                Layer::Repeat(r) => Step::Repeat { steps: self.sequence(&r.layers)?, times: r.times },
                 Layer::Dropout(_) => continue,
             });
         }

@@ -1,9 +1,9 @@
 //! The fused operations of the frozen path, and how samples flow through them.
 
 use topwork_kernels::frozen as k;
-use topwork_kernels::{Act, Queries};
+use topwork_kernels::{Act, Beside, Queries};
 
-use crate::net::{Index, PoolRows, Window};
+use crate::net::{Distances, Index, PoolRows, Window};
 
 /// One fused operation.
 pub(super) enum Step {
@@ -37,6 +37,7 @@ pub(super) enum Step {
         output: k::PackedLinear,
         heads: usize,
         prefix: Option<[Vec<f32>; 2]>,
+        distances: Option<(Distances, Vec<f32>)>,
     },
     PoolRows(PoolRows),
     /// `act(body(x) + shortcut(x))`; the sum happens in the last step of the body where that can do it.
@@ -44,6 +45,10 @@ pub(super) enum Step {
         body: Vec<Step>,
         shortcut: Vec<Step>,
         act: Option<Act>,
+    },
+    Repeat {
+        steps: Vec<Step>,
+        times: usize,
     },
 }
 
@@ -171,17 +176,9 @@ impl Step {
             Self::Attention { .. } => Some(self.rows_after(rows)),
             Self::Linear { .. } => Some(rows),
             Self::Residual { body, shortcut, .. } => {
-                let least = |steps: &[Self]| {
-                    let (mut rows, mut row) = (rows, row.to_vec());
-                    let uses = steps.iter().filter_map(|step| {
-                        let uses = step.uses(rows, &row);
-                        (rows, row) = (step.rows_after(rows), step.row_after(&row));
-                        uses
-                    });
-                    uses.min()
-                };
-                least(body).into_iter().chain(least(shortcut)).min()
+                least_uses(body, rows, row).into_iter().chain(least_uses(shortcut, rows, row)).min()
             }
+            Self::Repeat { steps, .. } => least_uses(steps, rows, row),
             _ => None,
         }
     }
@@ -221,7 +218,9 @@ impl Step {
             Self::Embed { width, .. } => vec![*width],
             Self::Attention { output, .. } => vec![output.outputs()],
             Self::LayerNorm { .. } | Self::Act(_) | Self::PoolRows(_) => row.to_vec(),
-            Self::Residual { body, .. } => body.iter().fold(row.to_vec(), |row, step| step.row_after(&row)),
+            Self::Residual { body: steps, .. } | Self::Repeat { steps, .. } => {
+                steps.iter().fold(row.to_vec(), |row, step| step.row_after(&row))
+            }
         }
     }
 
@@ -249,6 +248,16 @@ impl Step {
                 buffers.give(other.data);
             }
             return result;
+        }
+        if let Self::Repeat { steps, times } = self {
+            let mut result: Option<Flow> = None;
+            for _ in 0..*times {
+                let Some(next) = follow(steps, result.as_ref().unwrap_or(flow), None, buffers) else { break };
+                if let Some(old) = result.replace(next) {
+                    buffers.give(old.data);
+                }
+            }
+            return result.unwrap_or_else(|| Flow { data: x.clone(), indices: Vec::new(), row, lengths });
         }
         let mut out = buffers.take(lengths.iter().sum::<usize>() * row.iter().product::<usize>());
         match self {
@@ -287,36 +296,50 @@ impl Step {
                 let slices: Vec<&[f32]> = tables.iter().map(|(table, _)| table.as_slice()).collect();
                 k::embed_sum(&slices, &ids, *width, &mut out);
             }
-            Self::Attention { first, joined, output, heads, prefix } => {
+            Self::Attention { first, joined, output, heads, prefix, distances } => {
                 let (parts, asking) = if first.is_some() { (2, lengths.len()) } else { (3, total) };
                 let (stride, width) = (joined.outputs(), joined.outputs() / parts);
                 let mut all = buffers.take(total * stride);
                 joined.run(x, total, None, None, &mut all);
-                let mut queries = Vec::new();
+                let mut asked = Vec::new();
                 if let Some(first) = first {
                     let mut rows = buffers.take(asking * flow.row[0]);
                     k::pool_rows_first(x, flow.row[0], &flow.lengths, &mut rows);
-                    queries = buffers.take(asking * width);
-                    first.run(&rows, asking, None, None, &mut queries);
+                    asked = buffers.take(asking * width);
+                    first.run(&rows, asking, None, None, &mut asked);
                     buffers.give(rows);
                 }
                 let part = |at: usize| k::Rows { values: &all[(at * width).min(all.len())..], stride };
-                let (q, of) = match first {
-                    Some(_) => (k::Rows { values: &queries, stride: width }, Queries::Samples),
+                let (q, queries) = match first {
+                    Some(_) => (k::Rows { values: &asked, stride: width }, Queries::Samples),
                     None => (part(0), Queries::Rows),
                 };
-                let mut heard = buffers.take(asking * width);
-                let (scratch, d) = (&mut buffers.scratch, width / heads);
                 let prefix = prefix.as_ref().map(|[key, value]| [key.as_slice(), value.as_slice()]);
-                let (k, v) = (part(parts - 2), part(parts - 1));
-                k::attention(q, k, v, prefix, &flow.lengths, of, *heads, d, &mut heard, scratch);
+                let longest = flow.lengths.iter().copied().max().unwrap_or(0);
+                let terms = distances.as_ref().map(|(distances, values)| distances.terms(values, longest));
+                let beside = Beside { prefix, terms: terms.as_deref(), queries };
+                let mut heard = buffers.take(asking * width);
+                let (k, v, d) = (part(parts - 2), part(parts - 1), width / heads);
+                k::attention(q, k, v, beside, &flow.lengths, *heads, d, &mut heard, &mut buffers.scratch);
                 output.run(&heard, asking, after, residual, &mut out);
-                [all, queries, heard].into_iter().for_each(|buffer| buffers.give(buffer));
+                [all, asked, heard].into_iter().for_each(|buffer| buffers.give(buffer));
             }
             Self::PoolRows(PoolRows::Mean) => k::pool_rows_mean(x, row[0], &flow.lengths, &mut out),
             Self::PoolRows(PoolRows::First) => k::pool_rows_first(x, row[0], &flow.lengths, &mut out),
-            Self::Residual { .. } => {}
+            Self::PoolRows(PoolRows::Max) => k::pool_rows_max(x, row[0], &flow.lengths, &mut out),
+            Self::Residual { .. } | Self::Repeat { .. } => {}
         }
         Flow { data: out, indices: Vec::new(), row, lengths }
     }
+}
+
+/// How often one sample uses each weight of `steps` at least.
+fn least_uses(steps: &[Step], rows: usize, row: &[usize]) -> Option<usize> {
+    let (mut rows, mut row) = (rows, row.to_vec());
+    let uses = steps.iter().filter_map(|step| {
+        let uses = step.uses(rows, &row);
+        (rows, row) = (step.rows_after(rows), step.row_after(&row));
+        uses
+    });
+    uses.min()
 }

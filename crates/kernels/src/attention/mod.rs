@@ -1,34 +1,21 @@
-//! Softmax, and multi-head attention within each sample's rows (Vaswani et al. 2017).
+//! Multi-head attention within each sample's rows (Vaswani et al. 2017).
 //!
 //! The forward pass keeps one number for each row and head, the logarithm of the softmax's denominator; the backward
 //! pass computes the weights again from it (Dao et al. 2022).
 
-use crate::cpu::{self, Shared, Values, for_rows, output, with_scratch};
+mod softmax;
+
+use crate::cpu::{self, Shared, Values, output, with_scratch};
 use crate::dropout::Mask;
 use crate::matmul::{Mat, product};
 use crate::rows::{check, starts};
-use crate::simd::{dot, exp, max, simd, sum};
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
+use crate::simd::{dot, exp, simd};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
+pub use softmax::softmax;
+use softmax::softmax_composed;
+pub(crate) use softmax::softmax_rows;
 use std::sync::OnceLock;
-
-simd! {
-    /// Softmax of `scale` x in rows of `width`; `logs` gets the logarithms of the denominators.
-    pub(crate) fn softmax_rows(x: &mut [f32], width: usize, scale: f32, logs: &mut [f32]) {
-        for (x, log) in x.chunks_exact_mut(width).zip(logs) {
-            let top = max(x) * scale;
-            for x in x.iter_mut() {
-                *x = exp(x.mul_add(scale, -top));
-            }
-            let total = sum(x);
-            let factor = 1.0 / total;
-            for x in x.iter_mut() {
-                *x *= factor;
-            }
-            *log = top + total.ln();
-        }
-    }
-}
 
 simd! {
     /// The weights again: exp(scale x - log).
@@ -72,12 +59,36 @@ simd! {
     }
 }
 
+simd! {
+    /// Adds to the scores of each row's own keys, those behind the first `before`, the term of their distance; the
+    /// softmax is yet to multiply them by `scale`.
+    pub(crate) fn add_terms(scores: &mut [f32], keys: usize, before: usize, terms: &[f32], scale: f32) {
+        let zero = terms.len() / 2;
+        for (i, scores) in scores.chunks_exact_mut(keys).enumerate() {
+            for (score, term) in scores[before..].iter_mut().zip(&terms[zero - i..]) {
+                *score += term / scale;
+            }
+        }
+    }
+}
+
+/// Gradient of the terms of one head, from that of the scores before they were scaled.
+fn terms_gradient(scores: &[f32], keys: usize, before: usize, scale: f32, terms: &mut [f32]) {
+    let zero = terms.len() / 2;
+    for (i, scores) in scores.chunks_exact(keys).enumerate() {
+        for (term, score) in terms[zero - i..].iter_mut().zip(&scores[before..]) {
+            *term += score / scale;
+        }
+    }
+}
+
 /// Which rows ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Queries {
     /// Every row of every sample: as many queries as keys.
+    #[default]
     Rows,
-    /// One query for each sample, whatever its rows.
+    /// One query for each sample, which stands at its first row.
     Samples,
 }
 
@@ -115,8 +126,35 @@ struct Piece {
     weight: usize,
 }
 
-/// Keys and values `[length, width]` that belong to no row (Li & Liang 2021): every row of every sample sees them.
-pub type Prefix<'a> = Option<[&'a [f32]; 2]>;
+/// What attention takes beside queries, keys and values; `T` are slices or tensors.
+#[derive(Debug, Clone, Copy)]
+pub struct Beside<T> {
+    /// Keys and values `[length, width]` that belong to no row (Li & Liang 2021): every row of every sample sees them.
+    pub prefix: Option<[T; 2]>,
+    /// Terms of the scores by the distance of key and query (Raffel et al. 2020, §2.1): `[heads, 2 n - 1]`, n at least
+    /// the rows of the longest sample; that of the key `j - i` rows behind the query stands at `n - 1 + j - i`. Keys of
+    /// the prefix have none.
+    pub terms: Option<T>,
+    /// Which rows ask: the queries have a row for each, and so has what comes out.
+    pub queries: Queries,
+}
+
+impl<T> Default for Beside<T> {
+    fn default() -> Self {
+        Self { prefix: None, terms: None, queries: Queries::Rows }
+    }
+}
+
+/// Gradients of all that attention takes.
+#[derive(Debug, Clone)]
+pub struct AttentionGradients {
+    /// Of queries, keys and values.
+    pub own: [Vec<f32>; 3],
+    /// Of the keys and values of the prefix.
+    pub prefix: Option<[Vec<f32>; 2]>,
+    /// Of the terms.
+    pub terms: Option<Vec<f32>>,
+}
 
 /// Attention on slices: forward, which leaves what backward needs.
 #[derive(Debug, Clone)]
@@ -140,26 +178,26 @@ impl AttentionPass {
         Ok(Self { lengths: lengths.to_vec(), queries, heads, mask, prefix: 0, logs: Vec::new() })
     }
 
-    /// The pass, and its output. The arguments are those of [`attention`], with rows of `width` values.
+    /// The pass, and its output. The arguments are those of [`attention_beside`], with rows of `width` values.
     ///
     /// # Errors
     /// When the probability of dropout is not one, or a sample that asks has no rows.
     pub fn forward(
         [q, k, v]: [&[f32]; 3],
-        prefix: Prefix,
+        beside: Beside<&[f32]>,
         width: usize,
         lengths: &[usize],
-        queries: Queries,
         heads: usize,
         dropout: Option<(f32, u64)>,
     ) -> Result<(Self, Vec<f32>)> {
-        let mut pass = Self::new(lengths, queries, heads, dropout)?;
-        pass.prefix = prefix.map_or(0, |[key, _]| key.len() / width.max(1));
-        let y = pass.run(q, k, v, prefix, width);
+        let mut pass = Self::new(lengths, beside.queries, heads, dropout)?;
+        pass.prefix = beside.prefix.map_or(0, |[key, _]| key.len() / width.max(1));
+        let y = pass.run(q, k, v, beside, width);
         Ok((pass, y))
     }
 
-    fn run(&mut self, q: &[f32], k: &[f32], v: &[f32], prefix: Prefix, width: usize) -> Vec<f32> {
+    fn run(&mut self, q: &[f32], k: &[f32], v: &[f32], beside: Beside<&[f32]>, width: usize) -> Vec<f32> {
+        let Beside { prefix, terms, .. } = beside;
         let d = width / self.heads;
         let scale = 1.0 / (d as f32).sqrt();
         let mut y = output(q.len());
@@ -174,6 +212,9 @@ impl AttentionPass {
                     return logs;
                 }
                 this.products(piece, q, k, prefix.map(|[k, _]| k), width, scores);
+                if let Some(terms) = terms {
+                    add_terms(scores, keys, before, this.of_head(piece, terms), scale);
+                }
                 softmax_rows(scores, keys, scale, &mut logs);
                 if let Some(mask) = this.mask {
                     drop(mask, piece.weight, scores);
@@ -191,31 +232,35 @@ impl AttentionPass {
         y
     }
 
-    /// Gradients of queries, keys and values, and of the prefix.
-    #[allow(clippy::type_complexity)]
+    /// Gradients of what [`AttentionPass::forward`] took.
     pub fn gradients(
         &self,
         [q, k, v]: [&[f32]; 3],
-        prefix: Prefix,
+        beside: Beside<&[f32]>,
         width: usize,
         dy: &[f32],
-    ) -> ([Vec<f32>; 3], Option<[Vec<f32>; 2]>) {
+    ) -> AttentionGradients {
+        let Beside { prefix, terms, .. } = beside;
         let d = width / self.heads;
         let scale = 1.0 / (d as f32).sqrt();
         let [mut dq, mut dk, mut dv] = [q, k, v].map(|x| output(x.len()));
         let (out_q, out_k, out_v) = (Shared::new(&mut dq), Shared::new(&mut dk), Shared::new(&mut dv));
         let before = self.prefix;
-        let of_prefix = self.pieces().into_par_iter().zip(&self.logs).map(|(piece, logs)| {
+        let of_pieces = self.pieces().into_par_iter().zip(&self.logs).map(|(piece, logs)| {
             let (asking, len, keys) = (piece.queries, piece.rows, piece.keys);
             let mut of_prefix = [vec![0f32; before * d], vec![0f32; before * d]];
+            let mut of_terms = vec![0f32; terms.map_or(0, |terms| self.of_head(piece, terms).len())];
             if asking == 0 {
-                return of_prefix;
+                return (of_prefix, of_terms);
             }
             with_scratch(3 * asking * keys + len * d, |scratch| {
                 let (p, rest) = scratch.split_at_mut(asking * keys);
                 let (dp, rest) = rest.split_at_mut(asking * keys);
                 let (kept, part) = rest.split_at_mut(asking * keys);
                 self.products(piece, q, k, prefix.map(|[k, _]| k), width, p);
+                if let Some(terms) = terms {
+                    add_terms(p, keys, before, self.of_head(piece, terms), scale);
+                }
                 weights(p, keys, scale, logs);
                 self.products(piece, dy, v, prefix.map(|[_, v]| v), width, dp);
                 let (q, k) = (self.asking(piece, q, width), self.part(piece, k, width));
@@ -233,6 +278,9 @@ impl AttentionPass {
                     product(Mat::new(kept, asking, before, keys).t(), dy, &mut of_prefix[1], d, false);
                 }
                 softmax_backward(p, dp, keys, scale);
+                if terms.is_some() {
+                    terms_gradient(dp, keys, before, scale, &mut of_terms);
+                }
                 let ds = Mat::new(&dp[before..], asking, len, keys);
                 product(ds.t(), q, part, d, false);
                 self.put(piece.row, piece.head, part, &out_k, width);
@@ -245,13 +293,13 @@ impl AttentionPass {
                 }
                 self.put(piece.query, piece.head, part, &out_q, width);
             });
-            of_prefix
+            (of_prefix, of_terms)
         });
-        let of_prefix: Vec<[Vec<f32>; 2]> = of_prefix.collect();
+        let of_pieces: Vec<([Vec<f32>; 2], Vec<f32>)> = of_pieces.collect();
+        // In the order of the pieces, so that the sums do not depend on who came first.
         let of_prefix = prefix.map(|_| {
             let mut sums = [vec![0f32; before * width], vec![0f32; before * width]];
-            // In the order of the pieces, so that the sums do not depend on who came first.
-            for (piece, parts) in self.pieces().iter().zip(&of_prefix) {
+            for (piece, (parts, _)) in self.pieces().iter().zip(&of_pieces) {
                 for (sum, part) in sums.iter_mut().zip(parts) {
                     for (sum, part) in sum.chunks_exact_mut(width).zip(part.chunks_exact(d)) {
                         sum[piece.head * d..].iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
@@ -260,7 +308,21 @@ impl AttentionPass {
             }
             sums
         });
-        ([dq, dk, dv], of_prefix)
+        let of_terms = terms.map(|terms| {
+            let mut sums = vec![0f32; terms.len()];
+            for (piece, (_, parts)) in self.pieces().iter().zip(&of_pieces) {
+                let sums = &mut sums[piece.head * parts.len()..];
+                sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum += part);
+            }
+            sums
+        });
+        AttentionGradients { own: [dq, dk, dv], prefix: of_prefix, terms: of_terms }
+    }
+
+    /// A piece's terms.
+    fn of_head<'a>(&self, piece: Piece, terms: &'a [f32]) -> &'a [f32] {
+        let line = terms.len() / self.heads;
+        &terms[piece.head * line..][..line]
     }
 
     /// Products of a piece's queries in `x` with its rows of `y`, the prefix's first: `[queries, keys]`.
@@ -335,7 +397,7 @@ impl CustomOp3 for Op {
     ) -> Result<(CpuStorage, Shape)> {
         let mut pass = self.pass.clone();
         let [q, k, v] = [cpu::values(q, lq)?, cpu::values(k, lk)?, cpu::values(v, lv)?];
-        let y = pass.run(q, k, v, None, lq.shape().dims2()?.1);
+        let y = pass.run(q, k, v, Beside::default(), lq.shape().dims2()?.1);
         let _ = self.done.set(pass);
         Ok((CpuStorage::F32(y), lq.shape().clone()))
     }
@@ -351,7 +413,7 @@ impl CustomOp3 for Op {
         let dy = dy.contiguous()?;
         let (qs, ks, vs, dy) = (Values::of(q)?, Values::of(k)?, Values::of(v)?, Values::of(&dy)?);
         let Some(pass) = self.done.get() else { bail!("attention: backward before forward") };
-        let ([dq, dk, dv], _) = pass.gradients([&qs, &ks, &vs], None, q.dim(1)?, &dy);
+        let [dq, dk, dv] = pass.gradients([&qs, &ks, &vs], Beside::default(), q.dim(1)?, &dy).own;
         let keep = |t: &Tensor, grad| if t.track_op() { cpu::like(grad, t).map(Some) } else { Ok(None) };
         Ok((keep(q, dq)?, keep(k, dk)?, keep(v, dv)?))
     }
@@ -368,47 +430,52 @@ pub fn attention(
     heads: usize,
     dropout: Option<(f32, u64)>,
 ) -> Result<Tensor> {
-    attention_with(q, k, v, None, lengths, Queries::Rows, heads, dropout)
+    attention_beside(q, k, v, Beside::default(), lengths, heads, dropout)
 }
 
-/// [`attention`] with a `prefix` of keys and values, `[length, heads · d]`, in front of every sample's own, and with a
-/// choice of who asks: `q` has a row for each of the queries, and so has the result.
-#[allow(clippy::too_many_arguments)]
-pub fn attention_with(
+/// [`attention`] with what else the scores are made of.
+pub fn attention_beside(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    prefix: Option<[&Tensor; 2]>,
+    beside: Beside<&Tensor>,
     lengths: &[usize],
-    queries: Queries,
     heads: usize,
     dropout: Option<(f32, u64)>,
 ) -> Result<Tensor> {
     let (rows, width) = k.dims2()?;
-    if q.dims() != [queries.count(lengths), width] || v.dims() != k.dims() {
+    if q.dims() != [beside.queries.count(lengths), width] || v.dims() != k.dims() {
         bail!("attention: queries {:?}, keys {:?} and values {:?} do not fit", q.dims(), k.dims(), v.dims());
     }
     if heads == 0 || width == 0 || width % heads != 0 {
         bail!("attention: a width of {width} cannot be split into {heads} heads");
     }
     check("attention", rows, lengths)?;
-    let mut pass = AttentionPass::new(lengths, queries, heads, dropout)?;
-    if let Some([key, value]) = prefix {
+    let mut pass = AttentionPass::new(lengths, beside.queries, heads, dropout)?;
+    if let Some([key, value]) = beside.prefix {
         if key.dims() != value.dims() || key.dim(1)? != width {
             bail!("attention: a prefix of {:?} keys and {:?} values", key.dims(), value.dims());
         }
         pass.prefix = key.dim(0)?;
     }
-    // An operation of candle's has three inputs at most: with a prefix it takes the long way.
-    if q.device().is_cpu() && prefix.is_none() {
+    if let Some(terms) = beside.terms {
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let (rows, reach) = terms.dims2()?;
+        if rows != heads || reach % 2 == 0 || reach / 2 + 1 < longest {
+            bail!("attention: terms of shape {:?} for {heads} heads and {longest} rows", terms.dims());
+        }
+    }
+    // An operation of candle's has three inputs at most: with more it takes the long way.
+    if q.device().is_cpu() && beside.prefix.is_none() && beside.terms.is_none() {
         let op = Op { pass, done: OnceLock::new() };
         q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
     } else {
-        composed(q, k, v, prefix, &pass)
+        composed(q, k, v, beside, &pass)
     }
 }
 
-fn composed(q: &Tensor, k: &Tensor, v: &Tensor, prefix: Option<[&Tensor; 2]>, pass: &AttentionPass) -> Result<Tensor> {
+fn composed(q: &Tensor, k: &Tensor, v: &Tensor, beside: Beside<&Tensor>, pass: &AttentionPass) -> Result<Tensor> {
+    let Beside { prefix, terms, .. } = beside;
     let (_, width) = q.dims2()?;
     let (heads, d) = (pass.heads, width / pass.heads);
     let mut samples = Vec::new();
@@ -422,7 +489,13 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, prefix: Option<[&Tensor; 2]>, pa
         };
         let [k, v] = [with(prefix.map(|[k, _]| k), k)?, with(prefix.map(|[_, v]| v), v)?];
         let q = split(&q.narrow(0, piece.query, asking)?, asking)?;
-        let scores = (q.matmul(&k.t()?)? * (1.0 / (d as f64).sqrt()))?;
+        let mut scores = (q.matmul(&k.t()?)? * (1.0 / (d as f64).sqrt()))?;
+        if let Some(terms) = terms {
+            let zero = terms.dim(1)? / 2;
+            let rows = (0..asking).map(|i| terms.narrow(1, zero - i, len)).collect::<Result<Vec<_>>>()?;
+            let of_prefix = Tensor::zeros((heads, asking, pass.prefix), q.dtype(), q.device())?;
+            scores = (scores + Tensor::cat(&[of_prefix, Tensor::stack(&rows, 1)?], 2)?)?;
+        }
         let mut weights = softmax_composed(&scores)?;
         if let Some(mask) = pass.mask {
             let factors: Vec<f32> =
@@ -434,190 +507,5 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, prefix: Option<[&Tensor; 2]>, pa
     if samples.is_empty() { q.zeros_like() } else { Tensor::cat(&samples, 0) }
 }
 
-fn softmax_composed(x: &Tensor) -> Result<Tensor> {
-    let e = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
-    e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
-}
-
-struct Softmax;
-
-impl CustomOp1 for Softmax {
-    fn name(&self) -> &'static str {
-        "softmax"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let mut y = cpu::values(storage, layout)?.to_vec();
-        let width = layout.dims().last().copied().unwrap_or(1).max(1);
-        for_rows(&mut y, width, |_, y| {
-            let mut logs = vec![0f32; y.len() / width];
-            softmax_rows(y, width, 1.0, &mut logs);
-        });
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
-    }
-
-    fn bwd(&self, _: &Tensor, y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let dy = dy.contiguous()?;
-        let (y, gradient) = (Values::of(y)?, Values::of(&dy)?);
-        let width = dy.dims().last().copied().unwrap_or(1).max(1);
-        let mut dx = output(y.len());
-        for_rows(&mut dx, width, |row, dx| softmax_gradient(&y[row * width..], &gradient[row * width..], width, dx));
-        cpu::like(dx, &dy).map(Some)
-    }
-}
-
-simd! {
-    fn softmax_gradient(y: &[f32], dy: &[f32], width: usize, dx: &mut [f32]) {
-        for ((dx, y), dy) in dx.chunks_exact_mut(width).zip(y.chunks_exact(width)).zip(dy.chunks_exact(width)) {
-            let mean = dot(y, dy);
-            for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
-                *dx = y * (dy - mean);
-            }
-        }
-    }
-}
-
-/// Softmax over the last dimension.
-pub fn softmax(x: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() { x.contiguous()?.apply_op1(Softmax) } else { softmax_composed(x) }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{check_gradients, close, close_values, flat, random};
-
-    fn inputs(rows: usize, width: usize) -> [Tensor; 3] {
-        [1, 2, 3].map(|seed| random(&[rows, width], seed, 1.5))
-    }
-
-    fn op(lengths: &[usize], heads: usize, dropout: Option<(f32, u64)>) -> AttentionPass {
-        AttentionPass::new(lengths, Queries::Rows, heads, dropout).expect("a probability")
-    }
-
-    #[test]
-    fn agrees_with_plain_loops() -> Result<()> {
-        let (lengths, heads, d) = ([3usize, 0, 20, 1], 3, 5);
-        let width = heads * d;
-        let [q, k, v] = inputs(24, width);
-        let (qs, ks, vs) = (flat(&q), flat(&k), flat(&v));
-        let mut want = vec![0f32; 24 * width];
-        for (start, len) in starts(&lengths).zip(lengths) {
-            for (i, h) in (0..len * heads).map(|i| (start + i / heads, i % heads)) {
-                let score = |j: usize| -> f64 {
-                    (0..d).map(|c| f64::from(qs[i * width + h * d + c]) * f64::from(ks[j * width + h * d + c])).sum()
-                };
-                let e: Vec<f64> = (start..start + len).map(|j| (score(j) / (d as f64).sqrt()).exp()).collect();
-                let total: f64 = e.iter().sum();
-                for c in 0..d {
-                    let y: f64 = (0..len).map(|j| e[j] / total * f64::from(vs[(start + j) * width + h * d + c])).sum();
-                    want[i * width + h * d + c] = y as f32;
-                }
-            }
-        }
-        close_values(&flat(&attention(&q, &k, &v, &lengths, heads, None)?), &want, 1e-6);
-        Ok(())
-    }
-
-    #[test]
-    fn composition_gives_the_same_values() -> Result<()> {
-        let [q, k, v] = inputs(24, 32);
-        for dropout in [None, Some((0.3, 7))] {
-            let lengths = [3, 20, 0, 1];
-            let y = attention(&q, &k, &v, &lengths, 4, dropout)?;
-            close(&y, &composed(&q, &k, &v, None, &op(&lengths, 4, dropout))?, 1e-5);
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn gradients_agree_with_finite_differences() {
-        for dropout in [None, Some((0.3, 7))] {
-            check_gradients(&inputs(10, 12), 3e-3, |x| attention(&x[0], &x[1], &x[2], &[4, 1, 5], 2, dropout));
-        }
-    }
-
-    #[test]
-    fn a_prefix_is_seen_by_every_row_and_has_a_gradient() -> Result<()> {
-        let (lengths, heads, width) = ([4usize, 0, 1, 5], 2, 12);
-        let [q, k, v] = inputs(10, width);
-        let prefix = [random(&[3, width], 4, 1.5), random(&[3, width], 5, 1.5)];
-        let all = [q, k, v, prefix[0].clone(), prefix[1].clone()];
-        for dropout in [None, Some((0.3, 7))] {
-            let whole = |x: &[Tensor]| {
-                let prefix = Some([&x[3], &x[4]]);
-                attention_with(&x[0], &x[1], &x[2], prefix, &lengths, Queries::Rows, heads, dropout)
-            };
-            check_gradients(&all, 3e-3, whole);
-            let vars: Vec<candle_core::Var> = all.iter().map(candle_core::Var::from_tensor).collect::<Result<_>>()?;
-            let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
-            let y = whole(&tensors)?;
-            let dy = random(&[10, width], 6, 1.0);
-            let grads = (&y * &dy)?.sum_all()?.backward()?;
-            let x: Vec<Vec<f32>> = all.iter().map(flat).collect();
-            let (three, two) = ([&x[0][..], &x[1], &x[2]], Some([&x[3][..], &x[4]]));
-            let (pass, values) = AttentionPass::forward(three, two, width, &lengths, Queries::Rows, heads, dropout)?;
-            close_values(&values, &flat(&y), 1e-5);
-            let (own, of_prefix) = pass.gradients(three, two, width, &flat(&dy));
-            for (gradient, var) in own.iter().chain(of_prefix.iter().flatten()).zip(&vars) {
-                close_values(gradient, &flat(grads.get(var).expect("a gradient")), 1e-4);
-            }
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn one_query_for_each_sample_gives_what_that_row_gives_among_all() -> Result<()> {
-        let (lengths, heads, width) = ([4usize, 1, 20, 5], 3, 15);
-        let [q, k, v] = inputs(30, width);
-        let prefix = [random(&[3, width], 4, 1.5), random(&[3, width], 5, 1.5)];
-        let first = Tensor::from_vec(vec![0u32, 4, 5, 25], 4, q.device())?;
-        let asked = q.index_select(&first, 0)?;
-        for prefix in [None, Some([&prefix[0], &prefix[1]])] {
-            let all = attention_with(&q, &k, &v, prefix, &lengths, Queries::Rows, heads, None)?;
-            let one = attention_with(&asked, &k, &v, prefix, &lengths, Queries::Samples, heads, None)?;
-            close(&one, &all.index_select(&first, 0)?, 1e-6);
-            for dropout in [None, Some((0.3, 7))] {
-                let [q, k, v, dy] = [&asked, &k, &v, &random(&[4, width], 6, 1.0)].map(Tensor::clone);
-                let vars: Vec<candle_core::Var> =
-                    [&q, &k, &v].into_iter().map(candle_core::Var::from_tensor).collect::<Result<_>>()?;
-                let pass = AttentionPass { prefix: prefix.map_or(0, |_| 3), ..op(&lengths, heads, dropout) };
-                let pass = AttentionPass { queries: Queries::Samples, ..pass };
-                let grads = (composed(&vars[0], &vars[1], &vars[2], prefix, &pass)? * &dy)?.sum_all()?.backward()?;
-                let slices: Vec<Vec<f32>> = [q, k, v].iter().map(flat).collect();
-                let three = [&slices[0][..], &slices[1], &slices[2]];
-                let flats = prefix.map(|two| two.map(flat));
-                let two = flats.as_ref().map(|[k, v]| [&k[..], v]);
-                let (pass, _) = AttentionPass::forward(three, two, width, &lengths, Queries::Samples, heads, dropout)?;
-                for (gradient, var) in pass.gradients(three, two, width, &flat(&dy)).0.iter().zip(&vars) {
-                    close_values(gradient, &flat(grads.get(var).expect("a gradient")), 1e-4);
-                }
-            }
-        }
-        let none = attention_with(&asked, &k, &v, None, &[4, 0, 20, 6], Queries::Samples, heads, None);
-        assert!(none.is_err());
-        Ok(())
-    }
-
-    #[test]
-    fn gradients_of_the_composition_are_the_kernels() {
-        check_gradients(&inputs(10, 12), 3e-3, |x| {
-            composed(&x[0], &x[1], &x[2], None, &op(&[4, 1, 5], 2, Some((0.3, 7))))
-        });
-    }
-
-    #[test]
-    fn softmax_sums_to_one_and_survives_large_values() -> Result<()> {
-        let x = (random(&[5, 19], 1, 50.0) + 500.0)?;
-        close(&softmax(&x)?, &softmax_composed(&x)?, 1e-5);
-        close_values(&flat(&softmax(&x)?.sum(1)?), &[1.0; 5], 1e-5);
-        Ok(())
-    }
-
-    #[test]
-    fn heads_must_divide_the_width() {
-        let [q, k, v] = inputs(4, 10);
-        assert!(attention(&q, &k, &v, &[4], 3, None).is_err());
-        assert!(attention(&q, &k, &v, &[3], 2, None).is_err());
-    }
-}
+mod tests;
