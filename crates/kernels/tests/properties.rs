@@ -316,15 +316,37 @@ proptest! {
     }
 }
 
+/// A process of its own for some tests of this file, with these instructions.
+fn again(instructions: &str, tests: &[&str]) -> std::process::Output {
+    let mut again = std::process::Command::new(std::env::current_exe().expect("a test has a path"));
+    again.args(tests).env("TOPWORK_INSTRUCTIONS", instructions).output().expect("a test can be started")
+}
+
 /// The tests of this file again, in processes that may use less than this one.
 #[test]
 fn the_other_instruction_sets() {
     if std::env::var_os("TOPWORK_INSTRUCTIONS").is_some() {
         return;
     }
-    for instructions in ["avx2", "portable"] {
-        let mut again = std::process::Command::new(std::env::current_exe().expect("a test has a path"));
-        let ran = again.env("TOPWORK_INSTRUCTIONS", instructions).output().expect("a test can be started");
+    for instructions in &topwork_kernels::instruction_sets()[1..] {
+        let ran = again(instructions, &[]);
         assert!(ran.status.success(), "{instructions}: {}", String::from_utf8_lossy(&ran.stdout));
     }
+}
+
+#[test]
+fn the_instructions_that_were_asked_for_run() {
+    if let Ok(asked) = std::env::var("TOPWORK_INSTRUCTIONS") {
+        assert_eq!(topwork_kernels::instruction_set(), asked);
+    }
+}
+
+#[test]
+fn instructions_that_nobody_has_are_an_error() {
+    if std::env::var_os("TOPWORK_INSTRUCTIONS").is_some() {
+        return;
+    }
+    let ran = again("avx3", &["the_instructions_that_were_asked_for_run"]);
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(!ran.status.success() && said.contains("TOPWORK_INSTRUCTIONS=avx3: this processor has "), "{said}");
 }
