@@ -164,13 +164,14 @@ proptest! {
     #[test]
     fn winograd_convolution(
         b in 1usize..4, h in 3usize..20, w in 3usize..20, pads in prop::array::uniform4(0usize..3),
-        c in 2usize..5, o in 2usize..5, layout in layout(), seed in 0u64..1000,
+        c in 2usize..5, o in 2usize..5, wide in any::<bool>(), layout in layout(), seed in 0u64..1000,
     ) {
-        let (c, o) = (16 * c, 16 * o);
+        let (c, o, k) = (16 * c, 16 * o, if wide { 5 } else { 3 });
+        prop_assume!(h + pads[0] + pads[1] >= k && w + pads[2] + pads[3] >= k);
         let spec = ConvSpec { pads, ..ConvSpec::default() };
-        check(&[&[b, h, w, c], &[o, c, 3, 3], &[o]], layout, seed,
+        check(&[&[b, h, w, c], &[o, c, k, k], &[o]], layout, seed,
             |x| conv2d(&x[0], &x[1], x.get(2), &spec),
-            |x| plain::conv2d(Image { b, h, w, c }, &x[0], &x[1], x.get(2), o, [3, 3], &spec)).unwrap();
+            |x| plain::conv2d(Image { b, h, w, c }, &x[0], &x[1], x.get(2), o, [k, k], &spec)).unwrap();
     }
 
     #[test]
