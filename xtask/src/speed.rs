@@ -25,6 +25,8 @@ use topwork_core::train::gradient::Objective;
 use topwork_kernels::frozen::Precision;
 use topwork_nlp::models::bert::{BertConfig, Pooling};
 
+mod ceiling;
+
 /// Tokens of every sentence.
 const TOKENS: usize = 128;
 /// Height and width of every image.
@@ -53,6 +55,9 @@ pub struct Args {
     /// Lines of JSON in place of a table
     #[arg(long)]
     json: bool,
+    /// In place of networks: what the processor's multiply-adds reach alone, and the share of it of single products
+    #[arg(long, conflicts_with_all = ["arch", "mode", "recompute", "against"])]
+    ceiling: bool,
     /// Lines of JSON of the peers, measured in the same sitting: prints ratios
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
@@ -94,6 +99,10 @@ struct Measured {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    if args.ceiling {
+        topwork_core::device::set_threads(args.threads)?;
+        return ceiling::run(args.repeat, args.json);
+    }
     let archs = if args.arch.is_empty() { Arch::value_variants() } else { &args.arch };
     let modes = if args.mode.is_empty() { Mode::value_variants() } else { &args.mode };
     let peers = args.against.as_ref().map(|path| read(path, &args.precision)).transpose()?.unwrap_or_default();

@@ -85,15 +85,29 @@ pub fn parse(name: &str) -> Result<Device> {
 }
 
 /// Lets the C library keep the memory that is freed, for the next step's activations: a system that takes it back must
-/// clear every page before it gives it out again, which costs more than most operations. Call it once, first thing in a
-/// process that trains; elsewhere than with glibc it does nothing.
+/// clear every page before it gives it out again, which costs more than most operations. The first half of the machine's
+/// memory that is used is asked for in large pages, so that finding a page costs little as well. Call it once, first thing
+/// in a process that trains; elsewhere than with glibc it does nothing.
 pub fn keep_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: mallopt takes any values.
+    // SAFETY: mallopt and sysconf take any values; madvise is given whole pages of what malloc gave, and nobody else has
+    // them until they are freed.
     unsafe {
+        const LARGE: usize = 2 << 20;
         libc::mallopt(libc::M_MMAP_MAX, 0);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
         libc::mallopt(libc::M_TOP_PAD, 16 << 20);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        let pages = [libc::_SC_PHYS_PAGES, libc::_SC_PAGESIZE].map(|name| libc::sysconf(name).max(0) as usize);
+        let half = pages[0].saturating_mul(pages[1]) / 2 / LARGE * LARGE;
+        let start = libc::malloc(half);
+        if !start.is_null() {
+            let skipped = (start as usize).next_multiple_of(LARGE) - start as usize;
+            if skipped + LARGE <= half {
+                libc::madvise(start.byte_add(skipped), (half - skipped) / LARGE * LARGE, libc::MADV_HUGEPAGE);
+            }
+            libc::free(start);
+        }
     }
 }
 
@@ -101,12 +115,17 @@ pub fn keep_memory() {
 /// they wait and would take the cores from ours. Call it once, first thing in a process.
 ///
 /// # Errors
-/// When `threads` is 0.
+/// When `threads` is 0, or `TOPWORK_INSTRUCTIONS` names no instruction set of this processor.
 pub fn set_threads(threads: Option<usize>) -> Result<()> {
     if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
         // SAFETY: called before any other thread exists.
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     }
+    topwork_kernels::check_instructions().map_err(|no| {
+        let subject = format!("TOPWORK_INSTRUCTIONS={}", no.asked);
+        let remedy = format!("use one of {}, or unset it", no.known.join(", "));
+        Error::input(subject, "this processor has no such instruction set", remedy)
+    })?;
     let Some(threads) = threads else { return Ok(()) };
     if threads == 0 {
         return Err(Error::input("--threads 0", "at least one thread is needed", "use --threads 1 or more"));

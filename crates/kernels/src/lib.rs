@@ -10,6 +10,7 @@
 mod act;
 mod add;
 mod attention;
+pub mod ceiling;
 mod conv;
 mod cpu;
 mod dropout;
@@ -42,4 +43,4 @@ pub use norm::{BatchStats, batch_norm_eval, batch_norm_mixed, batch_norm_train, 
 pub use optim::{AdamWHyper, AdamWState, SgdHyper, SgdState, adamw_step, pull_step, sgd_step, sum_of_squares};
 pub use pool::{adaptive_avg_pool2d, avg_pool2d, global_avg_pool, max_pool2d};
 pub use rows::{pool_rows_first, pool_rows_max, pool_rows_mean};
-pub use simd::instruction_set;
+pub use simd::{NoInstructions, check_instructions, instruction_set, instruction_sets};

@@ -1,31 +1,34 @@
 //! y = x Wᵀ + b, whose backward pass computes gradients only for what learns.
 
-use crate::cpu::{self, Values, column_sums, for_rows, output};
+use crate::cpu::{self, Values, column_sums, output};
+use crate::frozen::panels::Start;
 use crate::matmul::{Mat, par_product};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 /// y = x Wᵀ + b for rows of `inputs` values: `w` is `[outputs, inputs]`.
-pub fn forward(x: &[f32], w: &[f32], b: Option<&[f32]>, inputs: usize, outputs: usize, y: &mut [f32]) {
+pub fn forward(x: &[f32], w: &[f32], b: Option<&[f32]>, inputs: usize, outputs: usize) -> Vec<f32> {
     let rows = x.len() / inputs.max(1);
-    if let Some(b) = b {
-        for_rows(y, outputs, |_, y| y.chunks_exact_mut(outputs).for_each(|y| y.copy_from_slice(b)));
-    }
+    let mut y = output(rows * outputs);
     let (x, w) = (Mat::new(x, rows, inputs, inputs), Mat::new(w, outputs, inputs, inputs));
-    par_product(x, w.t(), y, outputs, b.is_some());
+    par_product(x, w.t(), &mut y, outputs, b.map_or(Start::Zero, Start::Bias));
+    y
 }
 
 /// dx = dy W.
-pub fn input_gradient(w: &[f32], dy: &[f32], inputs: usize, outputs: usize, dx: &mut [f32]) {
+pub fn input_gradient(w: &[f32], dy: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
     let rows = dy.len() / outputs.max(1);
+    let mut dx = output(rows * inputs);
     let (dy, w) = (Mat::new(dy, rows, outputs, outputs), Mat::new(w, outputs, inputs, inputs));
-    par_product(dy, w, dx, inputs, false);
+    par_product(dy, w, &mut dx, inputs, Start::Zero);
+    dx
 }
 
 /// dW = dyᵀ x.
 pub fn weight_gradient(x: &[f32], dy: &[f32], inputs: usize, outputs: usize) -> Vec<f32> {
     let rows = x.len() / inputs.max(1);
     let mut dw = output(outputs * inputs);
-    par_product(Mat::new(dy, rows, outputs, outputs).t(), Mat::new(x, rows, inputs, inputs), &mut dw, inputs, false);
+    let (dy, x) = (Mat::new(dy, rows, outputs, outputs), Mat::new(x, rows, inputs, inputs));
+    par_product(dy.t(), x, &mut dw, inputs, Start::Zero);
     dw
 }
 
@@ -37,20 +40,15 @@ struct Op {
 impl Op {
     fn forward(&self, x: &[f32], w: &[f32], b: Option<&[f32]>, shape: &Shape) -> (CpuStorage, Shape) {
         let mut dims = shape.dims().to_vec();
-        let rows: usize = dims[..dims.len() - 1].iter().product();
         *dims.last_mut().unwrap_or(&mut 0) = self.outputs;
-        let mut y = output(rows * self.outputs);
-        forward(x, w, b, self.inputs, self.outputs, &mut y);
-        (CpuStorage::F32(y), dims.into())
+        (CpuStorage::F32(forward(x, w, b, self.inputs, self.outputs)), dims.into())
     }
 
     fn backward(&self, x: &Tensor, w: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let dy = Values::of(dy)?;
         let (mut dx, mut dw) = (None, None);
         if x.track_op() {
-            let mut grad = output(x.elem_count());
-            input_gradient(&Values::of(w)?, &dy, self.inputs, self.outputs, &mut grad);
-            dx = Some(cpu::like(grad, x)?);
+            dx = Some(cpu::like(input_gradient(&Values::of(w)?, &dy, self.inputs, self.outputs), x)?);
         }
         if w.track_op() {
             dw = Some(cpu::like(weight_gradient(&Values::of(x)?, &dy, self.inputs, self.outputs), w)?);

@@ -1,12 +1,11 @@
-//! Matrix products through `gemm`, split into tiles that depend on the shapes alone.
+//! Matrix products on the panels of the frozen path, split into tiles that depend on the shapes alone.
 
 use std::ops::Range;
 
-use gemm::Parallelism;
 use rayon::prelude::*;
 
 use crate::cpu::{Shared, with_scratch};
-use crate::frozen::panels::{Format, Matrix, PANEL, Rows, Start};
+use crate::frozen::panels::{DEPTH, Format, Matrix, PANEL, Rows, Start};
 use crate::simd::LANES;
 use crate::transpose;
 
@@ -46,25 +45,9 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// Where a product goes: rows of a row-major matrix.
-#[derive(Clone, Copy)]
-struct Target {
-    data: *mut f32,
-    row_stride: usize,
-}
-
-// SAFETY: tiles of one target are written by one task each and do not overlap.
-unsafe impl Send for Target {}
-// SAFETY: as above.
-unsafe impl Sync for Target {}
-
 /// `c` (rows of `row_stride`) = `a` `b`, or `c` += `a` `b`, on this thread.
 pub(crate) fn product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add: bool) {
-    let (m, n) = (a.rows, b.columns);
-    assert!(m == 0 || n == 0 || (m - 1) * row_stride + n <= c.len());
-    let target = Target { data: c.as_mut_ptr(), row_stride };
-    // SAFETY: the target's last element was just checked to lie within `c`, which is borrowed mutably.
-    unsafe { tile(a, b, target, (0, m), (0, n), (0, a.columns), add) }
+    serial_product(a, b, 0..a.columns, c, row_stride, add);
 }
 
 /// [`product`] to memory that no slice can describe.
@@ -72,63 +55,8 @@ pub(crate) fn product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add: boo
 /// # Safety
 /// `c` is valid for the product's rows, `row_stride` apart, and nobody else uses them meanwhile.
 pub(crate) unsafe fn product_to(a: Mat, b: Mat, c: *mut f32, row_stride: usize, add: bool) {
-    let target = Target { data: c, row_stride };
     // SAFETY: the caller's promise.
-    unsafe { tile(a, b, target, (0, a.rows), (0, b.columns), (0, a.columns), add) }
-}
-
-/// Computes one tile of the product, over part of the inner dimension.
-///
-/// # Safety
-/// Rows and columns of the tile lie within memory that `c` points to and that nobody else uses meanwhile.
-unsafe fn tile(
-    a: Mat,
-    b: Mat,
-    c: Target,
-    rows: (usize, usize),
-    columns: (usize, usize),
-    inner: (usize, usize),
-    add: bool,
-) {
-    assert!(a.columns == b.rows && a.fits() && b.fits());
-    assert!(rows.1 <= a.rows && columns.1 <= b.columns && inner.1 <= a.columns);
-    let (m, n, k) = (rows.1 - rows.0, columns.1 - columns.0, inner.1 - inner.0);
-    if m == 0 || n == 0 {
-        return;
-    }
-    if k == 0 {
-        if !add {
-            for row in rows.0..rows.1 {
-                // SAFETY: a row of the tile.
-                unsafe { std::slice::from_raw_parts_mut(c.data.add(row * c.row_stride + columns.0), n) }.fill(0.0);
-            }
-        }
-        return;
-    }
-    // SAFETY: the ranges were checked against the matrices, which fit their slices; `c` is the caller's promise.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c.data.add(rows.0 * c.row_stride + columns.0),
-            1,
-            c.row_stride as isize,
-            add,
-            a.data.as_ptr().add(rows.0 * a.row_stride + inner.0 * a.column_stride),
-            a.column_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr().add(inner.0 * b.row_stride + columns.0 * b.column_stride),
-            b.column_stride as isize,
-            b.row_stride as isize,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
-    }
+    unsafe { accumulate(a, b, 0..a.columns, c, row_stride, add) }
 }
 
 /// Work below which a product is left to one thread and not packed: about 0.1 ms.
@@ -137,37 +65,55 @@ const SMALL: usize = 1 << 20;
 const ROWS: usize = 192;
 /// Tasks that a product is cut into at least, where it can be.
 const TASKS: usize = 16;
-/// Inner dimension that one task sums up when the result is small and the sums are long.
-const DEPTH: usize = 4096;
-/// Of that, what is packed at a time.
+/// Inner dimension from which tasks sum up parts of it, when the result is small.
+const LONG: usize = 8192;
+/// Of such a part, what is packed at a time.
 const PIECE: usize = 512;
+/// Rows that one task copies when all of a matrix is packed.
+const COPIED: usize = 32;
+/// Distance of columns up to which a task reads them where they are.
+const STRIP: usize = 256;
 
-/// [`product`] in parallel: `b` is packed into panels, `a` turned where its rows do not lie behind each other.
-pub(crate) fn par_product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add: bool) {
+/// `c` (rows of `row_stride`) = `start` + `a` `b`, in parallel: `b` is packed into panels. A bias has a value for each
+/// column.
+pub(crate) fn par_product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, start: Start) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
-    if m * n * k <= SMALL {
-        return product(a, b, c, row_stride, add);
+    assert!(a.columns == b.rows && (m == 0 || n == 0 || (m - 1) * row_stride + n <= c.len()));
+    let way = if m * n * k <= SMALL {
+        product
+    } else if k >= LONG && m * n <= 1 << 20 {
+        deep_product
+    } else if m < 64 {
+        flat_product
+    } else {
+        return wide_product(a, b, c, row_stride, start);
+    };
+    if let Start::Bias(bias) = start {
+        c.chunks_mut(row_stride.max(1)).take(m).for_each(|c| c[..n].copy_from_slice(bias));
     }
-    assert!(a.columns == b.rows && (m - 1) * row_stride + n <= c.len());
-    if k >= 2 * DEPTH && m * n <= 1 << 20 {
-        return deep_product(a, b, c, row_stride, add);
-    }
-    if m < 64 {
-        return flat_product(a, b, c, row_stride, add);
-    }
+    way(a, b, c, row_stride, !matches!(start, Start::Zero));
+}
+
+/// Many rows and columns.
+fn wide_product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, start: Start) {
+    let (m, n, k) = (a.rows, b.columns, a.columns);
+    let bias;
+    let start = match start {
+        Start::Bias(values) => {
+            bias = Format::new(k, n).bias(Some(values));
+            Start::Bias(&bias)
+        }
+        other => other,
+    };
     let format = Format::new(k, n);
-    let turned = if a.column_stride == 1 { 0 } else { m * k };
-    with_scratch(format.len() + turned, |scratch| {
-        let (packed, turned) = scratch.split_at_mut(format.len());
+    with_scratch(format.len(), |packed| {
         pack(b, &format, packed);
-        let a = if turned.is_empty() {
-            a
-        } else {
-            turned.par_chunks_mut(k * 16).enumerate().for_each(|(i, to)| turn(a, i * 16, 0, k, to));
-            Mat::new(turned, m, k, k)
-        };
-        let row_tasks = m.div_ceil(ROWS);
-        let groups = if row_tasks >= TASKS { 1 } else { TASKS.div_ceil(row_tasks).min(format.panels()) };
+        let packed = Matrix::Packed(packed);
+        // Where the columns of `a` lie behind each other, a task copies what it needs of them: once, so all panels are its.
+        let least = if a.column_stride == 1 { 1 } else { TASKS.min(m.div_ceil(48)) };
+        let row_tasks = m.div_ceil(ROWS).max(least);
+        let split = a.column_stride == 1 && row_tasks < TASKS;
+        let groups = if split { TASKS.div_ceil(row_tasks).min(format.panels()) } else { 1 };
         let target = Shared::new(c);
         (0..row_tasks * groups).into_par_iter().for_each(|task| {
             let (rows, group) = (task / groups, task % groups);
@@ -175,12 +121,12 @@ pub(crate) fn par_product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add:
             let edge = |i: usize| if i == row_tasks { m } else { i * m / row_tasks / 24 * 24 };
             let panels = format.panels() * group / groups..format.panels() * (group + 1) / groups;
             // SAFETY: these columns of these rows belong to this task alone.
-            unsafe { multiply(a, (edge(rows), edge(rows + 1)), packed, &format, &target, row_stride, panels, add) };
+            unsafe { multiply(a, (edge(rows), edge(rows + 1)), packed, &format, &target, row_stride, panels, start) };
         });
     });
 }
 
-/// Rows of `a`, which lie behind each other, times some panels.
+/// Rows of `a` times some panels.
 ///
 /// # Safety
 /// No other task writes these columns of these rows.
@@ -188,21 +134,57 @@ pub(crate) fn par_product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add:
 unsafe fn multiply(
     a: Mat,
     (first, end): (usize, usize),
-    packed: &[f32],
+    matrix: Matrix,
     format: &Format,
     c: &Shared,
     row_stride: usize,
     panels: Range<usize>,
-    add: bool,
+    start: Start,
 ) {
     if first == end {
         return;
     }
-    let rows =
-        Rows { x: &a.data[first * a.row_stride..], x_stride: a.row_stride, residual: None, out_stride: row_stride };
+    let rows = Mat { data: &a.data[first * a.row_stride..], rows: end - first, ..a };
     let out = c.at(first * row_stride, (end - first - 1) * row_stride + format.outputs);
     // SAFETY: the caller's promise.
-    unsafe { format.rows(Matrix::Packed(packed), Start::from(add), end - first, rows, None, out, panels) };
+    unsafe { multiply_to(rows, matrix, format, out, row_stride, panels, start) };
+}
+
+/// All rows of `a` times some panels.
+///
+/// # Safety
+/// `out` is valid for these columns of as many rows, and nobody else uses them meanwhile.
+unsafe fn multiply_to(
+    a: Mat,
+    matrix: Matrix,
+    format: &Format,
+    out: *mut f32,
+    row_stride: usize,
+    panels: Range<usize>,
+    start: Start,
+) {
+    let count = a.rows;
+    let rows =
+        Rows { x: a.data, x_stride: a.row_stride, x_step: a.column_stride, residual: None, out_stride: row_stride };
+    if a.column_stride <= STRIP || a.column_stride == count || a.columns <= LANES {
+        // SAFETY: the caller's promise.
+        return unsafe { format.rows(matrix, start, count, rows, None, out, panels) };
+    }
+    assert!(a.row_stride == 1);
+    // Strips of the columns, for a core's own cache: read where they are, their values would get in each other's way.
+    with_scratch(DEPTH.min(a.columns) * count, |strip| {
+        for from in (0..a.columns).step_by(DEPTH) {
+            let inner = from..(from + DEPTH).min(a.columns);
+            for (k, to) in inner.clone().zip(strip.chunks_exact_mut(count)) {
+                to.copy_from_slice(&rows.x[k * a.column_stride..][..count]);
+            }
+            let rows = Rows { x: strip, x_stride: 1, x_step: count, ..rows };
+            let start = if from == 0 { start } else { Start::Out };
+            let (limits, panels) = ((f32::NEG_INFINITY, f32::INFINITY), panels.clone());
+            // SAFETY: the caller's promise.
+            unsafe { format.piece(matrix, start, inner, count, rows, limits, out, panels) };
+        }
+    });
 }
 
 /// The right side of several products, packed once.
@@ -223,9 +205,11 @@ impl Packed {
     /// `c` (rows of `row_stride`) = `a` `b`, or `c` += `a` `b`, on this thread; rows of `a` lie behind each other.
     pub(crate) fn product(&self, a: Mat, c: &mut [f32], row_stride: usize, add: bool) {
         assert!(a.column_stride == 1 && a.columns == self.format.depth);
-        let out = Shared::new(c);
+        let (out, panels, start) = (Shared::new(c), 0..self.format.panels(), Start::from(add));
         // SAFETY: `c` is borrowed by this thread alone.
-        unsafe { multiply(a, (0, a.rows), &self.values, &self.format, &out, row_stride, 0..self.format.panels(), add) };
+        unsafe {
+            multiply(a, (0, a.rows), Matrix::Packed(&self.values), &self.format, &out, row_stride, panels, start)
+        };
     }
 }
 
@@ -235,14 +219,6 @@ fn flat_product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add: bool) {
         return turned_product(a, b, c, row_stride, add);
     }
     let (m, n, k) = (a.rows, b.columns, a.columns);
-    let mut turned = Vec::new();
-    let a = if a.column_stride == 1 {
-        a
-    } else {
-        turned.resize(m * k, 0.0);
-        turned.chunks_mut(k * 16).enumerate().for_each(|(i, to)| turn(a, i * 16, 0, k, to));
-        Mat::new(&turned, m, k, k)
-    };
     let plain = b.column_stride == 1 && n.is_multiple_of(LANES);
     let target = Shared::new(c);
     // Every task has a panel of its own, and packs it piece by piece if it must.
@@ -257,7 +233,13 @@ fn flat_product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add: bool) {
                     pack_part(b, from, first, &format, scratch);
                     Matrix::Packed(scratch)
                 };
-                let rows = Rows { x: &a.data[from..], x_stride: a.row_stride, residual: None, out_stride: row_stride };
+                let rows = Rows {
+                    x: &a.data[from * a.column_stride..],
+                    x_stride: a.row_stride,
+                    x_step: a.column_stride,
+                    residual: None,
+                    out_stride: row_stride,
+                };
                 let out = target.at(first, (m - 1) * row_stride + count);
                 // SAFETY: these columns belong to this task alone.
                 unsafe { format.rows(matrix, Start::from(add || from > 0), m, rows, None, out, 0..format.panels()) };
@@ -290,10 +272,10 @@ fn turned_product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add: bool) {
 /// A small product over a long inner dimension: parts of it are summed by tasks of their own, then in order.
 fn deep_product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add: bool) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
-    let depth = DEPTH.max(k.div_ceil(64));
-    let sums = crate::cpu::sum_parts(k.div_ceil(depth), m * n, |part, out| {
-        let end = ((part + 1) * depth).min(k);
-        serial_product(a, b, part * depth..end, out, n, false);
+    // Even, so that no core waits for the last part.
+    let parts = if m * n <= 1 << 16 { 16 } else { 8 };
+    let sums = crate::cpu::sum_parts(parts, m * n, |part, out| {
+        serial_product(a, b, part * k / parts..(part + 1) * k / parts, out, n, false);
     });
     for (i, sums) in sums.chunks_exact(n).enumerate() {
         let row = &mut c[i * row_stride..i * row_stride + n];
@@ -303,52 +285,69 @@ fn deep_product(a: Mat, b: Mat, c: &mut [f32], row_stride: usize, add: bool) {
     }
 }
 
-/// Part of the inner dimension of a product, on this thread: pieces of both matrices are packed as they are needed.
+/// Part of the inner dimension of a product, on this thread.
 pub(crate) fn serial_product(a: Mat, b: Mat, inner: Range<usize>, c: &mut [f32], row_stride: usize, add: bool) {
     let (m, n) = (a.rows, b.columns);
-    assert!(inner.end <= a.columns && a.columns == b.rows && (m == 0 || (m - 1) * row_stride + n <= c.len()));
-    let out = Shared::new(c);
-    with_scratch(PIECE * (m.next_multiple_of(LANES) + n.next_multiple_of(LANES)), |scratch| {
-        let (packed, turned) = scratch.split_at_mut(PIECE * n.next_multiple_of(LANES));
+    assert!(m == 0 || n == 0 || (m - 1) * row_stride + n <= c.len());
+    // SAFETY: the last element was just checked to lie within `c`, which is borrowed mutably.
+    unsafe { accumulate(a, b, inner, c.as_mut_ptr(), row_stride, add) };
+}
+
+/// [`serial_product`] to memory: pieces of `b` are packed as they are needed, unless its rows are as good as packed.
+///
+/// # Safety
+/// As [`product_to`].
+unsafe fn accumulate(a: Mat, b: Mat, inner: Range<usize>, c: *mut f32, row_stride: usize, add: bool) {
+    let (m, n) = (a.rows, b.columns);
+    assert!(a.columns == b.rows && inner.end <= a.columns && a.fits() && b.fits());
+    if m == 0 || n == 0 {
+        return;
+    }
+    if inner.is_empty() && !add {
+        // SAFETY: the product's rows.
+        (0..m).for_each(|row| unsafe { std::slice::from_raw_parts_mut(c.add(row * row_stride), n) }.fill(0.0));
+    }
+    let plain = b.column_stride == 1 && n.is_multiple_of(LANES);
+    with_scratch(if plain { 0 } else { PIECE.min(inner.len()) * n.next_multiple_of(LANES) }, |packed| {
         for from in inner.clone().step_by(PIECE) {
             let piece = PIECE.min(inner.end - from);
             let format = Format::new(piece, n);
-            pack_part(b, from, 0, &format, packed);
-            let a = if a.column_stride == 1 {
-                Mat::new(&a.data[from..], m, piece, a.row_stride)
+            let matrix = if plain {
+                Matrix::Plain(&b.data[from * b.row_stride..], b.row_stride)
             } else {
-                let turned = &mut turned[..m * piece];
-                turned.chunks_mut(piece * LANES).enumerate().for_each(|(i, to)| turn(a, i * LANES, from, piece, to));
-                Mat::new(turned, m, piece, piece)
+                pack_part(b, from, 0, &format, packed);
+                Matrix::Packed(packed)
             };
-            let add = add || from > inner.start;
-            // SAFETY: `c` is borrowed by this thread alone.
-            unsafe { multiply(a, (0, m), packed, &format, &out, row_stride, 0..format.panels(), add) };
+            let a = Mat { data: &a.data[from * a.column_stride..], columns: piece, ..a };
+            let start = Start::from(add || from > inner.start);
+            // SAFETY: the caller's promise.
+            unsafe { multiply_to(a, matrix, &format, c, row_stride, 0..format.panels(), start) };
         }
     });
-}
-
-/// Up to 16 rows of `a` from `first` on, whose columns lie behind each other, `depth` columns from `from` on, as rows.
-fn turn(a: Mat, first: usize, from: usize, depth: usize, to: &mut [f32]) {
-    let count = to.len() / depth;
-    let whole = if count == LANES && a.row_stride == 1 { depth / LANES * LANES } else { 0 };
-    for k in (0..whole).step_by(LANES) {
-        transpose::block(&a.data[(from + k) * a.column_stride + first..], a.column_stride, &mut to[k..], depth);
-    }
-    for k in whole..depth {
-        let column = &a.data[(from + k) * a.column_stride + first * a.row_stride..];
-        for i in 0..count {
-            to[i * depth + k] = column[i * a.row_stride];
-        }
-    }
 }
 
 /// Packs all of `b`.
 pub(crate) fn pack(b: Mat, format: &Format, packed: &mut [f32]) {
     let target = Shared::new(&mut packed[..format.len()]);
-    (0..format.outputs.div_ceil(LANES)).into_par_iter().for_each(|block| {
-        // SAFETY: every task has 16 columns of its own.
-        unsafe { pack_columns(b, 0, block * LANES, block * LANES, format, &target) };
+    if b.column_stride != 1 {
+        return (0..format.outputs.div_ceil(LANES)).into_par_iter().for_each(|block| {
+            // SAFETY: every task has 16 columns of its own.
+            unsafe { pack_columns(b, 0, block * LANES, block * LANES, format, &target) };
+        });
+    }
+    // Whole rows, as they lie in memory.
+    (0..format.depth.div_ceil(COPIED)).into_par_iter().for_each(|task| {
+        let rows = task * COPIED..((task + 1) * COPIED).min(format.depth);
+        for panel in 0..format.panels() {
+            let (first, end) = (format.column(panel), format.column(panel + 1));
+            let (width, count) = (end - first, end.min(format.outputs) - first);
+            // SAFETY: every task has rows of its own, which lie behind each other in a panel.
+            let to = unsafe { target.part(first * format.depth + rows.start * width, rows.len() * width) };
+            for (row, to) in rows.clone().zip(to.chunks_exact_mut(width)) {
+                to[..count].copy_from_slice(&b.data[row * b.row_stride + first..][..count]);
+                to[count..].fill(0.0);
+            }
+        }
     });
 }
 
@@ -430,7 +429,7 @@ mod tests {
         ] {
             let (a, b) = (values(m * k, 1, 1.0), values(k * n, 2, 1.0));
             let mut c = vec![f32::NAN; m * n];
-            par_product(Mat::new(&a, m, k, k), Mat::new(&b, k, n, n), &mut c, n, false);
+            par_product(Mat::new(&a, m, k, k), Mat::new(&b, k, n, n), &mut c, n, Start::Zero);
             close_values(&c, &naive(&a, &b, m, n, k), 2e-4);
         }
     }
@@ -440,7 +439,7 @@ mod tests {
         for (m, n, k) in [(6, 5, 20_000), (20, 700, 900), (300, 150, 700)] {
             let (a, b) = (values(m * k, 1, 1.0), values(k * n, 2, 1.0));
             let mut c = vec![1.0; m * n];
-            par_product(Mat::new(&a, m, k, k), Mat::new(&b, k, n, n), &mut c, n, true);
+            par_product(Mat::new(&a, m, k, k), Mat::new(&b, k, n, n), &mut c, n, Start::Out);
             let want: Vec<f32> = naive(&a, &b, m, n, k).iter().map(|x| x + 1.0).collect();
             close_values(&c, &want, 2e-4);
         }
@@ -453,7 +452,7 @@ mod tests {
             let a_t: Vec<f32> = (0..m * k).map(|i| a[(i % m) * k + i / m]).collect();
             let b_t: Vec<f32> = (0..k * n).map(|i| b[(i % k) * n + i / k]).collect();
             let mut c = vec![f32::NAN; m * n];
-            par_product(Mat::new(&a_t, k, m, m).t(), Mat::new(&b_t, n, k, k).t(), &mut c, n, false);
+            par_product(Mat::new(&a_t, k, m, m).t(), Mat::new(&b_t, n, k, k).t(), &mut c, n, Start::Zero);
             close_values(&c, &naive(&a, &b, m, n, k), 2e-4);
         }
     }

@@ -14,9 +14,6 @@ pub use crate::linear::{
     forward as linear, input_gradient as linear_input_gradient, weight_gradient as linear_weight_gradient,
 };
 pub use crate::norm::batch::{BatchNormPass, BatchNormSums};
-pub use crate::norm::layer::{
-    forward as layer_norm, input_gradients as layer_norm_input_gradient,
-    parameter_gradients as layer_norm_parameter_gradients,
-};
+pub use crate::norm::layer::{backward as layer_norm_backward, forward as layer_norm};
 pub use crate::pool::{AveragePass, MaxPoolPass};
 pub use crate::rows::{first_gradient, max_gradient, mean_gradient};

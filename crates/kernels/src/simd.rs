@@ -48,16 +48,54 @@ pub(crate) enum Level {
     Portable,
 }
 
-/// The best version for this processor, or the lesser one that `TOPWORK_INSTRUCTIONS` (`avx2`, `portable`) asks for: by
-/// it one machine can test what others will run.
+/// `TOPWORK_INSTRUCTIONS` asks for something that this processor does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoInstructions {
+    /// What it asks for.
+    pub asked: String,
+    /// What can be asked for here.
+    pub known: Vec<&'static str>,
+}
+
+impl std::fmt::Display for NoInstructions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TOPWORK_INSTRUCTIONS={}: this processor has {}", self.asked, self.known.join(", "))
+    }
+}
+
+impl std::error::Error for NoInstructions {}
+
+/// The best version for this processor, or the one that `TOPWORK_INSTRUCTIONS` asks for: by it one machine can test what
+/// others will run.
+fn chosen() -> &'static Result<Level, NoInstructions> {
+    static LEVEL: std::sync::OnceLock<Result<Level, NoInstructions>> = std::sync::OnceLock::new();
+    LEVEL.get_or_init(|| choose(std::env::var("TOPWORK_INSTRUCTIONS").unwrap_or_default()))
+}
+
+fn choose(asked: String) -> Result<Level, NoInstructions> {
+    let found = levels().into_iter().find(|level| asked.is_empty() || level.name() == asked);
+    found.ok_or_else(|| NoInstructions { asked, known: instruction_sets() })
+}
+
+/// The version that runs.
+///
+/// # Panics
+/// When there is none: see [`check_instructions`].
 #[inline]
 pub(crate) fn level() -> Level {
-    static LEVEL: std::sync::OnceLock<Level> = std::sync::OnceLock::new();
-    *LEVEL.get_or_init(|| {
-        let asked = std::env::var("TOPWORK_INSTRUCTIONS").unwrap_or_default();
-        let mut levels = levels().into_iter();
-        levels.find(|level| asked.is_empty() || level.name() == asked).unwrap_or(Level::Portable)
-    })
+    match chosen() {
+        Ok(level) => *level,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Whether the environment variable `TOPWORK_INSTRUCTIONS`, where it is set, is one of the instruction sets that this
+/// processor has: `avx512`, `avx2`, `portable`. Programs ask first; the kernels panic where it is not.
+///
+/// # Errors
+/// With what could be asked for.
+pub fn check_instructions() -> Result<&'static str, NoInstructions> {
+    chosen().clone().map(Level::name)
 }
 
 /// The versions that this processor can run, the best first.
@@ -92,6 +130,11 @@ impl Level {
             Self::Portable => "portable",
         }
     }
+}
+
+/// The instruction sets that this processor has, the best first: what `TOPWORK_INSTRUCTIONS` may ask for.
+pub fn instruction_sets() -> Vec<&'static str> {
+    levels().into_iter().map(Level::name).collect()
 }
 
 /// The instruction set that the kernels use here: results may differ in the last bits between two of them.

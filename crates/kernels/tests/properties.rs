@@ -164,13 +164,14 @@ proptest! {
     #[test]
     fn winograd_convolution(
         b in 1usize..4, h in 3usize..20, w in 3usize..20, pads in prop::array::uniform4(0usize..3),
-        c in 2usize..5, o in 2usize..5, layout in layout(), seed in 0u64..1000,
+        c in 2usize..5, o in 2usize..5, wide in any::<bool>(), layout in layout(), seed in 0u64..1000,
     ) {
-        let (c, o) = (16 * c, 16 * o);
+        let (c, o, k) = (16 * c, 16 * o, if wide { 5 } else { 3 });
+        prop_assume!(h + pads[0] + pads[1] >= k && w + pads[2] + pads[3] >= k);
         let spec = ConvSpec { pads, ..ConvSpec::default() };
-        check(&[&[b, h, w, c], &[o, c, 3, 3], &[o]], layout, seed,
+        check(&[&[b, h, w, c], &[o, c, k, k], &[o]], layout, seed,
             |x| conv2d(&x[0], &x[1], x.get(2), &spec),
-            |x| plain::conv2d(Image { b, h, w, c }, &x[0], &x[1], x.get(2), o, [3, 3], &spec)).unwrap();
+            |x| plain::conv2d(Image { b, h, w, c }, &x[0], &x[1], x.get(2), o, [k, k], &spec)).unwrap();
     }
 
     #[test]
@@ -316,15 +317,37 @@ proptest! {
     }
 }
 
+/// A process of its own for some tests of this file, with these instructions.
+fn again(instructions: &str, tests: &[&str]) -> std::process::Output {
+    let mut again = std::process::Command::new(std::env::current_exe().expect("a test has a path"));
+    again.args(tests).env("TOPWORK_INSTRUCTIONS", instructions).output().expect("a test can be started")
+}
+
 /// The tests of this file again, in processes that may use less than this one.
 #[test]
 fn the_other_instruction_sets() {
     if std::env::var_os("TOPWORK_INSTRUCTIONS").is_some() {
         return;
     }
-    for instructions in ["avx2", "portable"] {
-        let mut again = std::process::Command::new(std::env::current_exe().expect("a test has a path"));
-        let ran = again.env("TOPWORK_INSTRUCTIONS", instructions).output().expect("a test can be started");
+    for instructions in &topwork_kernels::instruction_sets()[1..] {
+        let ran = again(instructions, &[]);
         assert!(ran.status.success(), "{instructions}: {}", String::from_utf8_lossy(&ran.stdout));
     }
+}
+
+#[test]
+fn the_instructions_that_were_asked_for_run() {
+    if let Ok(asked) = std::env::var("TOPWORK_INSTRUCTIONS") {
+        assert_eq!(topwork_kernels::instruction_set(), asked);
+    }
+}
+
+#[test]
+fn instructions_that_nobody_has_are_an_error() {
+    if std::env::var_os("TOPWORK_INSTRUCTIONS").is_some() {
+        return;
+    }
+    let ran = again("avx3", &["the_instructions_that_were_asked_for_run"]);
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(!ran.status.success() && said.contains("TOPWORK_INSTRUCTIONS=avx3: this processor has "), "{said}");
 }

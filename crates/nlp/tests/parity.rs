@@ -232,7 +232,7 @@ fn a_medium_bert_computes_what_transformers_does() {
 fn every_member_of_the_family_computes_what_transformers_does() {
     let stored: Members = serde_json::from_str(include_str!("parity/members.json")).unwrap();
     for Member { name, config, ids, segments, hidden_states, logits } in &stored.members {
-        let start = Start::new(member(config, stored.classes), stored.gain, ids, segments);
+        let start = Start::new(|pooling| member(config, pooling, stored.classes), stored.gain, ids, segments);
         for (way, [hidden, _, found]) in start.outputs() {
             let rows: Vec<u32> = stored.rows.iter().map(|&row| row as u32).collect();
             let data = hidden.data.index_select(&Tensor::new(rows, &Device::Cpu).unwrap(), 0).unwrap();

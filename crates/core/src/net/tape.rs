@@ -289,11 +289,10 @@ impl<'a> Tape<'a> {
         let bias = l.bias.then(|| self.param(&l.name, "bias")).transpose()?;
         expect(&l.name, weight.dims(), &[l.outputs, l.inputs])?;
         expect(&l.name, &flow.dims[flow.dims.len() - 1..], &[l.inputs])?;
-        let mut y = vec![0f32; flow.data.len() / inputs * outputs];
-        {
+        let y = {
             let bias = bias.as_ref().map(|(bias, _)| Values::of(bias)).transpose()?;
-            k::linear(&flow.data, &Values::of(&weight)?, bias.as_deref(), inputs, outputs, &mut y);
-        }
+            k::linear(&flow.data, &Values::of(&weight)?, bias.as_deref(), inputs, outputs)
+        };
         let bias_name = bias.and_then(|(_, name)| name);
         self.track(weight_name.is_some() || bias_name.is_some());
         let x = weight_name.is_some().then(|| flow.data.clone());
@@ -307,9 +306,7 @@ impl<'a> Tape<'a> {
             if !wanted {
                 return Ok(None);
             }
-            let mut dx = vec![0f32; dy.len() / outputs * inputs];
-            k::linear_input_gradient(&Values::of(&weight)?, &dy, inputs, outputs, &mut dx);
-            Ok(Some(Arc::new(dx)))
+            Ok(Some(Arc::new(k::linear_input_gradient(&Values::of(&weight)?, &dy, inputs, outputs))))
         };
         let mut dims = flow.dims.clone();
         if let Some(last) = dims.last_mut() {
@@ -363,23 +360,25 @@ impl<'a> Tape<'a> {
         };
         let learns = gamma_name.is_some() || beta_name.is_some();
         let wanted = self.track(learns);
-        let (x, kept) = (flow.data.clone(), y.clone());
-        let place = residual.map(|(_, place)| place);
+        let x = flow.data.clone();
+        // Where something was added, what came out tells where the limits were; elsewhere the input does.
+        let added = residual.map(|(_, place)| (place, y.clone()));
         self.push(move |dy, grads| {
             let mut dy = owned(dy);
-            let sums = pass.sums(&x, &kept, &mut dy);
-            drop(kept);
-            let dx = if !wanted {
-                None
-            } else if place.is_some() {
-                Some(pass.input_gradient_of(&x, &Values::of(&gamma)?, &sums, &dy))
-            } else {
-                pass.input_gradient(&x, &Values::of(&gamma)?, &sums, &mut dy);
-                Some(std::mem::take(&mut dy))
+            let (sums, dx) = match added {
+                Some((place, kept)) => {
+                    let sums = pass.sums(&x, &kept, &mut dy);
+                    drop(kept);
+                    let dx =
+                        if wanted { Some(pass.input_gradient(&x, &Values::of(&gamma)?, &sums, &dy)) } else { None };
+                    let _ = place.set(Arc::new(dy));
+                    (sums, dx)
+                }
+                None => {
+                    let sums = pass.backward(&x, &Values::of(&gamma)?, &Values::of(&beta)?, &mut dy, wanted);
+                    (sums, wanted.then_some(dy))
+                }
             };
-            if let Some(place) = place {
-                let _ = place.set(Arc::new(dy));
-            }
             let k::BatchNormSums { gamma: dgamma, beta: dbeta } = sums;
             for (name, grad) in [(gamma_name, dgamma), (beta_name, dbeta)] {
                 if let Some(name) = name {
@@ -399,18 +398,14 @@ impl<'a> Tape<'a> {
         let wanted = self.track(gamma_name.is_some() || beta_name.is_some());
         let x = flow.data.clone();
         self.push(move |dy, grads| {
-            if gamma_name.is_some() || beta_name.is_some() {
-                let (dgamma, dbeta) = k::layer_norm_parameter_gradients(&x, n.width, n.eps, &dy);
-                for (name, grad) in [(gamma_name, dgamma), (beta_name, dbeta)] {
-                    if let Some(name) = name {
-                        put(grads, name, grad, gamma.dims())?;
-                    }
+            let mut dy = owned(dy);
+            let (dgamma, dbeta) = k::layer_norm_backward(&x, &Values::of(&gamma)?, n.eps, &mut dy);
+            for (name, grad) in [(gamma_name, dgamma), (beta_name, dbeta)] {
+                if let Some(name) = name {
+                    put(grads, name, grad, gamma.dims())?;
                 }
             }
-            if !wanted {
-                return Ok(None);
-            }
-            Ok(Some(Arc::new(k::layer_norm_input_gradient(&x, &Values::of(&gamma)?, n.eps, &dy))))
+            Ok(wanted.then(|| Arc::new(dy)))
         });
         let dims = flow.dims.clone();
         Ok(flow.with(y, dims))

@@ -167,8 +167,7 @@ impl<'l> Weighted<'l> {
                 if a.len() != low.rank * row || b.len() != outputs * low.rank {
                     return Err(misfit());
                 }
-                let mut change = vec![0f32; weight.len()];
-                product(&a, &b, row, low.rank, &mut change);
+                let change = product(&a, &b, row, low.rank);
                 let scale = low.scale() as f32;
                 weight.iter_mut().zip(&change).for_each(|(w, c)| *w += scale * c);
             }

@@ -2,6 +2,7 @@
 
 use super::{Geometry, tap};
 use crate::cpu::{for_rows, for_rows_by, with_scratch};
+use crate::frozen::panels::Start;
 use crate::matmul::{Mat, Packed, par_product};
 
 /// Weights as one matrix `[kh · kw · in / groups, out / groups]` for each group.
@@ -158,7 +159,7 @@ pub(crate) fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32]) -> Vec<f32> {
             });
             let dy = Mat::new(&dy[start * g.outputs + group * go..], rows, go, g.outputs);
             let sums = &mut packed[group * k * go..][..k * go];
-            par_product(Mat::new(&columns, rows, k, k).t(), dy, sums, go, true);
+            par_product(Mat::new(&columns, rows, k, k).t(), dy, sums, go, Start::Out);
         }
     }
     unpack(g, &packed)

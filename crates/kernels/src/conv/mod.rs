@@ -1,7 +1,8 @@
 //! 2-D convolution of images `[b, h, w, c]` with weights as checkpoints have them, `[out, in / groups, kh, kw]`.
 //!
-//! A 1 × 1 convolution is one matrix product, a depthwise one runs over the channels directly, and everything else
-//! gathers the windows of some output pixels into a matrix ([`columns`]) and multiplies.
+//! A 1 × 1 convolution is one matrix product, a depthwise one runs over the channels directly, 3 × 3 and 5 × 5 ones of
+//! stride 1 multiply fewer numbers ([`winograd`]), and everything else gathers the windows of some output pixels into a
+//! matrix ([`columns`]) and multiplies.
 
 pub(crate) mod columns;
 pub(crate) mod depthwise;
@@ -137,13 +138,14 @@ impl ConvPass {
     /// When a slice is too short; likewise for the gradients.
     pub fn forward(&self, x: &[f32], w: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         let g = &self.0;
-        let mut y = output(g.pixels() * g.outputs);
         if g.pointwise() {
-            linear::forward(x, w, bias, g.inputs, g.outputs, &mut y);
-        } else if g.depthwise() {
+            return linear::forward(x, w, bias, g.inputs, g.outputs);
+        }
+        let mut y = output(g.pixels() * g.outputs);
+        if g.depthwise() {
             depthwise::forward(g, x, &depthwise::pack(w, g.taps()), bias, &mut y);
         } else if winograd::suits(g) {
-            let (weights, zeros) = (winograd::Weights::new(w, g.inputs, g.outputs), vec![0f32; g.outputs]);
+            let (weights, zeros) = (winograd::Weights::new(w, g.inputs, g.outputs, g.kernel[0]), vec![0f32; g.outputs]);
             winograd::forward(g, x, &weights, bias.unwrap_or(&zeros), None, None, &mut y);
         } else {
             columns::forward(g, x, w, bias, &mut y);
@@ -156,11 +158,9 @@ impl ConvPass {
         let g = &self.0;
         let len = g.b * g.h * g.w * g.inputs;
         if g.pointwise() {
-            let mut dx = output(len);
-            linear::input_gradient(w, dy, g.inputs, g.outputs, &mut dx);
-            dx
+            linear::input_gradient(w, dy, g.inputs, g.outputs)
         } else if winograd::suits(&g.turned()) {
-            let (turned, weights) = (g.turned(), winograd::Weights::turned(w, g.inputs, g.outputs));
+            let (turned, weights) = (g.turned(), winograd::Weights::turned(w, g.inputs, g.outputs, g.kernel[0]));
             let mut dx = output(len);
             winograd::forward(&turned, dy, &weights, &vec![0f32; g.inputs], None, None, &mut dx);
             dx
@@ -402,6 +402,8 @@ pub(crate) mod tests {
             Geometry::new([2, 7, 7], 48, 80, [3, 3], plain(1, 1, 1)),
             Geometry::new([1, 13, 10], 32, 112, [3, 3], spec([1, 1], [0, 2, 1, 0], [1, 1], 1)),
             Geometry::new([2, 9, 14], 64, 32, [3, 3], plain(1, 1, 1)),
+            Geometry::new([2, 13, 12], 32, 48, [5, 5], plain(1, 2, 1)),
+            Geometry::new([1, 9, 10], 64, 32, [5, 5], spec([1, 1], [4, 0, 1, 3], [1, 1], 1)),
         ]
     }
 

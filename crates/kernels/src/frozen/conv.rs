@@ -175,7 +175,9 @@ impl PackedConv {
                 }
             }
             Kind::General(general) if winograd::suits(&g) => {
-                let weights = ready(&general.points, || winograd::Weights::new(&general.weight, g.inputs, g.outputs));
+                let weights = ready(&general.points, || {
+                    winograd::Weights::new(&general.weight, g.inputs, g.outputs, g.kernel[0])
+                });
                 winograd::forward(&g, x, weights, &general.bias, act, residual, out);
             }
             Kind::General(general) => {
@@ -225,6 +227,7 @@ fn run_columns(
                 let rows = Rows {
                     x: &columns[..count * k],
                     x_stride: k,
+                    x_step: 1,
                     residual: residual.map(|r| &r[first * g.outputs + group * go..]),
                     out_stride: g.outputs,
                 };

@@ -51,6 +51,7 @@ impl PackedLinear {
             let part = Rows {
                 x: &x[first * inputs..(first + count) * inputs],
                 x_stride: inputs,
+                x_step: 1,
                 residual: residual.map(|r| &r[first * outputs..]),
                 out_stride: outputs,
             };

@@ -1,6 +1,9 @@
 //! y = act(x W + b + residual) with weights packed once into panels of up to 64 columns: the bias is where the sums start,
 //! and the rest is done while they are in registers.
 
+use std::ops::Range;
+
+use super::limits;
 use super::precision::{self, Precision};
 use crate::act::{self, Act};
 use crate::cpu::with_scratch;
@@ -8,7 +11,7 @@ use crate::lanes::{Lanes, lanes};
 use crate::simd::{LANES, Level, level};
 
 /// Inner dimension that is worked through before the next panel, so that a panel's piece stays in a core's own cache.
-const DEPTH: usize = 256;
+pub(crate) const DEPTH: usize = 256;
 
 /// Columns of a whole panel, where the processor has registers for that.
 pub(crate) const PANEL: usize = 4 * LANES;
@@ -80,9 +83,10 @@ pub(crate) struct Panels {
 /// Where a block of rows is read and written.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
-    /// Rows of `depth` values, `x_stride` apart.
+    /// Rows of `depth` values: the rows `x_stride` apart, their values `x_step`.
     pub(crate) x: &'a [f32],
     pub(crate) x_stride: usize,
+    pub(crate) x_step: usize,
     /// Rows of `outputs` values, as far apart as those of `out`.
     pub(crate) residual: Option<&'a [f32]>,
     /// Distance of output rows.
@@ -94,6 +98,7 @@ pub(crate) struct Rows<'a> {
 struct Tile {
     x: *const f32,
     x_stride: usize,
+    x_step: usize,
     depth: usize,
     panel: *const f32,
     panel_stride: usize,
@@ -118,7 +123,7 @@ struct Tile {
 unsafe fn products<L: Lanes, const R: usize, const V: usize>(mut sums: [[L; V]; R], t: Tile) -> [[L; V]; R] {
     let (mut x, mut panel) = (t.x, t.panel);
     for _ in 0..t.depth {
-        // SAFETY: the caller's promise; the pointers end just behind the last row and column.
+        // SAFETY: the caller's promise; the pointers end behind the last row and column.
         unsafe {
             let mut w = [L::splat(0.0); V];
             for v in 0..V {
@@ -130,7 +135,7 @@ unsafe fn products<L: Lanes, const R: usize, const V: usize>(mut sums: [[L; V]; 
                     sums[r][v] = sums[r][v].fma(x, w[v]);
                 }
             }
-            x = x.add(1);
+            x = x.wrapping_add(t.x_step);
             panel = panel.add(t.panel_stride);
         }
     }
@@ -302,19 +307,13 @@ impl Panels {
     ///
     /// # Safety
     /// As there.
-    pub(crate) unsafe fn rows(
-        &self,
-        count: usize,
-        rows: Rows,
-        act: Option<Act>,
-        out: *mut f32,
-        panels: std::ops::Range<usize>,
-    ) {
+    pub(crate) unsafe fn rows(&self, count: usize, rows: Rows, act: Option<Act>, out: *mut f32, panels: Range<usize>) {
         let (matrix, start) = (Matrix::Packed(&self.weights), Start::Bias(&self.bias));
         match self.format.precision {
             // SAFETY: the caller's promise.
             Precision::F32 => unsafe { self.format.rows(matrix, start, count, rows, act, out, panels) },
             Precision::Bf16 => with_scratch(count * self.format.depth, |words| {
+                assert!(rows.x_step == 1);
                 precision::pairs(rows.x, rows.x_stride, self.inputs, words);
                 let rows = Rows { x: words, x_stride: self.format.depth, ..rows };
                 // SAFETY: the caller's promise.
@@ -376,57 +375,24 @@ impl Format {
         rows: Rows,
         act: Option<Act>,
         out: *mut f32,
-        panels: std::ops::Range<usize>,
+        panels: Range<usize>,
     ) {
         if count == 0 || self.outputs == 0 {
             return;
         }
-        assert!(rows.x.len() >= (count - 1) * rows.x_stride + self.depth);
-        assert!(rows.residual.is_none_or(|r| r.len() >= (count - 1) * rows.out_stride + self.outputs));
-        let (low, high) = match act {
-            Some(Act::Relu) => (0.0, f32::INFINITY),
-            Some(Act::Relu6) => (0.0, 6.0),
-            _ => (f32::NEG_INFINITY, f32::INFINITY),
-        };
-        let before: usize = self.vectors[..panels.start].iter().sum();
+        let (limits, after) = limits(act);
         let pieces = self.depth.div_ceil(DEPTH).max(1);
         for piece in 0..pieces {
             let (from, to) = (piece * DEPTH, ((piece + 1) * DEPTH).min(self.depth));
-            let last = piece + 1 == pieces;
-            let mut column = before * LANES;
-            for &vectors in &self.vectors[panels.clone()] {
-                let (panel, panel_stride) = weights.panel(self, from, to - from, column, vectors * LANES);
-                assert!(rows.x.len() >= from);
-                let tile = Tile {
-                    x: rows.x[from..].as_ptr(),
-                    x_stride: rows.x_stride,
-                    depth: to - from,
-                    panel,
-                    panel_stride,
-                    bias: match start {
-                        Start::Bias(bias) => bias[column..column + vectors * LANES].as_ptr(),
-                        _ => ZEROS.as_ptr(),
-                    },
-                    first: piece == 0 && !matches!(start, Start::Out),
-                    residual: rows.residual.filter(|_| last).map_or(std::ptr::null(), |r| r[column..].as_ptr()),
-                    // SAFETY: the column exists in every row of `out`.
-                    out: unsafe { out.add(column) },
-                    out_stride: rows.out_stride,
-                    columns: (self.outputs - column).min(vectors * LANES),
-                    low: if last { low } else { f32::NEG_INFINITY },
-                    high: if last { high } else { f32::INFINITY },
-                };
-                match self.precision {
-                    // SAFETY: x, panel, bias and residual were checked; `out` is the caller's promise.
-                    Precision::F32 => unsafe { run(tile, count, vectors) },
-                    // SAFETY: as above; panels of pairs are made only where their instructions are.
-                    Precision::Bf16 => unsafe { run_pairs(tile, count, vectors) },
-                }
-                column += vectors * LANES;
-            }
+            let (start, last) = (if piece == 0 { start } else { Start::Out }, piece + 1 == pieces);
+            assert!(rows.x.len() >= from * rows.x_step);
+            let part = Rows { x: &rows.x[from * rows.x_step..], residual: rows.residual.filter(|_| last), ..rows };
+            let limits = if last { limits } else { (f32::NEG_INFINITY, f32::INFINITY) };
+            // SAFETY: the caller's promise.
+            unsafe { self.piece(weights, start, from..to, count, part, limits, out, panels.clone()) };
         }
-        if let Some(act) = act.filter(|a| !matches!(a, Act::Relu | Act::Relu6)) {
-            let start = before * LANES;
+        if let Some(act) = after {
+            let start = self.column(panels.start);
             let width: usize = self.vectors[panels].iter().sum::<usize>() * LANES;
             for row in 0..count {
                 // SAFETY: columns that were just written.
@@ -437,6 +403,66 @@ impl Format {
                 act::apply(act, y);
             }
         }
+    }
+
+    /// Adds the products over part of the inner dimension, where `rows.x` begins; results are limited to a range.
+    ///
+    /// # Safety
+    /// As [`Format::rows`].
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) unsafe fn piece(
+        &self,
+        weights: Matrix,
+        start: Start,
+        inner: Range<usize>,
+        count: usize,
+        rows: Rows,
+        (low, high): (f32, f32),
+        out: *mut f32,
+        panels: Range<usize>,
+    ) {
+        if count == 0 || self.outputs == 0 {
+            return;
+        }
+        let depth = inner.len();
+        assert!(depth == 0 || rows.x.len() > (count - 1) * rows.x_stride + (depth - 1) * rows.x_step);
+        assert!(rows.residual.is_none_or(|r| r.len() >= (count - 1) * rows.out_stride + self.outputs));
+        let mut column = self.column(panels.start);
+        for &vectors in &self.vectors[panels] {
+            let (panel, panel_stride) = weights.panel(self, inner.start, depth, column, vectors * LANES);
+            let tile = Tile {
+                x: rows.x.as_ptr(),
+                x_stride: rows.x_stride,
+                x_step: rows.x_step,
+                depth,
+                panel,
+                panel_stride,
+                bias: match start {
+                    Start::Bias(bias) => bias[column..column + vectors * LANES].as_ptr(),
+                    _ => ZEROS.as_ptr(),
+                },
+                first: !matches!(start, Start::Out),
+                residual: rows.residual.map_or(std::ptr::null(), |r| r[column..].as_ptr()),
+                // SAFETY: the column exists in every row of `out`.
+                out: unsafe { out.add(column) },
+                out_stride: rows.out_stride,
+                columns: (self.outputs - column).min(vectors * LANES),
+                low,
+                high,
+            };
+            match self.precision {
+                // SAFETY: x, panel, bias and residual were checked; `out` is the caller's promise.
+                Precision::F32 => unsafe { run(tile, count, vectors) },
+                // SAFETY: as above; panels of pairs are made only where their instructions are.
+                Precision::Bf16 => unsafe { run_pairs(tile, count, vectors) },
+            }
+            column += vectors * LANES;
+        }
+    }
+
+    /// The first column of a panel.
+    pub(crate) fn column(&self, panel: usize) -> usize {
+        self.vectors[..panel].iter().sum::<usize>() * LANES
     }
 
     pub(crate) fn panels(&self) -> usize {

@@ -1,7 +1,7 @@
 //! Normalization of each row over the last dimension.
 
 use super::width;
-use crate::cpu::{self, CHUNK, Values, for_rows, output, sum_parts};
+use crate::cpu::{self, CHUNK, Shared, Values, for_rows, output, sum_parts, with_scratch};
 use crate::simd::{dot, simd, sum};
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 
@@ -23,54 +23,34 @@ simd! {
 }
 
 simd! {
-    /// Gradient of the input; `dx` also serves as scratch.
-    fn input_gradient(x: &[f32], dy: &[f32], gamma: &[f32], eps: f32, dx: &mut [f32]) {
+    /// The input's gradient in place of `dy`; adds up Σ dy x̂ and Σ dy. `normal` is scratch for a row.
+    fn rows_backward(
+        x: &[f32],
+        gamma: &[f32],
+        eps: f32,
+        dy: &mut [f32],
+        normal: &mut [f32],
+        products: &mut [f32],
+        sums: &mut [f32],
+    ) {
         let width = gamma.len();
         let scale = 1.0 / width as f32;
-        for ((dx, x), dy) in dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(dy.chunks_exact(width)) {
+        let (normal, products, sums) = (&mut normal[..width], &mut products[..width], &mut sums[..width]);
+        for (x, dy) in x.chunks_exact(width).zip(dy.chunks_exact_mut(width)) {
             let mean = sum(x) * scale;
-            for (d, &x) in dx.iter_mut().zip(x) {
-                *d = x - mean;
-            }
-            let rstd = 1.0 / (dot(dx, dx) * scale + eps).sqrt();
-            for d in dx.iter_mut() {
-                *d *= rstd;
-            }
-            let g_mean = dot(dy, gamma) * scale;
-            let mut product = 0f32;
-            // In pieces, so that the triple product uses the vector sums as well.
-            let mut piece = [0f32; 64];
-            for ((dx, dy), gamma) in dx.chunks(64).zip(dy.chunks(64)).zip(gamma.chunks(64)) {
-                for ((p, &dy), &gamma) in piece.iter_mut().zip(dy).zip(gamma) {
-                    *p = dy * gamma;
-                }
-                product += dot(&piece[..dx.len()], dx);
-            }
-            let slope = product * scale;
-            for ((d, &dy), &gamma) in dx.iter_mut().zip(dy).zip(gamma) {
-                *d = rstd * (dy.mul_add(gamma, -g_mean) - *d * slope);
-            }
-        }
-    }
-}
-
-simd! {
-    /// Adds up Σ dy x̂ and Σ dy.
-    fn reduce(x: &[f32], dy: &[f32], eps: f32, products: &mut [f32], sums: &mut [f32]) {
-        let width = sums.len();
-        let scale = 1.0 / width as f32;
-        for (x, dy) in x.chunks_exact(width).zip(dy.chunks_exact(width)) {
-            let mean = sum(x) * scale;
-            let mut squares = [0f32; 16];
-            for x in x.chunks(16) {
-                for (s, &x) in squares.iter_mut().zip(x) {
-                    *s = (x - mean).mul_add(x - mean, *s);
-                }
-            }
-            let rstd = 1.0 / (crate::simd::tree(squares) * scale + eps).sqrt();
             for c in 0..width {
-                products[c] = ((x[c] - mean) * rstd).mul_add(dy[c], products[c]);
+                normal[c] = x[c] - mean;
+            }
+            let rstd = 1.0 / (dot(normal, normal) * scale + eps).sqrt();
+            for c in 0..width {
+                normal[c] *= rstd;
+                products[c] = dy[c].mul_add(normal[c], products[c]);
                 sums[c] += dy[c];
+                dy[c] *= gamma[c];
+            }
+            let (shift, slope) = (sum(dy) * scale, dot(dy, normal) * scale);
+            for c in 0..width {
+                dy[c] = rstd * (dy[c] - shift - normal[c] * slope);
             }
         }
     }
@@ -84,31 +64,23 @@ pub fn forward(x: &[f32], gamma: &[f32], beta: &[f32], eps: f64) -> Vec<f32> {
     y
 }
 
-/// Gradient of the input.
-pub fn input_gradients(x: &[f32], gamma: &[f32], eps: f64, dy: &[f32]) -> Vec<f32> {
+/// Gradients of gamma and beta; `dy` becomes the input's.
+pub fn backward(x: &[f32], gamma: &[f32], eps: f64, dy: &mut [f32]) -> (Vec<f32>, Vec<f32>) {
     let width = gamma.len();
-    let mut dx = output(x.len());
-    for_rows(&mut dx, width, |row, dx| {
-        let range = row * width..row * width + dx.len();
-        input_gradient(&x[range.clone()], &dy[range], gamma, eps as f32, dx);
-    });
-    dx
-}
-
-/// Gradients of gamma and beta.
-pub fn parameter_gradients(x: &[f32], width: usize, eps: f64, dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let rows = x.len() / width.max(1);
+    let shared = Shared::new(dy);
     let mut sums = sum_parts(rows.div_ceil(CHUNK), 2 * width, |part, sums| {
         let range = part * CHUNK * width..((part + 1) * CHUNK).min(rows) * width;
         let (products, sums) = sums.split_at_mut(width);
-        reduce(&x[range.clone()], &dy[range], eps as f32, products, sums);
+        // SAFETY: every part has rows of its own.
+        let dy = unsafe { shared.part(range.start, range.len()) };
+        with_scratch(width, |normal| rows_backward(&x[range], gamma, eps as f32, dy, normal, products, sums));
     });
     let last = sums.split_off(width);
     (sums, last)
 }
 
 struct Op {
-    width: usize,
     eps: f64,
 }
 
@@ -138,15 +110,11 @@ impl CustomOp3 for Op {
         _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let dy = dy.contiguous()?;
-        let (xs, gammas, dy) = (Values::of(x)?, Values::of(gamma)?, Values::of(&dy)?);
-        let dx = x.track_op().then(|| cpu::like(input_gradients(&xs, &gammas, self.eps, &dy), x)).transpose()?;
-        let (mut dgamma, mut dbeta) = (None, None);
-        if gamma.track_op() || beta.track_op() {
-            let (products, sums) = parameter_gradients(&xs, self.width, self.eps, &dy);
-            dgamma = if gamma.track_op() { Some(cpu::like(products, gamma)?) } else { None };
-            dbeta = if beta.track_op() { Some(cpu::like(sums, beta)?) } else { None };
-        }
+        let mut dy = Values::of(&dy.contiguous()?)?.to_vec();
+        let (products, sums) = backward(&Values::of(x)?, &Values::of(gamma)?, self.eps, &mut dy);
+        let dx = x.track_op().then(|| cpu::like(dy, x)).transpose()?;
+        let dgamma = gamma.track_op().then(|| cpu::like(products, gamma)).transpose()?;
+        let dbeta = beta.track_op().then(|| cpu::like(sums, beta)).transpose()?;
         Ok((dx, dgamma, dbeta))
     }
 }
@@ -154,11 +122,11 @@ impl CustomOp3 for Op {
 /// Normalizes each row of `x` `[.., width]` to mean 0 and variance 1, then scales by `gamma` and shifts by `beta`, both
 /// `[width]`.
 pub fn layer_norm(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result<Tensor> {
-    let width = width("layer_norm", x, &[gamma, beta])?;
+    width("layer_norm", x, &[gamma, beta])?;
     if !x.device().is_cpu() {
         return composed(x, gamma, beta, eps);
     }
-    x.contiguous()?.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, Op { width, eps })
+    x.contiguous()?.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, Op { eps })
 }
 
 fn composed(x: &Tensor, gamma: &Tensor, beta: &Tensor, eps: f64) -> Result<Tensor> {

@@ -1,12 +1,15 @@
 //! Normalization of each channel over all but the last dimension.
 
+mod rows;
+
+use std::ops::Range;
+
+use self::rows::{input_gradient, input_gradient_alone, moments, normalize, reduce, reduce_alone};
 use super::width;
 use crate::act::Act;
 use crate::cpu::{self, CHUNK, Shared, Values, for_rows, output, sum_parts};
 use crate::frozen::limits;
-use crate::simd::simd;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
 
 /// The statistics that a batch was normalized with. They are not differentiated.
 #[derive(Debug, Clone)]
@@ -17,127 +20,6 @@ pub struct BatchStats {
     pub var: Tensor,
     /// Values per channel.
     pub count: usize,
-}
-
-simd! {
-    /// Mean, and sum of squared differences from it, of a chunk of rows.
-    fn chunk_moments(x: &[f32], mean: &mut [f32], squares: &mut [f32]) {
-        let width = mean.len();
-        let scale = width as f32 / x.len() as f32;
-        // About the first row: sums of large values would lose the digits that differ.
-        let first = &x[..width];
-        for row in x.chunks_exact(width) {
-            for ((sum, &x), &first) in mean.iter_mut().zip(row).zip(first) {
-                *sum += x - first;
-            }
-        }
-        for (sum, &first) in mean.iter_mut().zip(first) {
-            *sum = sum.mul_add(scale, first);
-        }
-        for row in x.chunks_exact(width) {
-            for ((sum, &x), &mean) in squares.iter_mut().zip(row).zip(mean.iter()) {
-                *sum = (x - mean).mul_add(x - mean, *sum);
-            }
-        }
-    }
-}
-
-/// Mean and biased variance of each column: chunks in f32 about their own mean, combined in f64 (Chan et al. 1983).
-fn moments(x: &[f32], width: usize) -> (Vec<f32>, Vec<f32>) {
-    let chunks: Vec<(usize, Vec<f32>, Vec<f32>)> = x
-        .par_chunks(CHUNK * width)
-        .map(|x| {
-            let (mut mean, mut squares) = (vec![0f32; width], vec![0f32; width]);
-            chunk_moments(x, &mut mean, &mut squares);
-            (x.len() / width, mean, squares)
-        })
-        .collect();
-    let (mut means, mut vars) = (vec![0f32; width], vec![0f32; width]);
-    for c in 0..width {
-        let (mut count, mut mean, mut squares) = (0f64, 0f64, 0f64);
-        for (rows, m, s) in &chunks {
-            let (rows, delta) = (*rows as f64, f64::from(m[c]) - mean);
-            let total = count + rows;
-            mean += delta * rows / total;
-            squares += f64::from(s[c]) + delta * delta * count * rows / total;
-            count = total;
-        }
-        means[c] = mean as f32;
-        vars[c] = (squares / count.max(1.0)) as f32;
-    }
-    (means, vars)
-}
-
-simd! {
-    /// y = clamp((x - mean) factor + beta + residual).
-    fn normalize(
-        x: &[f32],
-        mean: &[f32],
-        factor: &[f32],
-        beta: &[f32],
-        residual: Option<&[f32]>,
-        limits: (f32, f32),
-        y: &mut [f32],
-    ) {
-        let (width, (low, high)) = (mean.len(), limits);
-        for (i, (y, x)) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).enumerate() {
-            match residual {
-                Some(r) => {
-                    let r = &r[i * width..][..width];
-                    for c in 0..width {
-                        let v = (x[c] - mean[c]).mul_add(factor[c], beta[c]) + r[c];
-                        let v = if v < low { low } else { v };
-                        y[c] = if v > high { high } else { v };
-                    }
-                }
-                None => {
-                    for c in 0..width {
-                        let v = (x[c] - mean[c]).mul_add(factor[c], beta[c]);
-                        let v = if v < low { low } else { v };
-                        y[c] = if v > high { high } else { v };
-                    }
-                }
-            }
-        }
-    }
-}
-
-simd! {
-    /// Adds up Σ dy (x - mean) and Σ dy, after `dy` was set to 0 wherever `y` is at a limit.
-    fn reduce(
-        x: &[f32],
-        y: Option<&[f32]>,
-        limits: (f32, f32),
-        dy: &mut [f32],
-        mean: &[f32],
-        products: &mut [f32],
-        sums: &mut [f32],
-    ) {
-        let (width, (low, high)) = (mean.len(), limits);
-        for (i, (x, dy)) in x.chunks_exact(width).zip(dy.chunks_exact_mut(width)).enumerate() {
-            if let Some(y) = y {
-                for (dy, &y) in dy.iter_mut().zip(&y[i * width..][..width]) {
-                    *dy = if y > low && y < high { *dy } else { 0.0 };
-                }
-            }
-            for c in 0..width {
-                products[c] = (x[c] - mean[c]).mul_add(dy[c], products[c]);
-                sums[c] += dy[c];
-            }
-        }
-    }
-}
-
-simd! {
-    /// dx = factor dy - slope (x - mean) - shift, in place of dy.
-    fn input_gradient(x: &[f32], mean: &[f32], factor: &[f32], slope: &[f32], shift: &[f32], dy: &mut [f32]) {
-        let width = mean.len();
-        for (dy, x) in dy.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-            for c in 0..width {
-                dy[c] = factor[c].mul_add(dy[c], -slope[c].mul_add(x[c] - mean[c], shift[c]));
-            }
-        }
-    }
 }
 
 /// The normalization of one batch on slices, forward and backward, with what commonly follows it: a sum, and an
@@ -209,53 +91,71 @@ impl BatchNormPass {
         y
     }
 
+    /// The gradients where nothing was added: `dy` becomes that of the input, if it is `wanted`.
+    pub fn backward(&self, x: &[f32], gamma: &[f32], beta: &[f32], dy: &mut [f32], wanted: bool) -> BatchNormSums {
+        let (width, factor) = (self.mean.len(), self.factor(gamma));
+        let sums = self.reduced(x.len(), |range, products, sums| {
+            let (x, dy) = (&x[range.clone()], &dy[range]);
+            reduce_alone(x, &self.mean, &factor, beta, self.limits, dy, products, sums);
+        });
+        if wanted {
+            let [slope, shift] = self.slopes(&factor, &sums, x.len());
+            for_rows(dy, width, |row, dy| {
+                let x = &x[row * width..][..dy.len()];
+                input_gradient_alone(x, &self.mean, &factor, beta, self.limits, &slope, &shift, dy);
+            });
+        }
+        sums
+    }
+
     /// The parameters' gradients. `dy` becomes the gradient of the sum before the activation, which is the residual's;
     /// `y` is what [`BatchNormPass::forward`] gave.
     pub fn sums(&self, x: &[f32], y: &[f32], dy: &mut [f32]) -> BatchNormSums {
-        let width = self.mean.len();
-        let rows = x.len().checked_div(width).unwrap_or(0);
         let limited = self.limits != (f32::NEG_INFINITY, f32::INFINITY);
         let shared = Shared::new(dy);
-        let mut sums = sum_parts(rows.div_ceil(CHUNK), 2 * width, |part, sums| {
-            let range = part * CHUNK * width..((part + 1) * CHUNK).min(rows) * width;
-            let (products, sums) = sums.split_at_mut(width);
+        self.reduced(x.len(), |range, products, sums| {
             // SAFETY: every part has rows of its own.
             let dy = unsafe { shared.part(range.start, range.len()) };
             let y = limited.then(|| &y[range.clone()]);
             reduce(&x[range], y, self.limits, dy, &self.mean, products, sums);
+        })
+    }
+
+    /// The input's gradient, from a `dy` as [`BatchNormPass::sums`] left it.
+    pub fn input_gradient(&self, x: &[f32], gamma: &[f32], sums: &BatchNormSums, dy: &[f32]) -> Vec<f32> {
+        let (width, factor) = (self.mean.len(), self.factor(gamma));
+        let [slope, shift] = self.slopes(&factor, sums, x.len());
+        let mut dx = output(dy.len());
+        for_rows(&mut dx, width, |row, dx| {
+            let range = row * width..row * width + dx.len();
+            input_gradient(&x[range.clone()], &self.mean, &factor, &slope, &shift, &dy[range], dx);
+        });
+        dx
+    }
+
+    /// Σ dy x̂ and Σ dy, of which `f` adds up Σ dy (x - mean) and Σ dy of some values.
+    fn reduced(&self, len: usize, f: impl Fn(Range<usize>, &mut [f32], &mut [f32]) + Sync) -> BatchNormSums {
+        let width = self.mean.len();
+        let rows = len.checked_div(width).unwrap_or(0);
+        let mut sums = sum_parts(rows.div_ceil(CHUNK), 2 * width, |part, sums| {
+            let (products, sums) = sums.split_at_mut(width);
+            f(part * CHUNK * width..((part + 1) * CHUNK).min(rows) * width, products, sums);
         });
         let beta = sums.split_off(width);
         sums.iter_mut().zip(&self.rstd).for_each(|(s, r)| *s *= r);
         BatchNormSums { gamma: sums, beta }
     }
 
-    /// [`BatchNormPass::input_gradient`] beside `dy`, which stays.
-    pub fn input_gradient_of(&self, x: &[f32], gamma: &[f32], sums: &BatchNormSums, dy: &[f32]) -> Vec<f32> {
-        let mut dx = output(dy.len());
-        self.differentiate(x, gamma, sums, &mut dx, Some(dy));
-        dx
-    }
-
-    /// The input's gradient, in place of `dy` as [`BatchNormPass::sums`] left it.
-    pub fn input_gradient(&self, x: &[f32], gamma: &[f32], sums: &BatchNormSums, dy: &mut [f32]) {
-        self.differentiate(x, gamma, sums, dy, None);
-    }
-
-    fn differentiate(&self, x: &[f32], gamma: &[f32], sums: &BatchNormSums, dx: &mut [f32], dy: Option<&[f32]>) {
-        let (width, factor) = (self.mean.len(), self.factor(gamma));
-        let rows = x.len().checked_div(width).unwrap_or(0);
+    /// What mean and deviation, being functions of the input, take from its gradient.
+    fn slopes(&self, factor: &[f32], sums: &BatchNormSums, len: usize) -> [Vec<f32>; 2] {
+        let width = self.mean.len();
+        let rows = len.checked_div(width).unwrap_or(0);
         let (mut slope, mut shift) = (vec![0f32; width], vec![0f32; width]);
         for c in (0..width).filter(|&c| self.train[c]) {
             slope[c] = factor[c] * self.rstd[c] * sums.gamma[c] / rows as f32;
             shift[c] = factor[c] * sums.beta[c] / rows as f32;
         }
-        for_rows(dx, width, |row, dx| {
-            let range = row * width..row * width + dx.len();
-            if let Some(dy) = dy {
-                dx.copy_from_slice(&dy[range.clone()]);
-            }
-            input_gradient(&x[range], &self.mean, &factor, &slope, &shift, dx);
-        });
+        [slope, shift]
     }
 }
 
@@ -284,17 +184,12 @@ impl CustomOp3 for Op {
         x: &Tensor,
         gamma: &Tensor,
         beta: &Tensor,
-        y: &Tensor,
+        _: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (xs, gammas, ys) = (Values::of(x)?, Values::of(gamma)?, Values::of(y)?);
         let mut dy = Values::of(&dy.contiguous()?)?.to_vec();
-        let sums = self.0.sums(&xs, &ys, &mut dy);
-        let mut dx = None;
-        if x.track_op() {
-            self.0.input_gradient(&xs, &gammas, &sums, &mut dy);
-            dx = Some(cpu::like(dy, x)?);
-        }
+        let sums = self.0.backward(&Values::of(x)?, &Values::of(gamma)?, &Values::of(beta)?, &mut dy, x.track_op());
+        let dx = x.track_op().then(|| cpu::like(dy, x)).transpose()?;
         let dgamma = gamma.track_op().then(|| cpu::like(sums.gamma, gamma)).transpose()?;
         let dbeta = beta.track_op().then(|| cpu::like(sums.beta, beta)).transpose()?;
         Ok((dx, dgamma, dbeta))
