@@ -91,7 +91,11 @@ fn grid(kind: Kind, strategy: &str, length: Length, classes: usize) -> Vec<Optio
     let last = grid.last().cloned().unwrap_or_default();
     match strategy {
         "l2-sp" => grid.push(Options { penalty: Some(10.0), ..last }),
-        "delta" => grid.push(Options { penalty: Some(0.01), ..last }),
+        "delta" => {
+            // What its authors' code amounts to, and what its default is.
+            grid.iter_mut().for_each(|options| options.penalty = Some(0.64));
+            grid.push(Options { penalty: Some(0.01), ..last });
+        }
         "norm-only" if photos => grid.push(Options { batch_norm: Some(BatchNormMode::Update), ..last }),
         _ => {}
     }

@@ -136,7 +136,7 @@ pub struct Options {
     /// wise-ft: share of the fine-tuned weights against those of the start [default: 0.5]
     #[arg(long, value_name = "SHARE")]
     pub alpha: Option<f64>,
-    /// l2-sp, delta, bss, co-tuning: weight of the penalty [defaults: 100, 0.64, 0.001, 2.3]
+    /// l2-sp, delta, bss, co-tuning: weight of the penalty [defaults: 100, 0.01, 0.001, 2.3]
     #[arg(long, value_name = "X")]
     pub penalty: Option<f64>,
     /// delta: number of stages whose outputs are compared, counted from the head [default: 3]

@@ -144,9 +144,9 @@ mod tests {
     fn a_clear_relation_is_not_smoothed_away() {
         // Forty source labels; a sample gives a tenth to one of two that stand for its class, the rest to all alike.
         let rows: Vec<f32> = (0..40)
-            .flat_map(|i| (0..40).map(move |s| if s == i % 4 { 0.1 + 0.9 / 40.0 } else { 0.9 / 40.0 }))
+            .flat_map(|i| (0..40).map(move |s| if s == i / 2 % 4 { 0.1 + 0.9 / 40.0 } else { 0.9 / 40.0 }))
             .collect();
-        let targets: Vec<u32> = (0..40).map(|i| (i % 4 / 2) as u32).collect();
+        let targets: Vec<u32> = (0..40).map(|i| i / 4 % 2).collect();
         let smooth = regress(&rows, 40, &targets, 2, 1.0);
         assert!(softmax(&[smooth.weight[0], smooth.weight[40]])[0] < 0.75, "what L2 1 leaves");
         let found = relation(&rows, 40, &targets, 2);
