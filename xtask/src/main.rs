@@ -2,6 +2,7 @@
 //!
 //! Errors go to standard error with exit code 2; nothing here is used by the libraries.
 
+mod advice;
 mod bench;
 mod dataset;
 mod debian;
@@ -27,6 +28,8 @@ enum Chore {
     /// Known data sets: what they are, and the two bundled ones
     #[command(subcommand)]
     Dataset(dataset::Command),
+    /// What `advise` advises on data sets, beside what strategies reach
+    Advice(advice::Args),
     /// Compares strategies at several numbers of labels, in both domains
     Bench(bench::Args),
     /// Throughput and peak memory of whole networks, alone or against the peers
@@ -42,6 +45,7 @@ fn root() -> PathBuf {
 fn main() -> ExitCode {
     let done = match Args::parse().chore {
         Chore::Dataset(command) => dataset::run(command),
+        Chore::Advice(args) => advice::run(&args),
         Chore::Bench(args) => bench::run(&args),
         Chore::Speed(args) => speed::run(&args),
     };

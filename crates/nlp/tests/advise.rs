@@ -42,21 +42,23 @@ fn what_is_advised_is_followed_by_the_printed_command() {
 #[test]
 fn with_enough_rows_to_hold_out_fine_tuning_is_tried_shortly_and_the_better_one_taken() {
     let home = home();
-    home.write("train.tsv", noisy(440, 6));
+    home.write("train.tsv", noisy(240, 6));
     let advice = advise(&home, &[]);
-    let compared = &advice["compared"];
-    assert_eq!((&compared["learned"], &compared["held_out"]), (&330.into(), &110.into()), "{advice}");
+    assert_eq!(advice["compared"].as_array().unwrap().len(), 2);
+    let compared = &advice["compared"][0];
+    assert_eq!((&compared["learned"], &compared["held_out"]), (&120.into(), &120.into()), "{advice}");
     let value = |key: &str| compared[key].as_f64().unwrap();
     let gain = value("accuracy") - value("head");
     assert!((advice["measures"]["gain"].as_f64().unwrap() - gain).abs() < 1e-9);
-    let (name, strategy) =
-        if gain >= 0.0 { ("comparison-won", "lp-ft") } else { ("comparison-lost", "feature-extraction") };
-    assert!(names(&advice).contains(&"worth-comparing") && names(&advice).contains(&name), "{advice}");
+    assert!(value("accuracy") >= advice["compared"][1]["accuracy"].as_f64().unwrap(), "the best comes first");
+    let names = names(&advice);
+    assert!(names.contains(&"worth-comparing"), "{names:?}");
     if gain >= 0.0 {
-        assert_eq!(advice["plan"]["strategy"], strategy);
+        assert!(names.contains(&"comparison-won") || names.contains(&"comparison-even"), "{names:?}");
+        assert_eq!(advice["plan"]["strategy"], compared["strategy"]);
     }
     let again = advise(&home, &[]);
-    assert_eq!((&again["plan"], &again["compared"]["accuracy"]), (&advice["plan"], &compared["accuracy"]));
+    assert_eq!((&again["plan"], &again["compared"][0]["accuracy"]), (&advice["plan"], &compared["accuracy"]));
 }
 
 #[test]

@@ -34,7 +34,7 @@ use crate::{Error, Result};
 
 use heads::{Judged, Labelled, difference, share};
 use measures::{Measures, Quantity};
-use rules::{Rule, Take, Then, that_apply};
+use rules::{Course, Rule, Take, Then, that_apply};
 use trial::{Bench, Cost, at_most};
 
 /// Samples that heads are judged on, at most: more would say the same more slowly.
@@ -42,7 +42,7 @@ const JUDGED: usize = 4000;
 /// Samples that a comparison learns from and holds out, at most.
 const COMPARED: usize = 2000;
 /// A comparison holds out one part of so many.
-const PARTS: usize = 4;
+const PARTS: usize = 2;
 /// A comparison trains for one epoch of so many of the plan's.
 const SHORTER: usize = 2;
 /// What is measured, from the lightest to the heaviest.
@@ -94,8 +94,8 @@ pub struct Advice {
     pub failed: Vec<Failed>,
     /// What each strategy would take on this machine.
     pub costs: Vec<Cost>,
-    /// What was trained shortly.
-    pub compared: Option<Compared>,
+    /// What was trained shortly, the best first.
+    pub compared: Vec<Compared>,
     /// Seconds that advising took.
     pub seconds: f64,
 }
@@ -126,8 +126,9 @@ pub struct Considered {
 /// A short training beside the best head.
 #[derive(Debug, Serialize)]
 pub struct Compared {
-    /// The strategy.
-    pub strategy: &'static str,
+    /// The strategy, and what differs from its defaults.
+    #[serde(flatten)]
+    pub course: Course,
     /// Its epochs.
     pub epochs: usize,
     /// Samples that both learned from.
@@ -169,20 +170,9 @@ impl<D: Domain> Advise<D> {
         facts::facts(&best.splits, &mut measures);
         self.measure(&reader, &best, &mut measures)?;
 
-        let settings = |measures: &Measures| {
-            let mut options = Options::default();
-            for rule in that_apply(measures, |then| matches!(then, Then::Set(_))) {
-                if let Then::Set(setting) = rule.then {
-                    setting.put(&mut options);
-                }
-            }
-            options
-        };
-        let options = settings(&measures);
-        let seed = Seed(self.seed);
-        let classes = &best.splits.classes;
+        measures.note(Quantity::Sequence, f64::from(u8::from(best.ready.network.input.len() == 1)));
+        let (options, seed, classes) = (settings(&measures), Seed(self.seed), &best.splits.classes);
         let bench = Bench::new(&reader, &best.considered.model, &best.ready, classes, seed)?;
-        measures.note(Quantity::Sequence, f64::from(u8::from(bench.sequences())));
         let costs = self.costs(&bench, &best, &options)?;
         if let (Some(peak), Some(all)) = (costs.last().and_then(|cost| cost.memory), memory_of_machine()) {
             measures.note(Quantity::Memory, peak as f64 / all as f64);
@@ -190,37 +180,31 @@ impl<D: Domain> Advise<D> {
 
         let held = at_most(best.splits.train.clone(), classes, COMPARED, seed)?;
         measures.note(Quantity::HeldOut, (held.len() / PARTS) as f64);
-        let asked = that_apply(&measures, |then| matches!(then, Then::Compare(_))).next();
-        let compared = match asked.map(|rule| rule.then) {
-            Some(Then::Compare(Some(strategy))) => {
-                Some(self.compare(&reader, &bench, &best, &held, strategy, &options, &mut measures)?)
+        let compared = match first(&measures, |then| matches!(then, Then::Compare(_))).map(|rule| rule.then) {
+            Some(Then::Compare(courses)) if !courses.is_empty() => {
+                self.compare(&reader, &bench, &best, &held, courses, &options, &mut measures)?
             }
+            _ => Vec::new(),
+        };
+        let course = match first(&measures, |then| matches!(then, Then::Take(_))).map(|rule| rule.then) {
+            Some(Then::Take(Take::Course(course))) => Some(course),
+            Some(Then::Take(Take::Compared)) => compared.first().map(|best| best.course),
             _ => None,
         };
-
-        let take = that_apply(&measures, |then| matches!(then, Then::Take(_))).next();
-        let method = best.considered.heads[0].method;
-        let (head, of_head) = heads::strategy(method);
-        let strategy = match take.map(|rule| rule.then) {
-            Some(Then::Take(Take::Strategy(name))) => name,
-            Some(Then::Take(Take::Compared)) => compared.as_ref().map_or(head, |compared| compared.strategy),
-            _ => head,
+        let (strategy, options) = match course {
+            Some(course) => (course.strategy, course.options(&options)),
+            None => {
+                let (head, of_head) = heads::strategy(best.considered.heads[0].method);
+                (head, of_head.over(&options))
+            }
         };
-        let options = if strategy == head { of_head.over(&options) } else { options };
         let plan = bench.plan(fit::find_strategy(strategy)?, &options, best.splits.train.len())?;
 
-        let speaks = |rule: &&'static Rule| match rule.then {
-            Then::Warn(_) | Then::Set(_) => true,
-            Then::Compare(_) => asked.is_some_and(|asked| asked.name == rule.name),
-            Then::Take(_) => take.is_some_and(|take| take.name == rule.name),
-        };
-        let rules = that_apply(&measures, |_| true).filter(speaks);
-        let rules = rules.map(|rule| Applied { rule, numbers: rule.numbers(&measures) }).collect();
         others.insert(0, best.considered);
         Ok(Advice {
             model: others[0].model.clone(),
             plan,
-            rules,
+            rules: applied(&measures),
             measures,
             models: others,
             failed,
@@ -347,7 +331,8 @@ impl<D: Domain> Advise<D> {
         Ok(costs)
     }
 
-    /// Trains `strategy` shortly on all of `samples` but a part, and judges it and the head by that part.
+    /// Trains each of `courses` shortly on all of `samples` but a part, and judges it and the head by that part; the best
+    /// comes first.
     #[allow(clippy::too_many_arguments)]
     fn compare(
         &self,
@@ -355,10 +340,10 @@ impl<D: Domain> Advise<D> {
         bench: &Bench<'_, D>,
         best: &Candidate<D>,
         samples: &Arc<dyn Dataset>,
-        strategy: &'static str,
+        courses: &[Course],
         options: &Options,
         measures: &mut Measures,
-    ) -> Result<Compared> {
+    ) -> Result<Vec<Compared>> {
         let (ready, classes, seed) = (&best.ready, &best.splits.classes, Seed(self.seed));
         let fingerprint = D::fingerprint(&ready.pipeline);
         let features = reader.features(&ready.network, &ready.params, &fingerprint, samples, ViewSeed::Plain)?;
@@ -370,30 +355,61 @@ impl<D: Domain> Advise<D> {
         let head = labelled.fit(best.considered.heads[0].method, &learned)?;
         let of_head = labelled.right(&head, &held, &features);
 
-        let start = Instant::now();
         let part = |indices: &[usize]| -> Arc<dyn Dataset> {
             let samples_of = indices.iter().map(|&i| features.samples[i]).collect();
             Arc::new(Subset::new(samples.clone(), samples_of))
         };
-        let whole = bench.plan(fit::find_strategy(strategy)?, options, best.splits.train.len())?;
-        let epochs = whole.trains().map(|train| train.epochs).max().unwrap_or(1).div_ceil(SHORTER);
-        let shorter = Options { epochs: Some(epochs), ..options.clone() };
-        let plan = bench.plan(fit::find_strategy(strategy)?, &shorter, learned.len())?;
-        let of_strategy = bench.compare(&plan, part(&learned), &part(&held))?;
-        let (gain, error) = difference(&of_strategy, &of_head);
-        measures.note(Quantity::Gain, gain);
-        measures.note(Quantity::Certainty, if error > 0.0 { gain / error } else { 0.0 });
-        Ok(Compared {
-            strategy,
-            epochs,
-            learned: learned.len(),
-            held_out: held.len(),
-            head: share(&of_head),
-            accuracy: share(&of_strategy),
-            error,
-            seconds: start.elapsed().as_secs_f64(),
-        })
+        let (train, judged) = (part(&learned), part(&held));
+        let mut all = Vec::new();
+        for &course in courses {
+            let start = Instant::now();
+            let (strategy, options) = (fit::find_strategy(course.strategy)?, course.options(options));
+            let whole = bench.plan(strategy, &options, best.splits.train.len())?;
+            let epochs = whole.trains().map(|train| train.epochs).max().unwrap_or(1).div_ceil(SHORTER);
+            let plan = bench.plan(strategy, &Options { epochs: Some(epochs), ..options }, learned.len())?;
+            let right = bench.compare(&plan, train.clone(), &judged)?;
+            let (gain, error) = difference(&right, &of_head);
+            let (learned, held_out) = (learned.len(), held.len());
+            let (head, accuracy, seconds) = (share(&of_head), share(&right), start.elapsed().as_secs_f64());
+            all.push((gain, Compared { course, epochs, learned, held_out, head, accuracy, error, seconds }));
+        }
+        // Of equal ones the first.
+        all.sort_by(|a, b| b.0.total_cmp(&a.0));
+        if let Some((gain, best)) = all.first() {
+            measures.note(Quantity::Gain, *gain);
+            measures.note(Quantity::Certainty, if best.error > 0.0 { gain / best.error } else { 0.0 });
+        }
+        Ok(all.into_iter().map(|(_, compared)| compared).collect())
     }
+}
+
+/// The settings of all rules that apply.
+fn settings(measures: &Measures) -> Options {
+    let mut options = Options::default();
+    for rule in that_apply(measures, |then| matches!(then, Then::Set(_))) {
+        if let Then::Set(setting) = rule.then {
+            setting.put(&mut options);
+        }
+    }
+    options
+}
+
+/// The rule that decides among those that `asks` for.
+fn first(measures: &Measures, asks: impl Fn(&Then) -> bool) -> Option<&'static Rule> {
+    that_apply(measures, asks).next()
+}
+
+/// The rules that had a say.
+fn applied(measures: &Measures) -> Vec<Applied> {
+    let compares = first(measures, |then| matches!(then, Then::Compare(_)));
+    let takes = first(measures, |then| matches!(then, Then::Take(_)));
+    let speaks = |rule: &&'static Rule| match rule.then {
+        Then::Warn(_) | Then::Set(_) => true,
+        Then::Compare(_) => compares.is_some_and(|first| first.name == rule.name),
+        Then::Take(_) => takes.is_some_and(|first| first.name == rule.name),
+    };
+    let with_numbers = |rule: &'static Rule| Applied { rule, numbers: rule.numbers(measures) };
+    that_apply(measures, |_| true).filter(speaks).map(with_numbers).collect()
 }
 
 /// Samples of the smallest class that occurs, 2 or more for all that has been judged.

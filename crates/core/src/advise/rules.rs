@@ -34,8 +34,8 @@ pub enum Then {
     Warn(&'static str),
     /// A setting of the training.
     Set(Setting),
-    /// Whether a strategy is trained shortly beside the head, and judged on samples held out.
-    Compare(Option<&'static str>),
+    /// What is trained shortly beside the head, and judged on samples held out.
+    Compare(&'static [Course]),
     /// The strategy.
     Take(Take),
 }
@@ -64,15 +64,43 @@ impl Setting {
 }
 
 /// A strategy to take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Take {
     /// The head that judged best, on the frozen backbone.
     Head,
-    /// The one that was compared.
+    /// The best of those that were compared.
     Compared,
     /// This one.
-    Strategy(&'static str),
+    Course(Course),
+}
+
+/// A strategy with what differs from its defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Course {
+    /// The strategy.
+    pub strategy: &'static str,
+    /// Factor on the head's learning rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_rate: Option<f64>,
+}
+
+impl Course {
+    const fn of(strategy: &'static str) -> Self {
+        Self { strategy, head_rate: None }
+    }
+
+    /// `options` with what differs.
+    pub(super) fn options(&self, options: &Options) -> Options {
+        Options { head_rate: self.head_rate, ..options.clone() }
+    }
+}
+
+impl fmt::Display for Course {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.strategy)?;
+        self.head_rate.map_or(Ok(()), |rate| write!(f, " with the head {rate} times as fast"))
+    }
 }
 
 impl fmt::Display for Then {
@@ -84,13 +112,14 @@ impl fmt::Display for Then {
             Self::Set(Setting::SourceStatistics) => {
                 write!(f, "leave the statistics of batch normalization as they are")
             }
-            Self::Compare(Some(strategy)) => {
-                write!(f, "compare {strategy} with the head, shortly, on samples held out")
+            Self::Compare([]) => write!(f, "compare nothing"),
+            Self::Compare(courses) => {
+                let names: Vec<String> = courses.iter().map(ToString::to_string).collect();
+                write!(f, "compare {} and the head, shortly, on samples held out", names.join(", "))
             }
-            Self::Compare(None) => write!(f, "compare nothing"),
             Self::Take(Take::Head) => write!(f, "take the best head on the frozen backbone"),
-            Self::Take(Take::Compared) => write!(f, "take the strategy that was compared"),
-            Self::Take(Take::Strategy(strategy)) => write!(f, "take {strategy}"),
+            Self::Take(Take::Compared) => write!(f, "take the best of what was compared"),
+            Self::Take(Take::Course(course)) => write!(f, "take {course}"),
         }
     }
 }
@@ -108,6 +137,11 @@ const fn above(of: Quantity, bound: f64) -> Condition {
 }
 
 use Quantity::*;
+
+const LP_FT: Course = Course::of("lp-ft");
+/// A head from random numbers has to get somewhere in few steps.
+const FINE_TUNING: Course = Course { head_rate: Some(10.0), ..Course::of("fine-tuning") };
+const PAIRS: Course = Course::of("contrastive-few-shot");
 
 /// The table.
 pub static RULES: &[Rule] = &[
@@ -179,28 +213,28 @@ pub static RULES: &[Rule] = &[
     Rule {
         name: "no-memory",
         when: &[at_least(Memory, 0.9)],
-        then: Then::Compare(None),
+        then: Then::Compare(&[]),
         because: "a step of fine-tuning does not fit into this machine's memory",
         source: "measured here",
     },
     Rule {
         name: "nothing-to-compare-for",
         when: &[below(LeftToGain, 0.05)],
-        then: Then::Compare(None),
+        then: Then::Compare(&[]),
         because: "the head is nearly always right; what another strategy could add is less than such a comparison can show",
         source: "our measurement on ants-bees",
     },
     Rule {
         name: "too-few-to-compare",
-        when: &[below(HeldOut, 100.0)],
-        then: Then::Compare(None),
-        because: "on fewer than 100 samples held out a difference has a standard error of 3 to 5 points: chance would decide",
+        when: &[below(HeldOut, 30.0)],
+        then: Then::Compare(&[]),
+        because: "on fewer than 30 samples held out a difference has a standard error of 7 points and more: chance would decide",
         source: "Dietterich, Approximate Statistical Tests, 1998",
     },
     Rule {
         name: "worth-comparing",
-        when: &[at_least(HeldOut, 100.0)],
-        then: Then::Compare(Some("lp-ft")),
+        when: &[at_least(HeldOut, 30.0)],
+        then: Then::Compare(&[LP_FT, FINE_TUNING]),
         because: "whether fine-tuning is worth its time depends on the data more than on anything known beforehand; a short \
                   one shows it",
         source: "Jamieson & Talwalkar, Non-stochastic Best Arm Identification, 2016; Kumar et al. 2022 (lp-ft)",
@@ -220,31 +254,40 @@ pub static RULES: &[Rule] = &[
         source: "Kornblith et al., Do Better ImageNet Models Transfer Better?, 2019; our measurement on ants-bees",
     },
     Rule {
-        name: "comparison-lost",
-        when: &[below(Gain, 0.0)],
-        then: Then::Take(Take::Head),
-        because: "shortly trained, the whole network was not better on samples that neither had seen",
+        name: "comparison-won",
+        when: &[at_least(Certainty, 1.0)],
+        then: Then::Take(Take::Compared),
+        because: "shortly trained on half of the labels, the whole network was better on samples that neither had seen, by \
+                  more than a standard error",
         source: "measured here",
     },
     Rule {
-        name: "comparison-won",
-        when: &[at_least(Gain, 0.0)],
-        then: Then::Take(Take::Compared),
-        because: "shortly trained, the whole network was as good or better on samples that neither had seen, and has half of \
-                  its epochs still to go",
+        name: "comparison-lost",
+        when: &[below(Certainty, -1.0)],
+        then: Then::Take(Take::Head),
+        because: "shortly trained on half of the labels, the whole network was worse on samples that neither had seen, by \
+                  more than a standard error",
         source: "measured here",
+    },
+    Rule {
+        name: "comparison-even",
+        when: &[at_least(Gain, 0.0), at_least(HeldOut, 100.0)],
+        then: Then::Take(Take::Compared),
+        because: "shortly trained on half of the labels, the whole network was as good; it has all of its epochs and the other \
+                  half of the labels still to come",
+        source: "measured here; Hernandez et al., Scaling Laws for Transfer, 2021",
     },
     Rule {
         name: "pairs-for-few",
-        when: &[at_least(Sequence, 1.0), below(LabelsPerClass, 64.0)],
-        then: Then::Take(Take::Strategy("contrastive-few-shot")),
+        when: &[at_least(Sequence, 1.0), below(LabelsPerClass, 32.0)],
+        then: Then::Take(Take::Course(PAIRS)),
         because: "pairs make many lessons of few labels, and move the features where a head alone cannot",
         source: "Tunstall et al., SetFit, 2022; our measurement",
     },
     Rule {
         name: "weak-features",
-        when: &[below(Lift, 0.6), at_least(LabelsPerClass, 64.0)],
-        then: Then::Take(Take::Strategy("lp-ft")),
+        when: &[below(Lift, 0.6), at_least(LabelsPerClass, 32.0)],
+        then: Then::Take(Take::Course(LP_FT)),
         because: "the frozen features hold little of what tells the classes apart, and there are labels enough to change them",
         source: "Kumar et al. 2022; our measurement on SST-2",
     },
@@ -340,8 +383,12 @@ mod tests {
         assert_eq!(take(&with(&[(Sequence, 0.0)])).0, "otherwise-the-head");
         assert_eq!(take(&with(&[(LabelsPerClass, 64.0), (Sequence, 1.0)])).0, "weak-features");
         assert_eq!(take(&with(&[(LeftToGain, 0.03), (Sequence, 1.0)])).0, "near-ceiling");
-        assert_eq!(take(&with(&[(Gain, 0.01), (Sequence, 1.0)])), ("comparison-won", Then::Take(Take::Compared)));
-        assert_eq!(take(&with(&[(Gain, -0.01), (Sequence, 1.0)])).0, "comparison-lost");
+        let compared =
+            |gain, certainty, held| with(&[(Gain, gain), (Certainty, certainty), (HeldOut, held), (Sequence, 1.0)]);
+        assert_eq!(take(&compared(0.1, 1.2, 40.0)), ("comparison-won", Then::Take(Take::Compared)));
+        assert_eq!(take(&compared(-0.1, -1.2, 40.0)), ("comparison-lost", Then::Take(Take::Head)));
+        assert_eq!(take(&compared(0.02, 0.3, 200.0)), ("comparison-even", Then::Take(Take::Compared)));
+        assert_eq!(take(&compared(0.02, 0.3, 40.0)).0, "pairs-for-few", "chance decides nothing");
         assert_eq!(take(&with(&[(Gain, 0.1), (Memory, 0.95)])).0, "too-large-for-memory");
     }
 }

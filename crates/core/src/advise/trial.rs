@@ -74,11 +74,6 @@ impl<'a, D: Domain> Bench<'a, D> {
         Ok(strategy.plan(&self.base, &Task { classes: self.classes.len(), samples }, &settings))
     }
 
-    /// Whether a sample is a sequence of rows.
-    pub(super) fn sequences(&self) -> bool {
-        self.base.input.len() == 1
-    }
-
     /// Takes a few steps of the plan's first phase of gradient descent. `pass` is the seconds that a frozen pass over
     /// `samples` takes.
     pub(super) fn cost(&self, plan: &Plan, samples: &Arc<dyn Dataset>, pass: f64) -> Result<Cost> {

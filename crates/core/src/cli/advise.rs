@@ -100,10 +100,10 @@ fn show<D: Domain>(advice: &Advice) -> Result<()> {
         let step = if cost.steps > 0 { format!("{:.3}", cost.step_seconds) } else { "–".into() };
         print_line(&format!("{:<22} {:>6} {step:>8} {:>9.1} {memory:>10}", cost.strategy, cost.steps, cost.seconds))?;
     }
-    if let Some(c) = &advice.compared {
+    for c in &advice.compared {
         print_line(&format!(
             "\ncompared: {} for {} epochs on {} {}, judged by {} others: {:.1} % against {:.1} % of the head (difference ± {:.1}), in {:.1} s",
-            c.strategy,
+            c.course,
             c.epochs,
             c.learned,
             D::ITEM.1,
