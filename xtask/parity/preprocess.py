@@ -111,6 +111,7 @@ def names():
         write("efficientnet_lite0_package", torch.load(checkpoint, map_location="cpu"))
 
 
-formats()
-preprocess()
-names()
+if __name__ == "__main__":
+    formats()
+    preprocess()
+    names()

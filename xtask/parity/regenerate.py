@@ -7,10 +7,12 @@ import torch
 import language
 import training
 import vision
+import zoo
 
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
 vision.main()
+zoo.main()
 language.main()
 training.main()
 if len(sys.argv) > 1:

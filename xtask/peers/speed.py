@@ -15,7 +15,8 @@ import argparse, json, resource, time, warnings
 warnings.filterwarnings("ignore")
 import torch, torchvision
 
-IMAGE = {"alexnet": 32, "resnet18": 16, "resnet50": 16, "vgg16": 8, "efficientnet-lite0": 32}
+IMAGE = {"alexnet": 32, "resnet18": 16, "resnet50": 16, "vgg16": 8, "efficientnet-lite0": 32, "resnext50_32x4d": 16,
+         "mobilenet_v2": 16, "mobilenet_v3_large": 16, "efficientnet_b0": 16}
 TEXT = {"minilm": dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
         "bert-base": {}}
 TEXT_BATCH, TOKENS = 16, 128

@@ -75,6 +75,18 @@ enum Arch {
     Resnet50,
     Vgg16,
     EfficientnetLite0,
+    #[value(name = "resnext50_32x4d")]
+    #[serde(rename = "resnext50_32x4d")]
+    Resnext50,
+    #[value(name = "mobilenet_v2")]
+    #[serde(rename = "mobilenet_v2")]
+    MobilenetV2,
+    #[value(name = "mobilenet_v3_large")]
+    #[serde(rename = "mobilenet_v3_large")]
+    MobilenetV3Large,
+    #[value(name = "efficientnet_b0")]
+    #[serde(rename = "efficientnet_b0")]
+    EfficientnetB0,
     Minilm,
     BertBase,
 }

@@ -8,13 +8,13 @@ use candle_core::Tensor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::Result;
 use crate::adapter::Upstream;
 use crate::data::{Sample, Splits};
 use crate::net::Network;
 use crate::seed::Seed;
 use crate::source::{Card, RemoteFile};
 use crate::strategy::Defaults;
+use crate::{Error, Result};
 
 /// A kind of data with its networks and its pipeline. `topwork-core` knows a domain only through this.
 pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
@@ -27,6 +27,8 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
     const DEFAULT_MODEL: &'static str;
     /// What to fetch of a hub repository that has no card.
     const HUB_FILES: &'static [RemoteFile];
+    /// The libraries whose names [`Domain::state_dict`] can give.
+    const LIBRARIES: &'static [&'static str] = &[];
 
     /// How a file becomes a [`Sample`] for one model: sizes, normalization, tokenizer. It is kept in `model/`.
     type Pipeline: Send + Sync + Clone + 'static;
@@ -56,11 +58,27 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
         None
     }
 
+    /// In a line, how inputs are prepared: what `models show` says of a model.
+    fn preparation(_pipeline: &Self::Pipeline) -> Option<String> {
+        None
+    }
+
     /// Writes a model folder in the upstream layout: what [`Domain::open`] and the Python library both read.
     ///
     /// # Errors
     /// When it cannot be written.
     fn save(folder: &Path, model: &Opened<Self::Pipeline>) -> Result<()>;
+
+    /// All tensors of a model without adapters, as a library's own state dict; without a `library`, under the description's
+    /// names.
+    ///
+    /// # Errors
+    /// When the library does not know the network, or a tensor is missing.
+    fn state_dict(model: &Opened<Self::Pipeline>, _library: Option<&str>) -> Result<BTreeMap<String, Tensor>> {
+        let missing = |name| Error::Tensor(candle_core::Error::Msg(format!("a model without {name:?}")));
+        let specs = model.network.params().into_iter().map(|spec| spec.name);
+        specs.map(|name| Ok((name.clone(), model.weights.get(&name).cloned().ok_or_else(|| missing(name))?))).collect()
+    }
 
     /// What the flags of `args` change about the model (a longest sequence, an image size, how rows become one). Called
     /// once after [`Domain::open`], before anything depends on it; what comes back is what is saved. The weights may not

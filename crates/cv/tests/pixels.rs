@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use topwork_core::data::{Values, View};
 use topwork_core::seed::Seed;
+use topwork_cv::pipeline::augment::ops::Op;
 use topwork_cv::pipeline::decode::decode;
 use topwork_cv::pipeline::{Interpolation, Pipeline};
 
@@ -62,7 +63,36 @@ fn plain_views_are_torchvisions_resize_and_centre_crop() {
         assert!(mean < 0.4 && most <= 1, "{stem}: mean {mean:.4}, most {most}");
         count += 1;
     }
-    assert_eq!(count, 18);
+    assert_eq!(count, 40, "20 photos, two filters");
+}
+
+#[test]
+fn changes_of_pixels_are_torchvisions() {
+    let open = |name: &str| open(&fixtures("augment").join(format!("{name}.png")));
+    let changes = [
+        ("shear-x", Op::ShearX(0.3)),
+        ("shear-y", Op::ShearY(-0.3)),
+        ("translate-x", Op::TranslateX(5.0)),
+        ("translate-y", Op::TranslateY(-4.0)),
+        ("rotate", Op::Rotate(27.0)),
+        ("brightness", Op::Brightness(1.7)),
+        ("colour", Op::Colour(0.3)),
+        ("contrast", Op::Contrast(1.5)),
+        ("sharpness", Op::Sharpness(1.9)),
+        ("posterize", Op::Posterize(3)),
+        ("solarize", Op::Solarize(102.0)),
+        ("auto-contrast", Op::AutoContrast),
+        ("equalize", Op::Equalize),
+        ("invert", Op::Invert),
+    ];
+    for (name, op) in changes {
+        let photo = open(if name == "auto-contrast" { "dull" } else { "photo" });
+        let side = photo.width() as usize;
+        let mut pixels = photo.into_raw();
+        op.apply(&mut pixels, side);
+        let (_, most) = difference(&pixels, &open(name));
+        assert_eq!(most, 0, "{name}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ pub use crate::conv::ConvPass;
 pub use crate::cpu::column_sums;
 pub use crate::dropout::in_place as dropout;
 pub use crate::embed::{forward as embed, table_gradient as embed_gradient};
+pub use crate::gate::{factor_gradient as gate_factor_gradient, forward as gate, in_place as gate_in_place};
 pub use crate::linear::{
     forward as linear, input_gradient as linear_input_gradient, weight_gradient as linear_weight_gradient,
 };

@@ -58,7 +58,7 @@ fn photos(size: Size, folder: &Path, say: &(dyn Fn(String) + Sync)) -> Result<Bo
     let (train, test) = domains::digits(folder)?;
     let fresh = folder.join("data/photo-model");
     let network = topwork_cv::models::network(FRESH_PHOTO_MODEL, 10, 224).context("an unknown network")?;
-    let (weights, pipeline) = (random(&network)?, topwork_cv::models::preprocessing(FRESH_PHOTO_MODEL));
+    let (weights, pipeline) = (random(&network)?, topwork_cv::models::cards::usual(FRESH_PHOTO_MODEL));
     let opened = Opened { network, weights, pipeline, classes: None };
     domains::replace(&fresh, |folder| Ok(Photos::save(folder, &opened)?))?;
     let side = if size == Size::Smallest { 64 } else { 96 };

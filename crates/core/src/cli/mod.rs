@@ -6,6 +6,7 @@ mod advise;
 mod console;
 mod embed;
 mod evaluate;
+mod export;
 mod find_lr;
 mod merge;
 mod models;
@@ -88,6 +89,8 @@ enum Verb<D: Domain> {
     FindLr(Box<find_lr::FindLrArgs<D>>),
     /// Make one model of a pre-trained one and an adapter folder
     Merge(merge::MergeArgs),
+    /// Write a model's weights as one file for another library
+    Export(export::ExportArgs),
     /// List, show or fetch pre-trained models
     Models(models::ModelsArgs),
     /// List the ways to carry knowledge over
@@ -132,6 +135,7 @@ fn run<D: Domain>(cli: Cli<D>) -> Result<()> {
         Verb::Advise(args) => advise::run(*args, &common),
         Verb::FindLr(args) => find_lr::run(*args, &common),
         Verb::Merge(args) => merge::run::<D>(args, &common),
+        Verb::Export(args) => export::run::<D>(args, &common),
         Verb::Models(args) => models::run::<D>(args, &common),
         Verb::Strategies => strategies::run(&common),
     }

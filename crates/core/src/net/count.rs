@@ -81,6 +81,10 @@ impl Layer {
                 shape.row = vec![shape.row.iter().product()];
                 0
             }
+            Layer::Gate(layers) => {
+                let mut other = Shape { rows: shape.rows, row: shape.row.clone() };
+                layers.iter().map(|layer| layer.multiply_adds(&mut other)).sum()
+            }
             Layer::Embed(e) => {
                 shape.row = vec![e.width];
                 0

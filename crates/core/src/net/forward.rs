@@ -103,6 +103,10 @@ impl<'a> Pass<'a> {
             }
             Layer::AdaptiveAvgPool(size) => k::adaptive_avg_pool2d(&data, *size)?,
             Layer::Flatten => data.permute((0, 3, 1, 2))?.flatten_from(1)?,
+            Layer::Gate(layers) => {
+                let input = Activation { data: data.clone(), rows: rows.clone() };
+                k::gate(&data, &self.layers(layers, input, mode)?.data)?
+            }
             Layer::Embed(e) => {
                 let mut sum: Option<Tensor> = None;
                 for table in &e.tables {

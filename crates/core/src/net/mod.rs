@@ -67,6 +67,9 @@ pub enum Layer {
     Attention(Attention),
     /// One row for each sample out of its rows.
     PoolRows(PoolRows),
+    /// `x ⊙ layers(x)`: images `[b, h, w, c]` times one factor for each sample and channel, which `layers` make of the same
+    /// images as `[b, 1, 1, c]` (squeeze-and-excitation, Hu et al. 2018).
+    Gate(Vec<Layer>),
     /// Random zeroing in training, scaled by 1 / (1 - p).
     Dropout(f32),
     /// `then(body(x) + shortcut(x))`; an empty shortcut is the identity.

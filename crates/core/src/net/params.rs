@@ -136,6 +136,7 @@ impl Layer {
                     }
                 }
             }
+            Layer::Gate(layers) => layers.iter().for_each(|layer| layer.params(out)),
             Layer::Residual(r) => {
                 r.body.iter().chain(&r.shortcut).chain(&r.then).for_each(|layer| layer.params(out));
             }

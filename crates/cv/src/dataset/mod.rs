@@ -17,6 +17,7 @@ use topwork_core::seed::Seed;
 use topwork_core::{Error, Result};
 
 use crate::pipeline::Pipeline;
+use crate::pipeline::augment::Policy;
 
 /// Share of the photos that is held out when the data come without a validation part.
 pub const VALIDATION_SHARE: f64 = 0.2;
@@ -54,6 +55,18 @@ pub struct DataArgs {
     #[arg(long, value_name = "PIXELS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<usize>,
+    /// Random changes of pixels in random views: one of the published policies
+    #[arg(long, value_enum, value_name = "POLICY")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_augment: Option<Policy>,
+    /// Vary brightness, contrast and saturation of random views by up to this share
+    #[arg(long, value_name = "SHARE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub colour_jitter: Option<f64>,
+    /// Probability that a rectangle of a random view is erased
+    #[arg(long, value_name = "P")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub random_erase: Option<f64>,
 }
 
 /// One photo and its label, as found.

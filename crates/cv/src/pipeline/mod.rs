@@ -9,8 +9,8 @@ pub mod decode;
 pub mod prefetch;
 mod resize;
 
-use std::fs;
 use std::path::Path;
+use std::{fmt, fs};
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,20 @@ pub enum Interpolation {
     Bilinear,
     /// Keys' cubic with a = -0.5.
     Bicubic,
+}
+
+impl fmt::Display for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { resize, crop, mean, std, .. } = self;
+        let interpolation = match self.interpolation {
+            Interpolation::Bilinear => "bilinear",
+            Interpolation::Bicubic => "bicubic",
+        };
+        write!(
+            f,
+            "photos: shorter side to {resize} ({interpolation}), centre {crop} × {crop}, mean {mean:?}, deviation {std:?}"
+        )
+    }
 }
 
 impl Pipeline {
@@ -120,14 +134,22 @@ impl Pipeline {
     /// # Errors
     /// When memory runs out.
     pub fn render(&self, photo: &RgbImage, view: View) -> Result<Sample> {
-        let (pixels, flip) = match view {
-            View::Plain => (self.centre(photo)?, false),
+        let (pixels, flip, erased) = match view {
+            View::Plain => (self.centre(photo)?, false, None),
             View::Augmented(seed) => {
                 let (region, flip) = self.augment.draw(photo.width(), photo.height(), seed);
-                (resize(photo, region, self.crop, self.interpolation)?, flip)
+                let mut pixels = resize(photo, region, self.crop, self.interpolation)?;
+                self.augment.changes(self.crop, seed).into_iter().for_each(|op| op.apply(&mut pixels, self.crop));
+                (pixels, flip, self.augment.erased(self.crop, seed))
             }
         };
-        Ok(Sample { rows: 1, shape: vec![self.crop, self.crop, 3], values: Values::F32(self.normalize(&pixels, flip)) })
+        let mut values = self.normalize(&pixels, flip);
+        if let Some([rows, columns]) = erased {
+            for row in rows {
+                values[(row * self.crop + columns.start) * 3..(row * self.crop + columns.end) * 3].fill(0.0);
+            }
+        }
+        Ok(Sample { rows: 1, shape: vec![self.crop, self.crop, 3], values: Values::F32(values) })
     }
 
     /// The 8-bit pixels of the plain view, row by row: what torchvision's `Resize` and `CenterCrop` leave.

@@ -14,7 +14,7 @@ pub use attention::{Rows, attention};
 pub use conv::PackedConv;
 pub use linear::PackedLinear;
 pub use pieces::{
-    act_in_place, adaptive_avg_pool, add, channels_first, embed_sum, layer_norm, max_pool, pool_rows_first,
+    act_in_place, adaptive_avg_pool, add, channels_first, embed_sum, gate, layer_norm, max_pool, pool_rows_first,
     pool_rows_max, pool_rows_mean,
 };
 

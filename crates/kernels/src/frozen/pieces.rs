@@ -20,6 +20,7 @@ pub fn act_in_place(x: &mut [f32], act: Act) {
 }
 
 pub use crate::add::in_place as add;
+pub use crate::gate::forward as gate;
 
 /// Largest value of each window of images `[b, h, w, c]`; `pads` (top, bottom, left, right) count as -∞.
 ///

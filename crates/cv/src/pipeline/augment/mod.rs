@@ -1,10 +1,16 @@
-//! Random views for training: a random resized crop (Szegedy et al. 2015) and a horizontal flip, functions of the
-//! view's seed alone.
+//! Random views for training, functions of the view's seed alone: a random resized crop (Szegedy et al. 2015) and a
+//! horizontal flip; then, where asked for, colour jitter, a [`Policy`] of pixel changes ([`ops`]) and random erasing.
+
+pub mod ops;
+mod policy;
 
 use serde::{Deserialize, Serialize};
 use topwork_core::seed::Seed;
 
+use self::ops::Op;
 use super::resize::Region;
+
+pub use self::policy::Policy;
 
 /// How random views are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -16,12 +22,56 @@ pub struct Augment {
     pub ratio: [f64; 2],
     /// Probability of a mirrored view.
     pub flip: f64,
+    /// Changes of pixels.
+    pub policy: Option<Policy>,
+    /// Brightness, contrast and saturation vary by up to this share, in any order.
+    pub jitter: f64,
+    /// Probability of a rectangle in which the mean colour takes the picture's place (Zhong et al. 2020).
+    pub erase: f64,
 }
+
+/// Share of the area that is erased, and its ratio of width to height.
+const ERASED: ([f64; 2], [f64; 2]) = ([0.02, 0.33], [0.3, 3.3]);
+
+/// A rectangle of whole pixels: rows and columns.
+pub type Rectangle = [std::ops::Range<usize>; 2];
 
 impl Augment {
     /// For a pre-trained network and few photos: crops that still hold most of the subject.
     pub const fn fine_tuning() -> Self {
-        Self { scale: [0.35, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0], flip: 0.5 }
+        Self { scale: [0.35, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0], flip: 0.5, policy: None, jitter: 0.0, erase: 0.0 }
+    }
+
+    /// What happens to the pixels of a view of `side` × `side` pixels, in order.
+    pub fn changes(&self, side: usize, seed: Seed) -> Vec<Op> {
+        let mut stream = seed.named("jitter").stream();
+        let mut changes = Vec::new();
+        if self.jitter > 0.0 {
+            let mut factor = || stream.range((1.0 - self.jitter).max(0.0), 1.0 + self.jitter);
+            changes = vec![Op::Brightness(factor()), Op::Contrast(factor()), Op::Colour(factor())];
+            stream.shuffle(&mut changes);
+        }
+        changes.extend(self.policy.into_iter().flat_map(|policy| policy.draw(side, seed)));
+        changes
+    }
+
+    /// The rectangle to erase from a view of `side` × `side` pixels, if any: ten attempts at one that fits.
+    pub fn erased(&self, side: usize, seed: Seed) -> Option<Rectangle> {
+        let mut stream = seed.named("erase").stream();
+        if stream.uniform() >= self.erase {
+            return None;
+        }
+        let (shares, ratios) = ERASED;
+        (0..10).find_map(|_| {
+            let area = (side * side) as f64 * stream.range(shares[0], shares[1]);
+            let ratio = stream.range(ratios[0].ln(), ratios[1].ln()).exp();
+            let (height, width) = ((area / ratio).sqrt().round() as usize, (area * ratio).sqrt().round() as usize);
+            if height == 0 || width == 0 || height >= side || width >= side {
+                return None;
+            }
+            let (top, left) = (stream.below(side - height + 1), stream.below(side - width + 1));
+            Some([top..top + height, left..left + width])
+        })
     }
 
     /// The region to cut out of a photo of `width` × `height` pixels, and whether to mirror it. Ten attempts at a crop
@@ -86,6 +136,27 @@ mod tests {
     fn about_half_of_the_views_are_mirrored() {
         let flipped = (0..1000).filter(|&i| Augment::fine_tuning().draw(10, 10, Seed(i)).1).count();
         assert!((440..560).contains(&flipped), "{flipped}");
+    }
+
+    #[test]
+    fn erased_rectangles_lie_within_the_view_and_are_as_frequent_as_asked() {
+        let augment = Augment { erase: 0.25, ..Augment::fine_tuning() };
+        let found: Vec<Rectangle> = (0..1000).filter_map(|i| augment.erased(64, Seed(i))).collect();
+        assert!((200..300).contains(&found.len()), "{}", found.len());
+        for [rows, columns] in found {
+            assert!(rows.end <= 64 && columns.end <= 64);
+            let share = (rows.len() * columns.len()) as f64 / 4096.0;
+            assert!((0.015..0.35).contains(&share), "{share}");
+        }
+    }
+
+    #[test]
+    fn jitter_is_of_three_kinds_in_any_order() {
+        let augment = Augment { jitter: 0.4, ..Augment::fine_tuning() };
+        let first = |i| format!("{:?}", augment.changes(64, Seed(i))[0])[..3].to_string();
+        let kinds: std::collections::BTreeSet<String> = (0..50).map(first).collect();
+        assert_eq!(kinds.len(), 3, "{kinds:?}");
+        assert!(Augment::fine_tuning().changes(64, Seed(1)).is_empty());
     }
 
     #[test]

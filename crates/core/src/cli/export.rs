@@ -1,0 +1,54 @@
+//! `export`: a model's weights as one file, under the names of the library that will read it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use candle_core::Device;
+
+use super::{Common, Console, print_line};
+use crate::domain::{Domain, Opened};
+use crate::model::{self, Head};
+use crate::net::adapt;
+use crate::{Error, Result, checkpoint, fit};
+
+/// The names that the description itself uses.
+const OWN: &str = "safetensors";
+
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct ExportArgs {
+    /// A run, a model folder, a weights file, or a name from `models list`
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// A library whose names and shapes the tensors get, or safetensors for topwork's own
+    #[arg(long, value_name = "NAME", default_value = OWN)]
+    format: String,
+    /// The .safetensors file to write
+    #[arg(long, short, value_name = "FILE")]
+    out: PathBuf,
+}
+
+pub(super) fn run<D: Domain>(args: ExportArgs, common: &Common) -> Result<()> {
+    let console = Console::new(common.quiet);
+    if args.out.exists() {
+        return Err(Error::input(args.out.display(), "it exists already", "choose another --out"));
+    }
+    let library = (args.format != OWN).then_some(args.format.as_str());
+    if let Some(other) = library.filter(|name| !D::LIBRARIES.contains(name)) {
+        let known = [&[OWN][..], D::LIBRARIES].concat().join(", ");
+        return Err(Error::input(format!("--format {other}"), "no such format", format!("use one of {known}")));
+    }
+    let opened = fit::open_any::<D>(&args.model, common.offline, &console)?;
+    let (params, _) = model::fit(&opened.network, &opened.weights, Head::Keep, &Device::Cpu, &args.model)?;
+    let (network, weights) = adapt::merge(&opened.network, &params)?;
+    if let Some(kind) = adapt::found(&network).first().map(adapt::Adapter::kind) {
+        let reason = format!("it carries an adapter of kind {kind}, for which no other library has layers");
+        return Err(Error::input(args.model, reason, "export a model without it"));
+    }
+    let tensors = D::state_dict(&Opened { network, weights, ..opened }, library)?;
+    checkpoint::write_safetensors(&args.out, &tensors, &BTreeMap::new())?;
+    print_line(&if common.json {
+        serde_json::json!({ "model": args.model, "format": args.format, "file": args.out }).to_string()
+    } else {
+        format!("{} tensors are in {}", tensors.len(), args.out.display())
+    })
+}
