@@ -203,6 +203,13 @@ pub static RULES: &[Rule] = &[
         source: "our measurement on the digits",
     },
     Rule {
+        name: "far-from-the-source",
+        when: &[below(SourceShare, 0.6), at_least(Labels, 200.0)],
+        then: Then::Warn("expect features to have to change: what is frozen was made for something else"),
+        because: "the labels that the source head gives these samples say little of their classes",
+        source: "Tran et al., Transferability and Hardness (NCE), 2019",
+    },
+    Rule {
         name: "source-statistics",
         when: &[below(Sequence, 1.0), below(Labels, 5000.0)],
         then: Then::Set(Setting::SourceStatistics),

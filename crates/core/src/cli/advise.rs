@@ -77,6 +77,10 @@ fn rules(common: &Common) -> Result<()> {
 }
 
 fn show<D: Domain>(advice: &Advice) -> Result<()> {
+    for (quantity, value) in &advice.measures.0 {
+        print_line(&format!("{:<38} {}", quantity.title(), quantity.show(*value)))?;
+    }
+    print_line("")?;
     for considered in &advice.models {
         print_line(&format!("{}, frozen; cross-validated accuracy of heads:", considered.model))?;
         for judged in &considered.heads {
