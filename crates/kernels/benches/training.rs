@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor, Var};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use topwork_kernels::passes::{self as k, AttentionPass, BatchNormPass, ConvPass};
 use topwork_kernels::{
-    Act, AdamWHyper, AdamWState, ConvSpec, SgdHyper, SgdState, adamw_step, sgd_step, sum_of_squares,
+    Act, AdamWHyper, AdamWState, Beside, ConvSpec, SgdHyper, SgdState, adamw_step, sgd_step, sum_of_squares,
 };
 
 /// Images and sentences of a batch.
@@ -103,11 +103,13 @@ fn attention(c: &mut Criterion) {
         let qkv = [x.as_slice(); 3];
         for dropout in [None, Some((0.1, 1))] {
             let name = format!("{width} wide, {len} rows{}", if dropout.is_some() { ", dropout" } else { "" });
-            let forward = || AttentionPass::forward(qkv, None, width, &lengths, heads, dropout).expect("a probability");
+            let forward = || {
+                AttentionPass::forward(qkv, Beside::default(), width, &lengths, heads, dropout).expect("a probability")
+            };
             group.bench_function(BenchmarkId::new("forward", &name), |b| b.iter(forward));
             let (pass, _) = forward();
             group.bench_function(BenchmarkId::new("backward", &name), |b| {
-                b.iter(|| pass.gradients(qkv, None, width, &x));
+                b.iter(|| pass.gradients(qkv, Beside::default(), width, &x));
             });
         }
     }

@@ -154,7 +154,6 @@ fn convolution(number: usize, inputs: usize, outputs: usize, window: Window) -> 
 #[cfg(test)]
 mod tests {
     use super::super::network;
-    use super::*;
 
     #[test]
     fn layers_are_numbered_as_in_torchvision() {

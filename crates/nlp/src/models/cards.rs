@@ -115,6 +115,7 @@ macro_rules! of_hub {
             trained_on: $corpus,
             licence: $licence,
             paper: $paper,
+            accuracy: None,
             sources: &[Source::Hub { repo: $repo, revision: "main", files: HUB_FILES }],
         }
     };
