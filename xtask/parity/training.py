@@ -114,7 +114,7 @@ def bert(dtype):
         "targets": targets.tolist(),
         "optimizer": {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "learning_rate": 1e-3, "weight_decay": 0.01},
         "losses": losses,
-        "final": {name: numbers(final[name]) for name in whole},
+        "final": {name: numbers(final[name].flatten()) for name in whole},
         "final_start": {name: numbers(final[name].flatten()[:64]) for name in starts},
     }
     return losses, contents

@@ -59,7 +59,7 @@ fn a_chosen_pooling_is_trained_saved_and_found_again() {
     for pooling in ["mean", "cls", "pooler"] {
         home.train(pooling, &["--strategy", "fine-tuning", "--epochs", "2", "--pooling", pooling]).well();
         assert_eq!(home.json(&format!("{pooling}/model/config.json"))["topwork"]["pooling"], pooling);
-        let judged = home.run(&["evaluate", pooling, "--train", "dev.tsv", "--json"]).well();
+        let judged = home.run(&["evaluate", pooling, "--validation", "dev.tsv", "--json"]).well();
         let judged: serde_json::Value = serde_json::from_str(&judged).unwrap();
         assert_eq!(judged["accuracy"], home.json(&format!("{pooling}/summary.json"))["accuracy"], "{pooling}");
     }

@@ -34,7 +34,7 @@ fn every_member_is_fitted_and_judged_again_as_in_training() {
             train(&home, kind, strategy, &[&["--strategy", strategy], flags].concat());
             let config = home.json(&format!("{strategy}/model/config.json"));
             assert_eq!(config["architectures"][0], format!("{}ForSequenceClassification", family.class));
-            let judged = home.run(&["evaluate", strategy, "--train", "dev.tsv", "--json"]).well();
+            let judged = home.run(&["evaluate", strategy, "--validation", "dev.tsv", "--json"]).well();
             let judged: serde_json::Value = serde_json::from_str(&judged).unwrap();
             let summary = home.json(&format!("{strategy}/summary.json"));
             for name in ["accuracy", "loss"] {

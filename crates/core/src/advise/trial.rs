@@ -83,7 +83,9 @@ impl<'a, D: Domain> Bench<'a, D> {
         let count = (1 + STEPS) * few.batch_size;
         let indices = (0..samples.len()).cycle().step_by((samples.len() / count).max(1)).take(count).collect();
         let clock = Clock { observer: self.reader.observer, ticks: Mutex::default() };
-        let trial = Plan { phases: vec![Phase::Train(few)], ..plan.clone() };
+        // Pairs train no head: a plan needs a phase that does.
+        let heads = plan.phases.iter().filter(|phase| matches!(phase, Phase::Solve(_))).cloned();
+        let trial = Plan { phases: [Phase::Train(few)].into_iter().chain(heads).collect(), ..plan.clone() };
         let outcome = self.execute(&trial, Arc::new(Subset::new(samples.clone(), indices)), &Cache::none(), &clock);
         let step_seconds = match clock.seconds() {
             Some(seconds) => seconds,

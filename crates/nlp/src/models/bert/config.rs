@@ -116,8 +116,8 @@ impl BertConfig {
         }
         let sizes = [
             ("vocab_size", self.vocab_size),
-            ("embedding_size", self.table_width()),
             ("hidden_size", self.hidden_size),
+            ("embedding_size", self.table_width()),
             ("num_hidden_layers", self.num_hidden_layers),
             ("num_hidden_groups", self.num_hidden_groups),
             ("inner_group_num", self.inner_group_num),
