@@ -31,6 +31,7 @@ pub struct Cell {
 /// What became of a cell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
+#[allow(clippy::large_enum_variant)] // There are some hundreds of them.
 pub enum Finding {
     /// It was trained and judged.
     Measured(Outcome),

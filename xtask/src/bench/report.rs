@@ -88,9 +88,12 @@ pub fn brief(finding: &Finding) -> String {
     }
 }
 
+/// Strategies that are missing of a set and budget, and how many there are in all.
+type Missing<'a> = (Vec<&'a str>, usize);
+
 /// Lines about the cells that did not fit, of `all`, each with whether it is known.
 pub fn left(all: &[(&Cell, bool)]) -> Vec<String> {
-    let mut seeds: BTreeMap<u64, BTreeMap<(&str, usize), (Vec<&str>, usize)>> = BTreeMap::new();
+    let mut seeds: BTreeMap<u64, BTreeMap<(&str, usize), Missing>> = BTreeMap::new();
     for (cell, known) in all {
         let (missing, count) = seeds.entry(cell.seed).or_default().entry((&cell.data, cell.labels)).or_default();
         *count += 1;

@@ -112,12 +112,11 @@ pub struct Scope<'a> {
     pub seeds: u64,
 }
 
+/// Contests, and lines about those that cannot take place.
+pub type Contests = (Vec<Box<dyn Contest>>, Vec<String>);
+
 /// Contests on the sets that are there, and a line for each that is not.
-pub fn contests(
-    scope: &Scope<'_>,
-    folder: &Path,
-    say: &(dyn Fn(String) + Sync),
-) -> Result<(Vec<Box<dyn Contest>>, Vec<String>)> {
+pub fn contests(scope: &Scope<'_>, folder: &Path, say: &(dyn Fn(String) + Sync)) -> Result<Contests> {
     let names = SETS.map(|set| set.name);
     if let Some(unknown) = scope.sets.into_iter().flatten().find(|name| !names.contains(&name.as_str())) {
         bail!("--sets {unknown}: no such set\n  use some of {}", names.join(","));

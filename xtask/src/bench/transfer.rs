@@ -290,10 +290,13 @@ impl<T: ?Sized, I: AsRef<T>> AsRef<T> for AsInput<'_, I> {
     }
 }
 
+/// When the last report came, and what each part has taken so far.
+type Seen = (Option<(Instant, Clock)>, BTreeMap<String, Spent>);
+
 /// Measures what each part of a job takes that reports progress; the library adds up training and test samples.
 #[derive(Default)]
 struct Watch {
-    seen: Mutex<(Option<(Instant, Clock)>, BTreeMap<String, Spent>)>,
+    seen: Mutex<Seen>,
 }
 
 /// By the clock, and of processors.

