@@ -34,6 +34,9 @@ struct Record {
     logits: Vec<f32>,
     features: Vec<f32>,
     training: Vec<f32>,
+    /// By how much torch's float32 strays from float64 in `training`, where that was kept.
+    #[serde(default)]
+    float32: f64,
     gradients: BTreeMap<String, Vec<f32>>,
     statistics: BTreeMap<String, Vec<f32>>,
 }
@@ -109,7 +112,8 @@ fn agrees_in_training(record: &Record, network: &Network, params: &mut Params) {
     let pass = Pass::new(params, mode);
     let stages = network.stages.iter().chain([&network.head]);
     let logits = stages.clone().fold(record.images(), |x, stage| pass.stage(stage, x, true).unwrap());
-    record.assert_close("pass training", &logits.data, &record.training, 1e-3);
+    // Where float32 itself strays further in torch, it may here.
+    record.assert_close("pass training", &logits.data, &record.training, 1e-3f64.max(4.0 * record.float32));
     let moved: BTreeMap<String, Tensor> = pass.finish().into_iter().collect();
 
     let learning: BTreeSet<String> = record.gradients.keys().map(|name| names[name].clone()).collect();
