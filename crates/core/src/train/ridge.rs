@@ -54,7 +54,7 @@ struct Centred {
 }
 
 impl Problem<'_> {
-    /// Minimizes the objective under `penalty`, or under the one of [`penalties`] with the least squared error of the rows
+    /// Minimizes the objective under `penalty`, or under the one of `penalties` with the least squared error of the rows
     /// left out in turn.
     ///
     /// # Errors
