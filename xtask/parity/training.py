@@ -147,7 +147,7 @@ def of_member(name, whole, starts):
             "targets": targets.tolist(),
             "optimizer": {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "learning_rate": 1e-3, "weight_decay": 0.01},
             "losses": losses,
-            "final": {key: numbers(final[key]) for key in whole},
+            "final": {key: numbers(final[key].flatten()) for key in whole},
             "final_start": {key: numbers(final[key].flatten()[:64]) for key in starts},
         }
         return losses, contents
