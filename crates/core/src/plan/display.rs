@@ -65,6 +65,9 @@ impl fmt::Display for Train {
         for penalty in &self.penalties {
             writeln!(f, "  and: {penalty}")?;
         }
+        if let Some(decay) = self.average {
+            writeln!(f, "  judged and kept: the running mean of what learns, decay {decay} a step")?;
+        }
         match self.patience {
             Some(n) => writeln!(f, "  stops after {n} epochs without a better validation score, and keeps the best"),
             None => Ok(()),

@@ -175,6 +175,7 @@ impl Settings {
             augment: options.augmented().unwrap_or(recipe.augment),
             views: options.views.unwrap_or(4),
             patience: options.patience,
+            average: options.average,
             pairs: None,
             teacher: None,
             penalties: Vec::new(),

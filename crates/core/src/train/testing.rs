@@ -112,6 +112,7 @@ pub fn train(boundary: usize) -> Train {
         pairs: None,
         teacher: None,
         penalties: Vec::new(),
+        average: None,
     }
 }
 
