@@ -79,6 +79,9 @@ pub struct Train {
     pub views: usize,
     /// Stop after this many epochs without a better validation score, and keep the best.
     pub patience: Option<usize>,
+    /// Decay a step of the running mean of what learns, which is what is judged and kept ([`crate::train`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average: Option<f64>,
     /// Learn from pairs of samples in place of single ones: no head takes part, and no epoch is judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pairs: Option<Pairs>,

@@ -72,6 +72,9 @@ impl fmt::Display for Train {
             let scales = self.scales.iter().map(f64::to_string).collect::<Vec<_>>().join(", ");
             writeln!(f, "  size of views, each for an equal part of the epochs: {scales} of the usual one")?;
         }
+        if let Some(decay) = self.average {
+            writeln!(f, "  judged and kept: the running mean of what learns, decay {decay} a step")?;
+        }
         match self.patience {
             Some(n) => writeln!(f, "  stops after {n} epochs without a better validation score, and keeps the best"),
             None => Ok(()),

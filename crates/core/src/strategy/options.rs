@@ -96,6 +96,9 @@ pub struct Options {
     /// Stop after this many epochs without a better validation score, and keep the best
     #[arg(long, value_name = "EPOCHS")]
     pub patience: Option<usize>,
+    /// Judge and keep a running mean of what learns, with this decay a step, such as 0.99
+    #[arg(long, value_name = "DECAY")]
+    pub average: Option<f64>,
     /// What batch normalization does in stages that learn
     #[arg(long, value_name = "MODE")]
     pub batch_norm: Option<BatchNormMode>,
@@ -206,7 +209,7 @@ impl Options {
             ($($field:ident),*) => { $(self.$field = self.$field.or_else(|| below.$field.clone());)* };
         }
         complete!(epochs, batch_size, learning_rate, optimizer, weight_decay, momentum, schedule, warmup, clip_norm);
-        complete!(nesterov, mixup, cutmix, mix_share, view_scales);
+        complete!(nesterov, mixup, cutmix, mix_share, view_scales, average);
         complete!(label_smoothing, class_weights, patience, batch_norm, views, stage_decay, head_rate, probe, l2);
         self.targets = self.targets.or_else(|| below.targets.clone());
         complete!(rank, lora_alpha, lora_dropout, bottleneck, adapter_placement, prefix_length);
@@ -250,6 +253,7 @@ impl Options {
             ("mixup", self.mixup, 0.0, f64::MAX),
             ("cutmix", self.cutmix, 0.0, f64::MAX),
             ("mix-share", self.mix_share, 0.0, 1.0),
+            ("average", self.average, 0.0, 0.99999),
             ("stage-decay", self.stage_decay, positive, 1.0),
             ("head-rate", self.head_rate, 0.0, f64::MAX),
             ("l2", self.l2, positive, f64::MAX),

@@ -75,6 +75,8 @@ impl Run<'_> {
                 self.params.set(&name, value)?;
             }
             self.position.metrics = Some(best);
+        } else {
+            self.exchange()?;
         }
         // What only this phase needed.
         for (spec, _) in auxiliary {
@@ -197,9 +199,13 @@ impl Run<'_> {
         }
         optimizer.set_momentum(phase.schedule.momentum(taken, pace.steps.1));
         optimizer.step(&self.params, &grads, rate, scale)?;
+        let updated: Vec<String> = statistics.iter().map(|(name, _)| name.clone()).collect();
         for (name, value) in statistics {
             self.params.set(&name, value.detach())?;
             self.touched.insert(name);
+        }
+        if let Some(decay) = phase.average {
+            self.follow(decay, taken, &updated)?;
         }
         self.position.loss.0 += number;
         self.position.loss.1 += 1;
@@ -219,7 +225,19 @@ impl Run<'_> {
         // Without a part in pairs, the head says nothing yet.
         let judged = !validation.dataset.is_empty() && phase.pairs.is_none();
         let due = judged && (epoch.is_multiple_of(every) || epoch == phase.epochs);
-        let metrics = if due { Some(self.validate(validation, phase.boundary)?) } else { None };
+        let (mut metrics, mut best) = (None, false);
+        if due {
+            let passing = self.exchange()?;
+            let scores = self.validate(validation, phase.boundary)?;
+            best = phase.patience.is_some() && self.position.best.as_ref().is_none_or(|best| scores.beats(best));
+            if best {
+                self.best = self.copies()?;
+            }
+            for (name, value) in passing {
+                self.params.set(&name, value)?;
+            }
+            metrics = Some(scores);
+        }
         let (sum, count) = std::mem::take(&mut self.position.loss);
         let record = EpochRecord {
             kind: "epoch".into(),
@@ -234,8 +252,7 @@ impl Run<'_> {
         (self.position.epoch, self.position.step) = (epoch, 0);
         let Some(metrics) = metrics else { return Ok(()) };
         if phase.patience.is_some() {
-            if self.position.best.as_ref().is_none_or(|best| metrics.beats(best)) {
-                self.best = self.copies()?;
+            if best {
                 self.position.best = Some(metrics.clone());
                 self.position.stale = 0;
             } else {

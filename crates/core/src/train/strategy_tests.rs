@@ -333,6 +333,7 @@ fn run_of<'a>(job: &'a Job<'a>) -> Run<'a> {
         position: Position::default(),
         touched: BTreeSet::new(),
         best: BTreeMap::new(),
+        average: BTreeMap::new(),
         earlier: BTreeMap::new(),
         kept: BTreeMap::new(),
         restored: BTreeMap::new(),

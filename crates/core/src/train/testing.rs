@@ -114,6 +114,7 @@ pub fn train(boundary: usize) -> Train {
         scales: Vec::new(),
         teacher: None,
         penalties: Vec::new(),
+        average: None,
     }
 }
 
