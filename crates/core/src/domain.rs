@@ -62,6 +62,11 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
         None
     }
 
+    /// The description of an architecture, by its own name: what training from random weights needs. No weights.
+    fn outline(_architecture: &str) -> Option<Opened<Self::Pipeline>> {
+        None
+    }
+
     /// In a line, how inputs are prepared: what `models show` says of a model.
     fn preparation(_pipeline: &Self::Pipeline) -> Option<String> {
         None

@@ -581,9 +581,10 @@ pub fn open_any<D: Domain>(name: &str, offline: bool, observer: &dyn Observer) -
 /// # Errors
 /// As [`open_model`].
 pub fn describe<D: Domain>(name: &str, offline: bool, observer: &dyn Observer) -> Result<Opened<D::Pipeline>> {
-    let described = match source::parse(name, D::cards())? {
-        Reference::Card(card) => D::describe(card),
-        Reference::Hub { .. } | Reference::Path(_) => None,
+    let described = match source::parse(name, D::cards()) {
+        Ok(Reference::Card(card)) => D::describe(card),
+        Ok(Reference::Hub { .. } | Reference::Path(_)) => None,
+        Err(unknown) => Some(D::outline(name).ok_or(unknown)?),
     };
     described.map_or_else(|| open_model::<D>(name, offline, observer), Ok)
 }

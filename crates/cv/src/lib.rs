@@ -15,10 +15,10 @@ use std::path::Path;
 use candle_core::Tensor;
 use topwork_core::data::{Sample, Splits, View};
 use topwork_core::domain::{Domain, Inputs, Opened};
-use topwork_core::plan::Optimizer;
+use topwork_core::plan::{Decay, Optimizer};
 use topwork_core::seed::Seed;
 use topwork_core::source::{Card, RemoteFile};
-use topwork_core::strategy::{Defaults, Recipe};
+use topwork_core::strategy::{Defaults, OptimizerName, Options, Recipe};
 use topwork_core::{Error, Result};
 
 use models::names::Library;
@@ -74,6 +74,18 @@ impl Domain for Photos {
                 warmup: 0.1,
                 augment: true,
             },
+            pretraining: Options {
+                batch_size: Some(128),
+                optimizer: Some(OptimizerName::Sgd),
+                momentum: Some(0.95),
+                nesterov: Some(true),
+                weight_decay: Some(5e-4),
+                learning_rate: Some(0.1),
+                schedule: Some(Decay::OneCycle),
+                warmup: Some(0.3),
+                label_smoothing: Some(0.1),
+                ..Options::default()
+            },
         }
     }
 
@@ -84,6 +96,12 @@ impl Domain for Photos {
     fn describe(card: &Card) -> Option<Opened<Pipeline>> {
         let pipeline = models::cards::prepares(card);
         let network = models::network(card.architecture, 1000, pipeline.crop)?;
+        Some(Opened { network, weights: BTreeMap::new(), pipeline, classes: None })
+    }
+
+    fn outline(architecture: &str) -> Option<Opened<Pipeline>> {
+        let pipeline = models::cards::usual(architecture);
+        let network = models::network(architecture, 1000, pipeline.crop)?;
         Some(Opened { network, weights: BTreeMap::new(), pipeline, classes: None })
     }
 
@@ -106,14 +124,17 @@ impl Domain for Photos {
         }
         let augment = &mut model.pipeline.augment;
         augment.policy = args.auto_augment.or(augment.policy);
+        if let Some(least) = share("--crop-scale", args.crop_scale)? {
+            augment.scale[0] = least.max(0.01);
+        }
         augment.jitter = share("--colour-jitter", args.colour_jitter)?.unwrap_or(augment.jitter);
         augment.erase = share("--random-erase", args.random_erase)?.unwrap_or(augment.erase);
         Ok(model)
     }
 
     fn configuration(args: &DataArgs) -> DataArgs {
-        let DataArgs { size, auto_augment, colour_jitter, random_erase, .. } = *args;
-        DataArgs { size, auto_augment, colour_jitter, random_erase, ..DataArgs::default() }
+        let DataArgs { size, crop_scale, auto_augment, colour_jitter, random_erase, .. } = *args;
+        DataArgs { size, crop_scale, auto_augment, colour_jitter, random_erase, ..DataArgs::default() }
     }
 
     fn splits(args: &DataArgs, pipeline: &Pipeline, classes: Option<&[String]>, seed: Seed) -> Result<Splits> {

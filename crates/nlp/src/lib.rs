@@ -21,7 +21,7 @@ use topwork_core::onnx;
 use topwork_core::plan::Optimizer;
 use topwork_core::seed::Seed;
 use topwork_core::source::{Card, RemoteFile};
-use topwork_core::strategy::{Defaults, Recipe};
+use topwork_core::strategy::{Defaults, Options, Recipe};
 
 pub use dataset::DataArgs;
 pub use input::InputArgs;
@@ -66,7 +66,7 @@ impl Domain for Sentences {
             Recipe { epochs: 3, least_steps: 60, optimizer, learning_rate: 5e-5, warmup: 0.1, augment: false };
         let from_scratch =
             Recipe { epochs: 10, least_steps: 200, optimizer, learning_rate: 1e-4, warmup: 0.1, augment: false };
-        Defaults { batch_size: 16, fine_tuning, from_scratch }
+        Defaults { batch_size: 16, fine_tuning, from_scratch, pretraining: Options::default() }
     }
 
     fn open(folder: &Path, _card: Option<&Card>) -> Result<Opened<Pipeline>> {

@@ -75,6 +75,8 @@ struct Cli<D: Domain> {
 enum Verb<D: Domain> {
     /// Fit a pre-trained model to your labelled data
     Train(Box<train::TrainArgs<D>>),
+    /// Train a network from random weights on many labelled samples, to make a model that others start from
+    Pretrain(Box<train::TrainArgs<D>>),
     /// Measure a trained model on labelled data
     Evaluate(evaluate::EvaluateArgs<D>),
     /// Classify with a trained model
@@ -128,6 +130,7 @@ fn run<D: Domain>(cli: Cli<D>) -> Result<()> {
     let common = cli.common;
     match cli.verb {
         Verb::Train(args) => train::run(*args, &common),
+        Verb::Pretrain(args) => train::run(args.pretraining()?, &common),
         Verb::Evaluate(args) => evaluate::run(args, &common),
         Verb::Predict(args) => predict::run(args, &common),
         Verb::Embed(args) => embed::run(args, &common),

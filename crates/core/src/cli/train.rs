@@ -10,7 +10,7 @@ use crate::fit::{Finished, Fit};
 use crate::machine::Machine;
 use crate::observe::Observer;
 use crate::plan_file;
-use crate::strategy::Options;
+use crate::strategy::{FromScratch, Options, Strategy};
 use crate::{Error, Result};
 
 #[derive(clap::Args)]
@@ -29,6 +29,30 @@ pub(super) struct TrainArgs<D: Domain> {
     /// Read data and model, show what would be done, and write nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+impl<D: Domain> TrainArgs<D> {
+    /// The same for pre-training: from random weights, with what suits that where nothing is said.
+    pub(super) fn pretraining(mut self) -> Result<Self> {
+        let strategy = FromScratch.name();
+        if let Some(other) = self.fit.strategy.as_deref().filter(|name| *name != strategy) {
+            let reason = "pre-training starts from random weights";
+            return Err(Error::input(format!("--strategy {other}"), reason, "leave it out, or use the verb train"));
+        }
+        if self.resume || self.plan.is_some() {
+            return Ok(self);
+        }
+        if self.fit.model.is_none() && self.config.is_none() {
+            let reason = "no network is named";
+            let remedy = "add it: a name from `models list`, of which only the description is used";
+            return Err(Error::input("--model", reason, remedy));
+        }
+        self.fit.strategy = Some(strategy.into());
+        if self.config.is_none() {
+            self.fit.options = self.fit.options.over(&D::defaults().pretraining);
+        }
+        Ok(self)
+    }
 }
 
 pub(super) fn run<D: Domain>(args: TrainArgs<D>, common: &Common) -> Result<()> {

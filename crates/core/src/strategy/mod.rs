@@ -121,6 +121,8 @@ pub struct Defaults {
     pub fine_tuning: Recipe,
     /// For training from random weights.
     pub from_scratch: Recipe,
+    /// What `pretrain` sets where the user says nothing.
+    pub pretraining: Options,
 }
 
 /// A setting of gradient descent known to work.
@@ -177,6 +179,8 @@ impl Settings {
             patience: options.patience,
             average: options.average,
             pairs: None,
+            mix: options.mix(),
+            scales: options.view_scales.clone().unwrap_or_default(),
             teacher: None,
             penalties: Vec::new(),
         }

@@ -12,6 +12,7 @@ mod feed;
 pub mod gradient;
 mod guides;
 pub mod logistic;
+mod mix;
 mod optim;
 mod pairs;
 mod position;

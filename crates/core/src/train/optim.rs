@@ -30,6 +30,8 @@ pub struct Optimizer {
     members: BTreeMap<String, Member>,
     states: BTreeMap<String, State>,
     steps: u64,
+    /// Factor on the momentum.
+    momentum: f64,
 }
 
 impl Optimizer {
@@ -37,7 +39,8 @@ impl Optimizer {
     pub fn new(rule: Rule, members: impl IntoIterator<Item = (String, Role, f64)>) -> Self {
         let decays = |role| matches!(role, Role::Weight | Role::Table);
         let member = |(name, role, rate)| (name, Member { rate, decays: decays(role), anchor: None });
-        Self { rule, members: members.into_iter().map(member).collect(), states: BTreeMap::new(), steps: 0 }
+        let members = members.into_iter().map(member).collect();
+        Self { rule, members, states: BTreeMap::new(), steps: 0, momentum: 1.0 }
     }
 
     /// From now on pulls the member called `name` towards `anchor` after each step, in place of letting it decay: at rate
@@ -61,6 +64,11 @@ impl Optimizer {
         Ok(sum.sqrt())
     }
 
+    /// From now on the momentum, or the decay of the first moment, is `factor` times that of the rule.
+    pub fn set_momentum(&mut self, factor: f64) {
+        self.momentum = factor;
+    }
+
     /// Moves every member that has a gradient: at `rate` times its own factor, the gradient multiplied by `scale`.
     ///
     /// # Errors
@@ -81,11 +89,12 @@ impl Optimizer {
             }
             match (self.rule, self.states.get_mut(name)) {
                 (Rule::AdamW { beta1, beta2, eps, weight_decay }, Some(State::AdamW(state))) => {
-                    let weight_decay = decay(weight_decay);
+                    let (beta1, weight_decay) = (beta1 * self.momentum, decay(weight_decay));
                     let hyper = AdamWHyper { lr, beta1, beta2, eps, weight_decay, step: self.steps, scale };
                     adamw_step(var, grad, state, &hyper)?;
                 }
                 (Rule::Sgd { momentum, nesterov, weight_decay }, Some(State::Sgd(state))) => {
+                    let momentum = momentum * self.momentum;
                     let hyper = SgdHyper { lr, momentum, nesterov, weight_decay: decay(weight_decay), scale };
                     sgd_step(var, grad, state, &hyper)?;
                 }

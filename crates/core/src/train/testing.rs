@@ -110,6 +110,8 @@ pub fn train(boundary: usize) -> Train {
         views: 2,
         patience: None,
         pairs: None,
+        mix: None,
+        scales: Vec::new(),
         teacher: None,
         penalties: Vec::new(),
         average: None,

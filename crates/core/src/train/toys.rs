@@ -217,7 +217,7 @@ impl Toy {
             warmup: 0.1,
             augment: false,
         };
-        Settings { options, defaults: Defaults { batch_size: 10, fine_tuning: recipe.clone(), from_scratch: recipe } }
+        Settings { options, defaults: Defaults { batch_size: 10, fine_tuning: recipe.clone(), from_scratch: recipe, pretraining: Options::default() } }
     }
 
     pub fn plan(&self, strategy: &dyn Strategy, options: Options) -> Plan {

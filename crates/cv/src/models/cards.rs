@@ -234,11 +234,12 @@ pub fn prepares(card: &Card) -> Pipeline {
 }
 
 /// How photos are usually prepared for an architecture (our name or timm's), for folders that do not say: as for the
-/// first of its weights; without any, for photos of the size it was designed for.
+/// first of its weights; without any, for photos of the size it was designed for, of which small ones lose no border.
 pub fn usual(name: &str) -> Pipeline {
     let Some(architecture) = architecture(name) else { return Pipeline::imagenet() };
     let side = architecture.side;
-    let bare = Pipeline { resize: side.max(side * 8 / 7), crop: side, ..Pipeline::imagenet() };
+    let resize = if side < 64 { side } else { side * 8 / 7 };
+    let bare = Pipeline { resize, crop: side, ..Pipeline::imagenet() };
     WEIGHTS.iter().find(|w| w.architecture == architecture.name).map_or(bare, |weights| weights.pipeline)
 }
 

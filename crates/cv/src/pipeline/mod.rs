@@ -93,6 +93,13 @@ impl Pipeline {
         Ok(Self { resize: (self.resize * side).div_ceil(self.crop), crop: side, ..self })
     }
 
+    /// The same for an input of `scale` times the side, in whole multiples of 4 pixels, whatever the network: views for
+    /// progressive resizing.
+    pub fn scaled(self, scale: f64) -> Self {
+        let side = ((self.crop as f64 * scale / 4.0).round() as usize * 4).max(4);
+        Self { resize: (self.resize * side).div_ceil(self.crop), crop: side, ..self }
+    }
+
     /// Checks what a configuration file may have got wrong; `subject` is that file.
     ///
     /// # Errors

@@ -104,7 +104,7 @@ fn gradients_agree_with_autograd_and_finite_differences() {
     for toy in both() {
         let (features, last) = (toy.network().stages.len(), toy.network().stages.len() + 1);
         let classes = move || -> Box<dyn Term> {
-            Box::new(CrossEntropy { output: last, class_weights: None, label_smoothing: 0.1, share: 0.7 })
+            Box::new(CrossEntropy { output: last, class_weights: None, label_smoothing: 0.1, share: 0.7, mixed: None })
         };
         for batch_norm in [Update, Frozen, Stochastic { running: 0.5 }] {
             check(&toy, "cross-entropy", || vec![classes()], batch_norm);
