@@ -47,9 +47,12 @@ pub struct Description<A> {
     /// What they were trained on; absent inside a model, which holds its base itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Base>,
-    /// Class names, in the order of the head's outputs.
+    /// Names of the head's outputs, in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<Vec<String>>,
+    /// What these outputs are.
+    #[serde(default)]
+    pub kind: Kind,
     /// The flags that changed the base before training ([`Domain::configure`]).
     #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
     pub configuration: Option<A>,
@@ -110,7 +113,7 @@ pub fn save_model<D: Domain>(folder: &Path, model: &Opened<D::Pipeline>) -> Resu
         network: adapt::strip(&network),
         weights,
         pipeline: model.pipeline.clone(),
-        classes: model.classes.clone(),
+        task: model.task.clone(),
     };
     D::save(folder, &plain)?;
     let adapters = adapt::found(&network);
@@ -118,7 +121,7 @@ pub fn save_model<D: Domain>(folder: &Path, model: &Opened<D::Pipeline>) -> Resu
         return Ok(());
     }
     let program = D::BINARY.into();
-    let description = Description::<D::DataArgs> { program, adapters, base: None, classes: None, configuration: None };
+    let description = Description::<D::DataArgs> { program, adapters, base: None, classes: None, kind: Kind::default(), configuration: None };
     let specs = added(&network, &plain.network);
     write::<D>(&folder.join(INSIDE), &description, &specs, &plain.weights, &plain)
 }
@@ -132,7 +135,8 @@ pub fn save<D: Domain>(folder: &Path, model: &Opened<D::Pipeline>, trained: &Tra
         program: D::BINARY.into(),
         adapters: trained.adapters.to_vec(),
         base: Some(Base { model: trained.model.into(), digest: digest(trained.base, &model.weights)? }),
-        classes: model.classes.clone(),
+        classes: model.task.as_ref().map(|task| task.outputs.clone()),
+        kind: model.task.as_ref().map_or(Kind::default(), |task| task.kind),
         configuration: Some(D::configuration(trained.args)),
     };
     let mut specs = added(&model.network, trained.base);
@@ -286,8 +290,8 @@ pub fn attach<D: Domain>(model: Opened<D::Pipeline>, folder: &Path) -> Result<Op
         return Err(Error::input(path.display(), format!("has a tensor that the adapter lacks: {name}"), damaged));
     }
     model.network = network;
-    if description.classes.is_some() {
-        model.classes = description.classes;
+    if let Some(outputs) = description.classes {
+        model.task = Some(Task { kind: description.kind, outputs });
     }
     Ok(model)
 }

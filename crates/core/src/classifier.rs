@@ -17,37 +17,48 @@ use crate::{Error, Result, adapter};
 /// A classifier of domain `D`, ready to use; cheap to share between threads.
 pub struct Classifier<D: Domain> {
     model: Opened<D::Pipeline>,
-    classes: Vec<String>,
+    task: Task,
     backbone: Frozen,
     head: Frozen,
     device: Device,
 }
 
-/// A class with its probability.
+/// A class or label with its probability.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Guess {
     /// The class's name.
     pub label: String,
-    /// Between 0 and 1; those of all classes sum to 1.
+    /// Between 0 and 1; those of all classes sum to 1, those of labels are independent.
     pub probability: f32,
 }
 
-/// What a classifier says of one sample: all classes, most probable first.
+/// A number that a model measures.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Value {
+    /// What it is.
+    pub name: String,
+    /// The number.
+    pub value: f32,
+}
+
+/// What a model says of one sample: all classes or labels, most probable first, or values.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Prediction {
     /// Most probable first.
     pub guesses: Vec<Guess>,
+    /// In the order of the outputs.
+    pub values: Vec<Value>,
 }
 
 impl Prediction {
-    /// The most probable class.
+    /// The most probable class or label; empty of values.
     pub fn label(&self) -> &str {
-        &self.guesses[0].label
+        self.guesses.first().map_or("", |guess| &guess.label)
     }
 
     /// Its probability.
     pub fn probability(&self) -> f32 {
-        self.guesses[0].probability
+        self.guesses.first().map_or(f32::NAN, |guess| guess.probability)
     }
 }
 
@@ -93,15 +104,15 @@ impl<D: Domain> Classifier<D> {
     /// # Errors
     /// When it has no head, or the device is out of memory.
     pub fn of(model: Opened<D::Pipeline>, place: Place, folder: &Path) -> Result<Self> {
-        let classes = model.classes.clone().ok_or_else(|| {
+        let task = model.task.clone().ok_or_else(|| {
             Error::input(
                 folder.display(),
                 "this model names no classes: it is a backbone",
                 "train a classifier from it first",
             )
         })?;
-        if classes.len() != model.network.classes() {
-            let reason = format!("{} class names for {} outputs", classes.len(), model.network.classes());
+        if task.len() != model.network.classes() {
+            let reason = format!("{} names for {} outputs", task.len(), model.network.classes());
             return Err(Error::input(
                 folder.join("config.json").display(),
                 reason,
@@ -114,12 +125,17 @@ impl<D: Domain> Classifier<D> {
         let backbone = Frozen::compile(&stages, &params, &place)?;
         let head = Frozen::compile(&[&model.network.head], &params, &place)?;
         let device = place.device;
-        Ok(Self { model, classes, backbone, head, device })
+        Ok(Self { model, task, backbone, head, device })
     }
 
-    /// The class names, in the order of the outputs.
+    /// The names of classes, labels or values, in the order of the outputs.
     pub fn classes(&self) -> &[String] {
-        &self.classes
+        &self.task
+    }
+
+    /// What the outputs are.
+    pub fn task(&self) -> &Task {
+        &self.task
     }
 
     /// The preprocessing.
@@ -147,7 +163,7 @@ impl<D: Domain> Classifier<D> {
     /// When their shapes differ where they must not.
     pub fn predict_samples(&self, samples: &[Sample]) -> Result<Vec<Prediction>> {
         let logits = self.logits(samples)?;
-        Ok(logits.chunks_exact(self.classes.len()).map(|row| self.ranked(&probabilities(row))).collect())
+        Ok(logits.chunks_exact(self.task.len()).map(|row| self.prediction(row)).collect())
     }
 
     /// The head's outputs before the softmax, `[samples × classes]`, row by row.
@@ -183,20 +199,16 @@ impl<D: Domain> Classifier<D> {
         self.backbone.run(&Activation::collate(samples, &self.device)?)
     }
 
-    fn ranked(&self, probabilities: &[f32]) -> Prediction {
-        let guess = |(label, &probability): (&String, &f32)| Guess { label: label.clone(), probability };
-        let mut guesses: Vec<Guess> = self.classes.iter().zip(probabilities).map(guess).collect();
+    fn prediction(&self, logits: &[f32]) -> Prediction {
+        let named = self.task.iter().cloned().zip(self.task.answer(logits));
+        if self.task.kind == Kind::Values {
+            let values = named.map(|(name, value)| Value { name, value }).collect();
+            return Prediction { guesses: Vec::new(), values };
+        }
+        let mut guesses: Vec<Guess> = named.map(|(label, probability)| Guess { label, probability }).collect();
         guesses.sort_by(|a, b| b.probability.total_cmp(&a.probability));
-        Prediction { guesses }
+        Prediction { guesses, values: Vec::new() }
     }
-}
-
-/// The softmax of one row of logits.
-pub(crate) fn probabilities(logits: &[f32]) -> Vec<f32> {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let powers: Vec<f32> = logits.iter().map(|x| (x - largest).exp()).collect();
-    let sum: f32 = powers.iter().sum();
-    powers.iter().map(|p| p / sum).collect()
 }
 
 /// Samples that go through the network together.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use crate::seed::Seed;
+use crate::task::Task;
 use crate::{Error, Result};
 
 /// The numbers of one sample.
@@ -49,8 +50,12 @@ pub trait Dataset: Send + Sync {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// The class index of sample `i`.
+    /// The class index of sample `i`; of another task, its group ([`crate::task::strata`]).
     fn target(&self, i: usize) -> u32;
+    /// Of a task of labels, 1 or 0 for each; of values, these. Of classes, nothing.
+    fn numbers(&self, _i: usize) -> &[f32] {
+        &[]
+    }
     /// What to call sample `i` in messages: its file, or its file and row.
     fn name(&self, i: usize) -> String;
     /// A digest of the bytes that sample `i` is made from (not of the preprocessing).
@@ -93,6 +98,9 @@ impl Dataset for Subset {
     fn target(&self, i: usize) -> u32 {
         self.base.target(self.indices[i])
     }
+    fn numbers(&self, i: usize) -> &[f32] {
+        self.base.numbers(self.indices[i])
+    }
     fn name(&self, i: usize) -> String {
         self.base.name(self.indices[i])
     }
@@ -112,14 +120,41 @@ impl Dataset for Subset {
 
 /// What a domain's reader hands over: the parts of a labelled data set and the classes they share.
 pub struct Splits {
-    /// Class names; a sample's target indexes them.
-    pub classes: Vec<String>,
+    /// What is asked of a sample.
+    pub task: Task,
     /// What is learned from.
     pub train: Arc<dyn Dataset>,
     /// What decides early stopping and is reported.
     pub validation: Arc<dyn Dataset>,
     /// Whether `validation` was held out of the samples to learn from, the data coming without such a part.
     pub held_out: bool,
+}
+
+/// What samples should be told to be.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Targets {
+    /// The class, or group, of each.
+    pub classes: Vec<u32>,
+    /// Of labels and values, `[samples × outputs]` row-major; of classes, nothing.
+    pub numbers: Vec<f32>,
+}
+
+impl Targets {
+    /// Those of some samples of `data`.
+    pub fn of(data: &dyn Dataset, samples: impl IntoIterator<Item = usize>) -> Self {
+        let mut targets = Self::default();
+        for i in samples {
+            targets.classes.push(data.target(i));
+            targets.numbers.extend_from_slice(data.numbers(i));
+        }
+        targets
+    }
+
+    /// Puts others behind these.
+    pub fn extend(&mut self, others: Self) {
+        self.classes.extend(others.classes);
+        self.numbers.extend(others.numbers);
+    }
 }
 
 /// How many samples to keep.
@@ -153,7 +188,7 @@ pub fn choose(targets: &[u32], classes: &[String], budget: Budget, seed: Seed) -
                 if members.len() < n {
                     return Err(Error::input(
                         format!("--per-class {n}"),
-                        format!("class {:?} has only {} samples", classes[*class as usize], members.len()),
+                        format!("{} has only {} samples", group_name(classes, *class), members.len()),
                         format!("use --per-class {} or less, or add samples", members.len()),
                     ));
                 }
@@ -182,6 +217,11 @@ pub fn choose(targets: &[u32], classes: &[String], budget: Budget, seed: Seed) -
     };
     chosen.sort_unstable();
     Ok(chosen)
+}
+
+/// What to call a class, or a group of samples without one.
+pub(crate) fn group_name(classes: &[String], group: u32) -> String {
+    classes.get(group as usize).map_or_else(|| format!("group {group}"), |name| format!("class {name:?}"))
 }
 
 /// Splits `total` in proportion to `sizes` by largest remainders (Hamilton); every part gets at least one while

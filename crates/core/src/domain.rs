@@ -15,6 +15,7 @@ use crate::onnx;
 use crate::seed::Seed;
 use crate::source::{Card, RemoteFile};
 use crate::strategy::Defaults;
+use crate::task::Task;
 use crate::{Error, Result};
 
 /// A kind of data with its networks and its pipeline. `topwork-core` knows a domain only through this.
@@ -107,15 +108,15 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
         Upstream { prefix: "", task_type: None, has_head: true }
     }
 
-    /// Reads labelled data. `seed` decides a split that the data do not come with. With `classes`, labels are those of
-    /// an existing model, and another label is an error.
+    /// Reads labelled data. `seed` decides a split that the data do not come with. What is `known` is the task of an
+    /// existing model: its labels are the only ones.
     ///
     /// # Errors
     /// When the data cannot be used: the file or row, the reason, the remedy.
     fn splits(
         args: &Self::DataArgs,
         pipeline: &Self::Pipeline,
-        classes: Option<&[String]>,
+        known: Option<&Task>,
         seed: Seed,
     ) -> Result<Splits>;
 
@@ -153,6 +154,6 @@ pub struct Opened<P> {
     pub weights: BTreeMap<String, Tensor>,
     /// Preprocessing.
     pub pipeline: P,
-    /// Class names, when the folder has them.
-    pub classes: Option<Vec<String>>,
+    /// What its head is for, when the folder names its outputs.
+    pub task: Option<Task>,
 }

@@ -26,9 +26,10 @@ use crate::report;
 use crate::run::{self, RunDir};
 use crate::seed::Seed;
 use crate::source::{self, Fetcher, Reference};
-use crate::strategy::{self, Options, Settings, Strategy, Task};
+use crate::strategy::{self, Options, Settings, Strategy, Facts};
 use crate::summary::Summary;
 use crate::train::{self, Companions, Job, Outcome, Teacher};
+use crate::task::Task;
 use crate::{Error, Result};
 
 const REPORT: &str = "report.html";
@@ -175,8 +176,8 @@ impl<D: Domain> Fit<D> {
         opened = adapter::configure::<D>(opened, &self.data)?;
         let splits = D::splits(&self.data, &opened.pipeline, None, seed)?;
         let splits = folds::arrange(splits, self.folds, self.fold, budget, seed)?;
-        let base = opened.network.with_classes(splits.classes.len());
-        let task = Task { classes: splits.classes.len(), samples: splits.train.len() };
+        let base = opened.network.with_classes(splits.task.len());
+        let facts = Facts { kind: splits.task.kind, outputs: splits.task.len(), samples: splits.train.len() };
         let settings = Settings { options: self.options.clone(), defaults: D::defaults() };
         let plan = match &self.plan {
             Some(plan) => {
@@ -186,9 +187,10 @@ impl<D: Domain> Fit<D> {
             None => {
                 let strategy = strategy()?;
                 strategy.check(&base, &settings)?;
-                strategy.plan(&base, &task, &settings)
+                strategy.plan(&base, &facts, &settings)
             }
         };
+        splits.task.check(&plan)?;
         if splits.validation.is_empty() {
             folds::check(&plan)?;
         }
@@ -200,7 +202,7 @@ impl<D: Domain> Fit<D> {
                     opened.weights = open_model::<D>(name, self.machine.offline, observer)?.weights;
                 }
                 // A model of the very same classes goes on learning; other ones, however many, are another task.
-                let same = opened.classes.as_ref() == Some(&splits.classes);
+                let same = opened.task.as_ref() == Some(&splits.task);
                 let head = if same { Head::Keep } else { Head::Fresh(seed) };
                 model::fit(&base, &opened.weights, head, &device, name)?
             }
@@ -238,7 +240,7 @@ impl<D: Domain> Fit<D> {
     ) -> Result<Companions> {
         let mut companions = Companions::default();
         for name in plan.runs() {
-            let opened = finished::<D>(name, &splits.classes)?;
+            let opened = finished::<D>(name, &splits.task)?;
             // What they were trained on may have another size than what is seen now.
             if (&opened.network.stages, &opened.network.head) != (&network.stages, &network.head) {
                 let reason = format!("its network is another one than {}", network.name);
@@ -248,7 +250,7 @@ impl<D: Domain> Fit<D> {
             companions.runs.insert(name.into(), params);
         }
         for name in plan.teachers() {
-            let Opened { network, weights, pipeline, .. } = finished::<D>(name, &splits.classes)?;
+            let Opened { network, weights, pipeline, .. } = finished::<D>(name, &splits.task)?;
             let (params, _) = model::fit(&network, &weights, Head::Keep, device, name)?;
             // The same samples, prepared as the teacher knows them.
             let seed = Seed(self.seed.unwrap_or(0));
@@ -349,12 +351,12 @@ impl<D: Domain> Fit<D> {
         run.write("run.toml", &text)?;
         let cache = self.machine.cache()?;
         let preparation = started.elapsed().as_secs_f64();
-        let classes = prepared.splits.classes;
+        let task = prepared.splits.task;
         let folded = Instant::now();
         let folds = match self.folds {
             Some(count) => {
                 let all = &*prepared.splits.train;
-                Some(folds::cross_validate(&resolved, count, all, &classes, &run, observer)?)
+                Some(folds::cross_validate(&resolved, count, all, &task, &run, observer)?)
             }
             None => None,
         };
@@ -372,7 +374,7 @@ impl<D: Domain> Fit<D> {
             network: &prepared.network,
             plan: &prepared.plan,
             params: prepared.params,
-            classes: &classes,
+            task: &task,
             train: prepared.splits.train,
             validation: prepared.splits.validation,
             fingerprint: &fingerprint,
@@ -412,7 +414,7 @@ impl<D: Domain> Fit<D> {
             network: prepared.network,
             weights: prepared.unused.into_iter().chain(outcome.params.snapshot()).collect(),
             pipeline: prepared.pipeline,
-            classes: Some(classes),
+            task: Some(task),
         };
         if !prepared.plan.adapters.is_empty() {
             let name = self.model.as_deref().unwrap_or(D::DEFAULT_MODEL);
@@ -488,16 +490,16 @@ fn source_head(
 }
 
 /// The model of a finished run, or a model folder, that tells the very `classes` apart.
-fn finished<D: Domain>(name: &str, classes: &[String]) -> Result<Opened<D::Pipeline>> {
+fn finished<D: Domain>(name: &str, task: &Task) -> Result<Opened<D::Pipeline>> {
     let opened = adapter::open_folder::<D>(&model_folder(Path::new(name))?, None)?;
-    match &opened.classes {
-        Some(own) if own == classes => Ok(opened),
+    match &opened.task {
+        Some(own) if own == task => Ok(opened),
         Some(own) => {
             let some = |names: &[String]| names.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
-            let reason = format!("it tells {} apart, the data are of {}", some(own), some(classes));
-            Err(Error::input(name, reason, "name a model of the same classes in the same order"))
+            let reason = format!("it is of {} {}, the data are of {} {}", own.kind, some(own), task.kind, some(task));
+            Err(Error::input(name, reason, "name a model of the same ones in the same order"))
         }
-        None => Err(Error::input(name, "it names no classes: it is a backbone", "name a finished run")),
+        None => Err(Error::input(name, "it names no outputs: it is a backbone", "name a finished run")),
     }
 }
 

@@ -71,12 +71,9 @@ impl Spread {
 /// What a cross-validation found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Folds {
-    /// Over the folds.
-    pub accuracy: Spread,
-    /// Over the folds.
-    pub macro_f1: Spread,
-    /// Over the folds.
-    pub loss: Spread,
+    /// Over the folds, by the names of [`Metrics::headline`].
+    #[serde(flatten)]
+    pub scores: BTreeMap<&'static str, Spread>,
     /// Scores of each fold's model on the fold.
     pub each: Vec<Metrics>,
     /// Scores of all out-of-fold predictions together.
@@ -85,11 +82,20 @@ pub struct Folds {
 
 impl fmt::Display for Folds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let spread = |s: Spread| format!("{:.4} ± {:.4}", s.mean, s.deviation);
-        let (accuracy, macro_f1, loss) = (spread(self.accuracy), spread(self.macro_f1), spread(self.loss));
-        write!(f, "{} folds: accuracy {accuracy}, macro-F1 {macro_f1}, loss {loss}", self.each.len())?;
+        let named = |(name, _): (&'static str, f64)| {
+            let Spread { mean, deviation } = self.scores[name];
+            format!("{} {mean:.4} ± {deviation:.4}", spoken(name))
+        };
+        let scores: Vec<String> = self.together.headline().into_iter().map(named).collect();
+        write!(f, "{} folds: {}", self.each.len(), scores.join(", "))?;
         write!(f, " (mean ± standard deviation of the folds)")
     }
+}
+
+/// Each score over the folds.
+fn spreads(each: &[Metrics]) -> BTreeMap<&'static str, Spread> {
+    let names = each.first().map(Metrics::headline).unwrap_or_default().into_iter().enumerate();
+    names.map(|(i, (name, _))| (name, Spread::of(each.iter().map(|metrics| metrics.headline()[i].1)))).collect()
 }
 
 /// Two data sets behind each other.
@@ -108,6 +114,10 @@ impl Dataset for Joined {
     fn target(&self, i: usize) -> u32 {
         let (part, i) = self.at(i);
         part.target(i)
+    }
+    fn numbers(&self, i: usize) -> &[f32] {
+        let (part, i) = self.at(i);
+        part.numbers(i)
     }
     fn name(&self, i: usize) -> String {
         let (part, i) = self.at(i);
@@ -146,7 +156,7 @@ pub fn stratified(targets: &[u32], classes: &[String], count: usize, seed: Seed)
     }
     let smallest = by_class.iter().min_by_key(|(_, members)| members.len());
     if let Some((class, members)) = smallest.filter(|(_, members)| members.len() < count) {
-        let reason = format!("class {:?} has only {} samples to learn from", classes[*class as usize], members.len());
+        let reason = format!("{} has only {} samples to learn from", group_name(classes, *class), members.len());
         let remedy = match members.len() {
             0 | 1 => "add samples of this class".to_string(),
             n => format!("use --folds {n} or less, or add samples of this class"),
@@ -177,17 +187,17 @@ pub(crate) fn arrange(
     budget: Budget,
     seed: Seed,
 ) -> Result<Splits> {
-    let Splits { classes, train, validation, held_out } = splits;
+    let Splits { task, train, validation, held_out } = splits;
     let Some(count) = folds.or(fold.map(|fold| fold.of)) else {
-        let train = fit::within(train, &classes, budget, seed)?;
-        return Ok(Splits { classes, train, validation, held_out });
+        let train = fit::within(train, &task, budget, seed)?;
+        return Ok(Splits { task, train, validation, held_out });
     };
     let all = if held_out { Arc::new(Joined(train, validation.clone())) } else { train };
-    let all = fit::within(all, &classes, budget, seed)?;
-    let parts = stratified(&targets(&*all), &classes, count, seed)?;
+    let all = fit::within(all, &task, budget, seed)?;
+    let parts = stratified(&targets(&*all), &task, count, seed)?;
     let Some(fold) = fold else {
         let validation = if held_out { Arc::new(Subset::new(validation, Vec::new())) } else { validation };
-        return Ok(Splits { classes, train: all, validation, held_out });
+        return Ok(Splits { task, train: all, validation, held_out });
     };
     let part = parts
         .get(fold.number.wrapping_sub(1))
@@ -195,7 +205,7 @@ pub(crate) fn arrange(
     let held: BTreeSet<usize> = part.iter().copied().collect();
     let rest = (0..all.len()).filter(|i| !held.contains(i)).collect();
     Ok(Splits {
-        classes,
+        task,
         train: Arc::new(Subset::new(all.clone(), rest)),
         validation: Arc::new(Subset::new(all, part.clone())),
         held_out: true,
@@ -249,11 +259,11 @@ pub(crate) fn cross_validate<D: Domain>(
     fit: &Fit<D>,
     count: usize,
     all: &dyn Dataset,
-    classes: &[String],
+    task: &Task,
     run: &RunDir,
     observer: &dyn Observer,
 ) -> Result<Folds> {
-    let parts = stratified(&targets(all), classes, count, Seed(fit.seed.unwrap_or(0)))?;
+    let parts = stratified(&targets(all), task, count, Seed(fit.seed.unwrap_or(0)))?;
     if fit.plan.as_ref().is_some_and(watches) {
         observer.message("warning: each fold finds its best epoch by the samples that it is judged by, which flatters");
     }
@@ -266,27 +276,22 @@ pub(crate) fn cross_validate<D: Domain>(
         // What a fold has got to stays, so that the run can go on from there.
         child.complete(&within).inspect_err(|_| _ = folder.join("run.toml").is_file().then(|| run.keep()))?;
         run.keep();
-        let judged = read(&folder.join(JUDGED), part.len(), classes.len())?;
-        let of_fold: Vec<u32> = judged.iter().map(|judged| all.target(part[judged.sample])).collect();
-        let metrics =
-            Metrics::of_logits(classes, &of_fold, &judged.iter().flat_map(|j| j.logits.clone()).collect::<Vec<_>>());
-        observer.message(&format!(
-            "fold {number} of {count}: accuracy {:.4}, macro-F1 {:.4} on {} samples",
-            metrics.accuracy, metrics.macro_f1, metrics.samples
-        ));
+        let judged = read(&folder.join(JUDGED), part.len(), task.len())?;
+        let of_fold = Targets::of(all, judged.iter().map(|judged| part[judged.sample]));
+        let logits: Vec<f32> = judged.iter().flat_map(|j| j.logits.clone()).collect();
+        let metrics = Metrics::of(task, &of_fold, &logits);
+        observer.message(&format!("fold {number} of {count}: {metrics} on {} samples", metrics.samples));
         each.push(metrics);
         rows.extend(judged.into_iter().map(|judged| (part[judged.sample], number, judged.logits)));
     }
     rows.sort_by_key(|(sample, ..)| *sample);
-    write(&rows, all, classes, run)?;
-    let of_rows: Vec<u32> = rows.iter().map(|(sample, ..)| all.target(*sample)).collect();
+    write(&rows, all, task, run)?;
+    let of_rows = Targets::of(all, rows.iter().map(|(sample, ..)| *sample));
     let logits: Vec<f32> = rows.into_iter().flat_map(|(.., logits)| logits).collect();
     Ok(Folds {
-        accuracy: Spread::of(each.iter().map(|m| m.accuracy)),
-        macro_f1: Spread::of(each.iter().map(|m| m.macro_f1)),
-        loss: Spread::of(each.iter().map(|m| m.loss)),
+        scores: spreads(&each),
         each,
-        together: Metrics::of_logits(classes, &of_rows, &logits),
+        together: Metrics::of(task, &of_rows, &logits),
     })
 }
 
@@ -301,19 +306,33 @@ fn read(path: &Path, samples: usize, classes: usize) -> Result<Vec<Judged>> {
 }
 
 /// Writes every out-of-fold prediction, in the order of the samples.
-fn write(rows: &[(usize, usize, Vec<f32>)], all: &dyn Dataset, classes: &[String], run: &RunDir) -> Result<()> {
+fn write(rows: &[(usize, usize, Vec<f32>)], all: &dyn Dataset, task: &Task, run: &RunDir) -> Result<()> {
     let path = run.path().join(PREDICTIONS);
     let mut table = csv::Writer::from_writer(Vec::new());
     let header = ["sample", "label", "predicted", "fold"].map(String::from);
-    let of_class = classes.iter().map(|class| format!("probability of {class}"));
+    let of_output = task.iter().map(|name| match task.kind {
+        Kind::Values => format!("predicted {name}"),
+        Kind::Classes | Kind::Labels => format!("probability of {name}"),
+    });
     let failed = |e: csv::Error| Error::io(&path)(std::io::Error::other(e));
-    table.write_record(header.into_iter().chain(of_class)).map_err(failed)?;
+    table.write_record(header.into_iter().chain(of_output)).map_err(failed)?;
     for (sample, fold, logits) in rows {
-        let best = (1..logits.len()).fold(0, |best, c| if logits[c] > logits[best] { c } else { best });
-        let label = &classes[all.target(*sample) as usize];
-        let start = [all.name(*sample), label.clone(), classes[best].clone(), fold.to_string()];
-        let shares = probabilities(logits).into_iter().map(|p| p.to_string());
-        table.write_record(start.into_iter().chain(shares)).map_err(failed)?;
+        let answer = task.answer(logits);
+        let [label, predicted] = match task.kind {
+            Kind::Classes => {
+                let best = (1..logits.len()).fold(0, |best, c| if logits[c] > logits[best] { c } else { best });
+                [all.target(*sample) as usize, best].map(|class| task[class].clone())
+            }
+            Kind::Labels => [all.numbers(*sample), &answer].map(|shares| {
+                let had = task.iter().zip(shares).filter(|(_, share)| **share > 0.5);
+                had.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(";")
+            }),
+            Kind::Values => [all.numbers(*sample), &answer].map(|values| {
+                values.iter().map(f32::to_string).collect::<Vec<_>>().join(";")
+            }),
+        };
+        let start = [all.name(*sample), label, predicted, fold.to_string()];
+        table.write_record(start.into_iter().chain(answer.iter().map(f32::to_string))).map_err(failed)?;
     }
     let bytes = table.into_inner().map_err(|e| Error::io(&path)(std::io::Error::other(e.to_string())))?;
     crate::files::write_atomic_bytes(&path, &bytes)

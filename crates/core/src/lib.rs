@@ -36,6 +36,7 @@ pub mod seed;
 pub mod source;
 pub mod strategy;
 pub mod summary;
+pub mod task;
 #[doc(hidden)]
 pub mod testing;
 pub mod train;

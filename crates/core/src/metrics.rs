@@ -1,8 +1,70 @@
-//! How good predictions are: confusion matrix, accuracy, F1, per-class precision and recall, loss.
+//! How good a model's answers are. Each kind of task has its scores, of which the first decides which of two models is better.
+//!
+//! Of classes: accuracy, F1, the confusion matrix, calibration. Of labels: F1, average precision, the area under the ROC
+//! curve. Of values: the errors, R² and correlations. What is undefined (a precision without predictions) is 0.
+
+mod curves;
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The scores of one class.
+use crate::data::Targets;
+use crate::task::{Kind, Task};
+
+use curves::{average_precision, pearson, ranks, roc_auc};
+
+/// Bins of confidence of the calibration error (Guo et al. 2017).
+const BINS: usize = 15;
+
+/// Everything reported about one pass over a labelled set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Samples judged.
+    pub samples: u64,
+    /// What training minimizes, without its extras: of classes the mean cross-entropy, of labels the mean over them of the binary
+    /// one, natural logarithms; of values the mean squared error.
+    pub loss: f64,
+    /// By the kind of task.
+    #[serde(flatten)]
+    pub scores: Scores,
+}
+
+/// The scores of a kind of task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Scores {
+    /// One class a sample.
+    Classes(OfClasses),
+    /// Any number of labels a sample.
+    Labels(OfLabels),
+    /// Numbers.
+    Values(OfValues),
+}
+
+/// How well classes are told apart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OfClasses {
+    /// Share predicted correctly.
+    pub accuracy: f64,
+    /// Mean F1 over the classes that occur in targets or predictions (scikit-learn's `macro`).
+    pub macro_f1: f64,
+    /// Share whose class is among the five most probable, where there are more than five.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_5_accuracy: Option<f64>,
+    /// Mean distance of confidence and accuracy over bins of confidence (Guo et al. 2017, equation 3).
+    #[serde(default)]
+    pub calibration_error: f64,
+    /// Area under the ROC curve of each class against the rest, the mean over those that occur beside others.
+    #[serde(default)]
+    pub roc_auc: f64,
+    /// By class, in the order of the classes.
+    pub classes: Vec<ClassScores>,
+    /// `confusion[target][prediction]`: numbers of samples.
+    pub confusion: Vec<Vec<u64>>,
+}
+
+/// The scores of one class, or of one label at a probability of ½.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct ClassScores {
@@ -18,103 +80,312 @@ pub struct ClassScores {
     pub samples: u64,
 }
 
-/// Everything reported about one pass over a labelled set.
+/// How well labels are found, at a probability of ½ where one is needed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Metrics {
-    /// Samples judged.
-    pub samples: u64,
-    /// Share predicted correctly.
-    pub accuracy: f64,
-    /// Mean F1 over the classes that occur in targets or predictions (scikit-learn's `macro`).
+pub struct OfLabels {
+    /// Mean F1 over the labels that occur in targets or predictions.
     pub macro_f1: f64,
-    /// Mean cross-entropy, natural logarithm.
-    pub loss: f64,
-    /// By class, in the order of the classes.
-    pub classes: Vec<ClassScores>,
-    /// `confusion[target][prediction]`: numbers of samples.
-    pub confusion: Vec<Vec<u64>>,
+    /// F1 of all labels of all samples together.
+    pub micro_f1: f64,
+    /// Mean over the labels that occur of the average precision (scikit-learn's `average_precision_score`).
+    pub mean_average_precision: f64,
+    /// Area under the ROC curve, the mean over labels that some samples have and others have not.
+    pub roc_auc: f64,
+    /// Share of the samples with every label right.
+    pub exact_match: f64,
+    /// By label.
+    pub labels: Vec<ClassScores>,
+}
+
+/// How well numbers are measured; means over them where there are several.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OfValues {
+    /// 1 - squared error / variance of the targets.
+    pub r2: f64,
+    /// Mean absolute error.
+    pub mean_absolute_error: f64,
+    /// Root of the mean squared error.
+    pub root_mean_squared_error: f64,
+    /// Pearson's correlation.
+    pub pearson: f64,
+    /// Spearman's: of the ranks.
+    pub spearman: f64,
+}
+
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// Hits, samples and predictions of one class.
+fn class_scores(name: &str, hits: u64, samples: u64, predicted: u64) -> ClassScores {
+    let (precision, recall, f1) = (ratio(hits, predicted), ratio(hits, samples), ratio(2 * hits, samples + predicted));
+    ClassScores { name: name.into(), precision, recall, f1, samples }
+}
+
+/// JSON has no infinity, and a loss without bound is still to be compared.
+fn bounded(sum: f64, count: usize) -> f64 {
+    if sum.is_finite() { sum / count.max(1) as f64 } else { f64::MAX }
 }
 
 impl Metrics {
-    /// Judges predictions; `loss` is their mean cross-entropy. Targets and predictions index `classes`.
-    pub fn of(classes: &[String], targets: &[u32], predictions: &[u32], loss: f64) -> Self {
-        let k = classes.len();
-        let mut confusion = vec![vec![0u64; k]; k];
-        for (&target, &prediction) in targets.iter().zip(predictions) {
-            confusion[target as usize][prediction as usize] += 1;
-        }
-        let ratio = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
-        let mut f1_of_seen = Vec::new();
-        let scores = (0..k)
-            .map(|c| {
-                let hits = confusion[c][c];
-                let samples: u64 = confusion[c].iter().sum();
-                let predicted: u64 = confusion.iter().map(|row| row[c]).sum();
-                let f1 = ratio(2 * hits, samples + predicted);
-                if samples + predicted > 0 {
-                    f1_of_seen.push(f1);
-                }
-                let (precision, recall) = (ratio(hits, predicted), ratio(hits, samples));
-                ClassScores { name: classes[c].clone(), precision, recall, f1, samples }
-            })
-            .collect();
-        let right = (0..k).map(|c| confusion[c][c]).sum();
-        Self {
-            samples: targets.len() as u64,
-            accuracy: ratio(right, targets.len() as u64),
-            macro_f1: f1_of_seen.iter().sum::<f64>() / f1_of_seen.len().max(1) as f64,
-            loss,
-            classes: scores,
-            confusion,
+    /// Judges the outputs of a head, `[samples × outputs]` row-major.
+    pub fn of(task: &Task, targets: &Targets, outputs: &[f32]) -> Self {
+        let samples = targets.classes.len();
+        let (loss, scores) = match task.kind {
+            Kind::Classes => of_classes(task, &targets.classes, outputs),
+            Kind::Labels => of_labels(task, &targets.numbers, outputs, samples),
+            Kind::Values => of_values(task.len(), &targets.numbers, outputs, samples),
+        };
+        Self { samples: samples as u64, loss, scores }
+    }
+
+    /// The score that decides; larger is better.
+    pub fn score(&self) -> f64 {
+        self.headline()[0].1
+    }
+
+    /// The scores that are told in a line, by their names in JSON: the one that decides first, the loss last.
+    pub fn headline(&self) -> Vec<(&'static str, f64)> {
+        let mut named = match &self.scores {
+            Scores::Classes(s) => vec![("accuracy", s.accuracy), ("macro_f1", s.macro_f1)],
+            Scores::Labels(s) => vec![
+                ("macro_f1", s.macro_f1),
+                ("mean_average_precision", s.mean_average_precision),
+                ("exact_match", s.exact_match),
+            ],
+            Scores::Values(s) => vec![
+                ("r2", s.r2),
+                ("mean_absolute_error", s.mean_absolute_error),
+                ("spearman", s.spearman),
+            ],
+        };
+        named.push(("loss", self.loss));
+        named
+    }
+
+    /// The scores by class or label; empty of values.
+    pub fn by_class(&self) -> &[ClassScores] {
+        match &self.scores {
+            Scores::Classes(scores) => &scores.classes,
+            Scores::Labels(scores) => &scores.labels,
+            Scores::Values(_) => &[],
         }
     }
 
-    /// Judges logits, `[samples × classes]` row-major: the prediction is the largest (the first of equal ones).
-    pub fn of_logits(classes: &[String], targets: &[u32], logits: &[f32]) -> Self {
-        let mut loss = 0.0;
-        let mut predictions = Vec::with_capacity(targets.len());
-        for (row, &target) in logits.chunks_exact(classes.len().max(1)).zip(targets) {
-            let best = (1..row.len()).fold(0, |best, c| if row[c] > row[best] { c } else { best });
-            predictions.push(best as u32);
-            let max = f64::from(row[best]);
-            let sum: f64 = row.iter().map(|&x| (f64::from(x) - max).exp()).sum();
-            loss += max + sum.ln() - f64::from(row[target as usize]);
-        }
-        // JSON has no infinity, and a loss without bound is still to be compared.
-        let loss = if loss.is_finite() { loss / targets.len().max(1) as f64 } else { f64::MAX };
-        Self::of(classes, targets, &predictions, loss)
-    }
-
-    /// Whether these are better than `other`: a higher accuracy, or the same one with a lower loss.
+    /// Whether these are better than `other`: a higher score, or the same one with a lower loss.
     pub fn beats(&self, other: &Self) -> bool {
-        self.accuracy > other.accuracy || (self.accuracy == other.accuracy && self.loss < other.loss)
+        self.score() > other.score() || (self.score() == other.score() && self.loss < other.loss)
     }
+}
+
+/// The name of a score as it is said: `macro_f1` is macro-F1.
+pub fn spoken(name: &str) -> String {
+    match name {
+        "macro_f1" => "macro-F1".into(),
+        "micro_f1" => "micro-F1".into(),
+        "r2" => "R²".into(),
+        other => other.replace('_', " "),
+    }
+}
+
+/// The headline: `accuracy 0.9400, macro-F1 0.9398, loss 0.1203`.
+impl fmt::Display for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts: Vec<String> =
+            self.headline().into_iter().map(|(name, value)| format!("{} {value:.4}", spoken(name))).collect();
+        f.write_str(&parts.join(", "))
+    }
+}
+
+fn of_classes(names: &[String], targets: &[u32], logits: &[f32]) -> (f64, Scores) {
+    let k = names.len();
+    let mut confusion = vec![vec![0u64; k]; k];
+    let (mut loss, mut among_five) = (0.0, 0u64);
+    let mut bins = vec![(0u64, 0.0, 0u64); BINS];
+    let mut shares = vec![Vec::with_capacity(targets.len()); k];
+    for (row, &target) in logits.chunks_exact(k.max(1)).zip(targets) {
+        let best = (1..k).fold(0, |best, c| if row[c] > row[best] { c } else { best });
+        confusion[target as usize][best] += 1;
+        let max = f64::from(row[best]);
+        let powers: Vec<f64> = row.iter().map(|&x| (f64::from(x) - max).exp()).collect();
+        let sum: f64 = powers.iter().sum();
+        loss += max + sum.ln() - f64::from(row[target as usize]);
+        among_five += u64::from(row.iter().filter(|&&x| x > row[target as usize]).count() < 5);
+        let confidence = 1.0 / sum;
+        let bin = &mut bins[((confidence * BINS as f64) as usize).min(BINS - 1)];
+        *bin = (bin.0 + 1, bin.1 + confidence, bin.2 + u64::from(best as u32 == target));
+        shares.iter_mut().zip(&powers).for_each(|(shares, power)| shares.push(power / sum));
+    }
+    let all = targets.len() as u64;
+    let of_class = |c: usize| {
+        let predicted: u64 = confusion.iter().map(|row| row[c]).sum();
+        (class_scores(&names[c], confusion[c][c], confusion[c].iter().sum(), predicted), predicted)
+    };
+    let scores: Vec<(ClassScores, u64)> = (0..k).map(of_class).collect();
+    let seen: Vec<f64> = scores.iter().filter(|(s, predicted)| s.samples + predicted > 0).map(|(s, _)| s.f1).collect();
+    let distance = |&(count, confidence, right): &(u64, f64, u64)| (confidence - right as f64).abs() * ratio(count, all)
+        / count.max(1) as f64;
+    let area = |c: usize| roc_auc(&shares[c], |i| targets[i] as usize == c);
+    let areas: Vec<f64> = (0..k).filter_map(area).collect();
+    let scores = OfClasses {
+        accuracy: ratio((0..k).map(|c| confusion[c][c]).sum(), all),
+        macro_f1: mean(&seen),
+        top_5_accuracy: (k > 5).then(|| ratio(among_five, all)),
+        calibration_error: bins.iter().map(distance).sum(),
+        roc_auc: mean(&areas),
+        classes: scores.into_iter().map(|(scores, _)| scores).collect(),
+        confusion,
+    };
+    (bounded(loss, targets.len()), Scores::Classes(scores))
+}
+
+fn of_labels(names: &[String], targets: &[f32], logits: &[f32], samples: usize) -> (f64, Scores) {
+    let k = names.len();
+    let has = |i: usize, c: usize| targets[i * k + c] > 0.5;
+    let said = |i: usize, c: usize| logits[i * k + c] > 0.0;
+    let mut loss = 0.0;
+    for (&x, &y) in logits.iter().zip(targets) {
+        let (x, y) = (f64::from(x), f64::from(y));
+        loss += x.max(0.0) - x * y + (-x.abs()).exp().ln_1p();
+    }
+    let (mut labels, mut seen, mut precisions, mut areas) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut together = (0, 0, 0);
+    for (c, name) in names.iter().enumerate() {
+        let count = |keep: &dyn Fn(usize) -> bool| (0..samples).filter(|&i| keep(i)).count() as u64;
+        let (hits, had, predicted) =
+            (count(&|i| has(i, c) && said(i, c)), count(&|i| has(i, c)), count(&|i| said(i, c)));
+        together = (together.0 + hits, together.1 + had, together.2 + predicted);
+        let scores = class_scores(name, hits, had, predicted);
+        if had + predicted > 0 {
+            seen.push(scores.f1);
+        }
+        labels.push(scores);
+        let column: Vec<f64> = (0..samples).map(|i| f64::from(logits[i * k + c])).collect();
+        precisions.extend(average_precision(&column, |i| has(i, c)));
+        areas.extend(roc_auc(&column, |i| has(i, c)));
+    }
+    let exact = (0..samples).filter(|&i| (0..k).all(|c| has(i, c) == said(i, c))).count();
+    let scores = OfLabels {
+        macro_f1: mean(&seen),
+        micro_f1: ratio(2 * together.0, together.1 + together.2),
+        mean_average_precision: mean(&precisions),
+        roc_auc: mean(&areas),
+        exact_match: ratio(exact as u64, samples as u64),
+        labels,
+    };
+    (bounded(loss, samples * k), Scores::Labels(scores))
+}
+
+fn of_values(k: usize, targets: &[f32], outputs: &[f32], samples: usize) -> (f64, Scores) {
+    let column = |values: &[f32], c: usize| -> Vec<f64> {
+        values.iter().skip(c).step_by(k.max(1)).map(|&v| f64::from(v)).collect()
+    };
+    let mut of_each = [const { Vec::new() }; 5];
+    let mut squares = 0.0;
+    for c in 0..k {
+        let (truth, said) = (column(targets, c), column(outputs, c));
+        let centre = mean(&truth);
+        let square: f64 = truth.iter().zip(&said).map(|(t, s)| (t - s).powi(2)).sum();
+        let variance: f64 = truth.iter().map(|t| (t - centre).powi(2)).sum();
+        let absolute: f64 = truth.iter().zip(&said).map(|(t, s)| (t - s).abs()).sum();
+        squares += square;
+        let scores = [
+            if variance > 0.0 { 1.0 - square / variance } else { 0.0 },
+            absolute / samples.max(1) as f64,
+            (square / samples.max(1) as f64).sqrt(),
+            pearson(&truth, &said),
+            pearson(&ranks(&truth), &ranks(&said)),
+        ];
+        // Without a bound, it is still to be compared.
+        of_each.iter_mut().zip(scores).for_each(|(all, score)| all.push(score.clamp(f64::MIN, f64::MAX)));
+    }
+    let [r2, mean_absolute_error, root_mean_squared_error, pearson, spearman] = of_each.map(|all| mean(&all));
+    let scores = OfValues { r2, mean_absolute_error, root_mean_squared_error, pearson, spearman };
+    (bounded(squares, samples * k), Scores::Values(scores))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn classes() -> Vec<String> {
-        ["a", "b", "c"].map(String::from).to_vec()
+    fn task(kind: Kind) -> Task {
+        Task { kind, outputs: ["a", "b", "c"].map(String::from).to_vec() }
+    }
+
+    /// Logits that say these classes.
+    fn saying(classes: &[usize]) -> Vec<f32> {
+        classes.iter().flat_map(|&c| (0..3).map(move |i| if i == c { 1.0 } else { 0.0 })).collect()
+    }
+
+    fn judged(targets: &[u32], logits: &[f32]) -> (Metrics, OfClasses) {
+        let targets = Targets { classes: targets.to_vec(), numbers: vec![] };
+        let metrics = Metrics::of(&task(Kind::Classes), &targets, logits);
+        let Scores::Classes(scores) = metrics.scores.clone() else { panic!() };
+        (metrics, scores)
     }
 
     #[test]
     fn scores_agree_with_a_count_by_hand() {
-        let metrics = Metrics::of(&classes(), &[0, 0, 0, 1, 1], &[0, 0, 1, 1, 0], 0.5);
-        assert_eq!(metrics.accuracy, 0.6);
-        assert_eq!(metrics.confusion, [[2, 1, 0], [1, 1, 0], [0, 0, 0]]);
-        let a = &metrics.classes[0];
+        let (metrics, scores) = judged(&[0, 0, 0, 1, 1], &saying(&[0, 0, 1, 1, 0]));
+        assert_eq!((metrics.score(), scores.accuracy), (0.6, 0.6));
+        assert_eq!(scores.confusion, [[2, 1, 0], [1, 1, 0], [0, 0, 0]]);
+        let a = &metrics.by_class()[0];
         assert_eq!((a.precision, a.recall, a.samples), (2.0 / 3.0, 2.0 / 3.0, 3));
         // Class c occurs nowhere and does not count.
-        assert!((metrics.macro_f1 - (2.0 / 3.0 + 0.5) / 2.0).abs() < 1e-12);
+        assert!((scores.macro_f1 - (2.0 / 3.0 + 0.5) / 2.0).abs() < 1e-12);
+        // All are as confident, e / (e + 2), and three of five right.
+        let confidence = 1f64.exp() / (1f64.exp() + 2.0);
+        assert!((scores.calibration_error - (confidence - 0.6).abs()).abs() < 1e-12);
+        // Of class a against b: of the six pairs of one each, two rightly ordered, three tied, one wrong.
+        assert!((scores.roc_auc - (3.5 / 6.0)).abs() < 1e-12, "{}", scores.roc_auc);
     }
 
     #[test]
     fn the_loss_of_logits_is_their_cross_entropy() {
-        let metrics = Metrics::of_logits(&classes(), &[1, 0], &[0.0, 0.0, 0.0, 2.0, 0.0, 0.0]);
+        let (metrics, scores) = judged(&[1, 0], &[0.0, 0.0, 0.0, 2.0, 0.0, 0.0]);
         let expected = (3f64.ln() + (2f64.exp() + 2.0).ln() - 2.0) / 2.0;
         assert!((metrics.loss - expected).abs() < 1e-12, "{}", metrics.loss);
-        assert_eq!(metrics.accuracy, 0.5);
+        assert_eq!((scores.accuracy, scores.top_5_accuracy), (0.5, None));
+    }
+
+    #[test]
+    fn labels_are_judged_one_by_one() {
+        let numbers = vec![1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0];
+        let logits = [2.0, -1.0, -1.0, -1.0, 3.0, -2.0, -3.0, 1.0, -4.0];
+        let metrics = Metrics::of(&task(Kind::Labels), &Targets { classes: vec![0; 3], numbers }, &logits);
+        let Scores::Labels(scores) = &metrics.scores else { panic!() };
+        // a: one of two found; b: one of one, and one too many; c: never.
+        assert!((scores.macro_f1 - 2.0 / 3.0).abs() < 1e-12);
+        assert!((scores.micro_f1 - 4.0 / 6.0).abs() < 1e-12);
+        assert!((scores.exact_match - 1.0 / 3.0).abs() < 1e-12);
+        assert_eq!((scores.mean_average_precision, scores.roc_auc), (1.0, 1.0));
+        let log = |x: f64| (1.0 + (-x).exp()).ln();
+        let expected = [2.0, 1.0, 1.0, -1.0, 3.0, 2.0, 3.0, -1.0, 4.0].map(log).iter().sum::<f64>() / 9.0;
+        assert!((metrics.loss - expected).abs() < 1e-7, "{}", metrics.loss);
+    }
+
+    #[test]
+    fn values_are_judged_by_their_errors_and_correlation() {
+        let task = Task { kind: Kind::Values, outputs: vec!["age".into()] };
+        let targets = Targets { classes: vec![0; 4], numbers: vec![1.0, 2.0, 3.0, 4.0] };
+        let metrics = Metrics::of(&task, &targets, &[1.0, 2.0, 4.0, 8.0]);
+        let Scores::Values(scores) = &metrics.scores else { panic!() };
+        assert_eq!((scores.mean_absolute_error, metrics.loss), (1.25, 17.0 / 4.0));
+        assert!((scores.r2 - (1.0 - 17.0 / 5.0)).abs() < 1e-12);
+        assert_eq!(scores.spearman, 1.0);
+        assert!((scores.pearson - 0.9621404708847278).abs() < 1e-12, "{}", scores.pearson);
+    }
+
+    #[test]
+    fn scores_come_back_from_json() {
+        for (kind, numbers) in [(Kind::Classes, vec![]), (Kind::Labels, vec![1.0, 0.0, 1.0]), (Kind::Values, vec![0.5; 3])] {
+            let metrics = Metrics::of(&task(kind), &Targets { classes: vec![1], numbers }, &[0.1, 0.7, -0.3]);
+            let text = serde_json::to_string(&metrics).unwrap();
+            assert_eq!(serde_json::from_str::<Metrics>(&text).unwrap(), metrics, "{text}");
+        }
     }
 }

@@ -130,7 +130,7 @@ impl<D: Domain> Rank<D> {
         Ok(Ranked {
             model: name.into(),
             samples: targets.len(),
-            classes: splits.classes.len(),
+            classes: splits.task.len(),
             features: features.width,
             source_classes: source.map(|source| source.classes),
             scores,

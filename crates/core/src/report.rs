@@ -46,11 +46,7 @@ pub fn page(program: &str, title: &str, plan: &Plan, outcome: &Outcome, summary:
         ("Environment", environment()),
     ];
     let mut body = format!(
-        "<h1>{title}</h1><p>accuracy <b>{:.4}</b>, macro-F1 {:.4}, loss {:.4} on {} {} samples; {} of {} \
-         parameters trained</p>",
-        metrics.accuracy,
-        metrics.macro_f1,
-        metrics.loss,
+        "<h1>{title}</h1><p><b>{metrics}</b> on {} {} samples; {} of {} parameters trained</p>",
         metrics.samples,
         summary.judged_on,
         outcome.trained,
@@ -76,11 +72,13 @@ fn curves(history: &[EpochRecord]) -> String {
         return String::new();
     }
     let validation = points(&|record| record.validation.as_ref().map(|m| m.loss));
-    let accuracy = points(&|record| record.validation.as_ref().map(|m| m.accuracy));
+    let score = points(&|record| record.validation.as_ref().map(Metrics::score));
+    let judged = history.iter().find_map(|record| record.validation.as_ref());
+    let name = judged.map_or_else(String::new, |metrics| spoken(metrics.headline()[0].0));
     let last = (history.len() - 1) as f64;
     let top = train.iter().chain(&validation).map(|(_, y)| *y).fold(f64::MIN_POSITIVE, f64::max);
     let losses = chart("loss", last, top, &[("training", "#1f77b4", &train), ("validation", "#d62728", &validation)]);
-    losses + &chart("accuracy", last, 1.0, &[("validation", "#2ca02c", &accuracy)])
+    losses + &chart(&name, last, 1.0, &[("validation", "#2ca02c", &score)])
 }
 
 /// Label, colour and points.
@@ -124,43 +122,43 @@ fn table(header: &[String], rows: &[Vec<String>]) -> String {
 
 /// The scores of each fold, and what they come to.
 fn folds(folds: &Folds) -> String {
-    let header = ["fold", "accuracy", "macro-F1", "loss", "samples"].map(String::from);
+    let names: Vec<&str> = folds.together.headline().into_iter().map(|(name, _)| name).collect();
+    let spoken = names.iter().map(|name| spoken(name));
+    let header: Vec<String> = ["fold".into()].into_iter().chain(spoken).chain(["samples".into()]).collect();
     let row = |name: String, m: &Metrics| {
-        vec![
-            name,
-            format!("{:.4}", m.accuracy),
-            format!("{:.4}", m.macro_f1),
-            format!("{:.4}", m.loss),
-            m.samples.to_string(),
-        ]
+        let scores = m.headline().into_iter().map(|(_, score)| format!("{score:.4}"));
+        [name].into_iter().chain(scores).chain([m.samples.to_string()]).collect::<Vec<String>>()
     };
     let mut rows: Vec<Vec<String>> = (1..).zip(&folds.each).map(|(i, m)| row(i.to_string(), m)).collect();
     let spread = |s: Spread| format!("{:.4} ± {:.4}", s.mean, s.deviation);
-    let Folds { accuracy, macro_f1, loss, together, .. } = folds;
-    let summed = ["mean ± deviation".into(), spread(*accuracy), spread(*macro_f1), spread(*loss), String::new()];
-    rows.push(summed.to_vec());
-    rows.push(row("all predictions together".into(), together));
+    let spreads = names.iter().map(|name| spread(folds.scores[name]));
+    rows.push(["mean ± deviation".into()].into_iter().chain(spreads).chain([String::new()]).collect());
+    rows.push(row("all predictions together".into(), &folds.together));
     table(&header, &rows)
 }
 
 fn classes(metrics: &Metrics) -> String {
+    if metrics.by_class().is_empty() {
+        return String::new();
+    }
     let header = ["class", "precision", "recall", "F1", "samples"].map(String::from);
     let row = |c: &crate::metrics::ClassScores| {
         let share = |x: f64| format!("{x:.4}");
         vec![c.name.clone(), share(c.precision), share(c.recall), share(c.f1), c.samples.to_string()]
     };
-    table(&header, &metrics.classes.iter().map(row).collect::<Vec<_>>())
+    table(&header, &metrics.by_class().iter().map(row).collect::<Vec<_>>())
 }
 
 fn confusion(metrics: &Metrics) -> String {
-    if metrics.classes.len() > MOST_CLASSES {
-        return format!("<p>{} classes: see summary.json</p>", metrics.classes.len());
+    let Scores::Classes(scores) = &metrics.scores else { return String::new() };
+    if scores.classes.len() > MOST_CLASSES {
+        return format!("<p>{} classes: see summary.json</p>", scores.classes.len());
     }
-    let names = metrics.classes.iter().map(|c| c.name.clone());
+    let names = scores.classes.iter().map(|c| c.name.clone());
     let header: Vec<String> = ["true \\ predicted".to_string()].into_iter().chain(names.clone()).collect();
     let row =
         |(name, counts): (String, &Vec<u64>)| [name].into_iter().chain(counts.iter().map(u64::to_string)).collect();
-    table(&header, &names.zip(&metrics.confusion).map(row).collect::<Vec<Vec<String>>>())
+    table(&header, &names.zip(&scores.confusion).map(row).collect::<Vec<Vec<String>>>())
 }
 
 fn time(summary: &Summary) -> String {
@@ -202,7 +200,11 @@ mod tests {
     use crate::plan::Start;
 
     fn outcome() -> Outcome {
-        let metrics = Metrics::of(&["<b>".into(), "a & b".into()], &[0, 1], &[0, 0], 0.5);
+        let metrics = Metrics::of(
+            &Task::classes(vec!["<b>".into(), "a & b".into()]),
+            &Targets { classes: vec![0, 1], numbers: vec![] },
+            &[1.0, 0.0, 1.0, 0.0],
+        );
         let record = |epoch| EpochRecord {
             kind: "epoch".into(),
             phase: 1,

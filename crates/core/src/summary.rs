@@ -81,8 +81,8 @@ impl fmt::Display for Summary {
         }
         writeln!(
             f,
-            "accuracy {:.4}, macro-F1 {:.4}, loss {:.4} on {} {} samples",
-            m.accuracy, m.macro_f1, m.loss, m.samples, self.judged_on
+            "{m} on {} {} samples",
+            m.samples, self.judged_on
         )?;
         let parts: Vec<String> = self
             .seconds

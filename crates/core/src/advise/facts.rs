@@ -9,7 +9,7 @@ use crate::data::{Dataset, Splits};
 /// Counts samples and compares their bytes; what cannot be read is passed over here and told when it is loaded.
 pub(super) fn facts(splits: &Splits, measures: &mut Measures) {
     let train = &splits.train;
-    let mut counts = vec![0usize; splits.classes.len()];
+    let mut counts = vec![0usize; splits.task.len()];
     (0..train.len()).for_each(|i| counts[train.target(i) as usize] += 1);
     let present: Vec<usize> = counts.into_iter().filter(|&count| count > 0).collect();
     let (least, most) = (present.iter().min().copied().unwrap_or(1), present.iter().max().copied().unwrap_or(1));
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn classes_are_counted_and_samples_that_occur_again_are_found() {
         let splits = Splits {
-            classes: vec!["x".into(), "y".into(), "absent".into()],
+            task: Task::classes(vec!["x".into(), "y".into(), "absent".into()]),
             train: Arc::new(Letters("abbcddef", vec![0, 0, 0, 0, 0, 1, 1, 0])),
             validation: Arc::new(Letters("azdz", vec![0, 0, 1, 1])),
             held_out: false,

@@ -171,7 +171,7 @@ impl<D: Domain> Advise<D> {
         self.measure(&reader, &best, &mut measures)?;
 
         measures.note(Quantity::Sequence, f64::from(u8::from(best.ready.network.input.len() == 1)));
-        let (options, seed, classes) = (settings(&measures), Seed(self.seed), &best.splits.classes);
+        let (options, seed, classes) = (settings(&measures), Seed(self.seed), &best.splits.task);
         let bench = Bench::new(&reader, &best.considered.model, &best.ready, classes, seed)?;
         let costs = self.costs(&bench, &best, &options)?;
         if let (Some(peak), Some(all)) = (costs.last().and_then(|cost| cost.memory), memory_of_machine()) {
@@ -273,15 +273,15 @@ impl<D: Domain> Advise<D> {
     fn judge(&self, reader: &Reader<'_, D>, name: String, ready: Ready<D>) -> Result<Candidate<D>> {
         let seed = Seed(self.seed);
         let splits = reader.splits(&ready, fit::budget(self.limit, self.per_class)?, seed)?;
-        let samples = at_most(splits.train.clone(), &splits.classes, JUDGED, seed)?;
+        let samples = at_most(splits.train.clone(), &splits.task, JUDGED, seed)?;
         let fingerprint = D::fingerprint(&ready.pipeline);
         let features = reader.features(&ready.network, &ready.params, &fingerprint, &samples, ViewSeed::Plain)?;
-        let labelled = Labelled::new(&features, &samples, &splits.classes);
+        let labelled = Labelled::new(&features, &samples, &splits.task);
         let heads = labelled.judge(&labelled.parts(seed)?)?;
         let of_scores = transferability::Labelled::new(&features.values, features.width, &labelled.targets)?;
         let scores = transferability::scores(&of_scores, reader.source(&ready, &features)?.as_ref())?;
         // What was kept from before took no time, and would take some elsewhere.
-        let few = at_most(samples.clone(), &splits.classes, 32, seed)?;
+        let few = at_most(samples.clone(), &splits.task, 32, seed)?;
         let unkept = Reader { cache: crate::cache::Cache::none(), place: reader.place.clone(), ..*reader };
         let start = Instant::now();
         unkept.features(&ready.network, &ready.params, &fingerprint, &few, ViewSeed::Plain)?;
@@ -293,7 +293,7 @@ impl<D: Domain> Advise<D> {
     /// What the features of the chosen model say.
     fn measure(&self, reader: &Reader<'_, D>, best: &Candidate<D>, measures: &mut Measures) -> Result<()> {
         let (seed, head) = (Seed(self.seed), &best.considered.heads[0]);
-        let labelled = Labelled::new(&best.features, &best.samples, &best.splits.classes);
+        let labelled = Labelled::new(&best.features, &best.samples, &best.splits.task);
         let parts = labelled.parts(seed)?;
         let mut counts = vec![0usize; labelled.classes.len()];
         labelled.targets.iter().for_each(|&target| counts[target as usize] += 1);
@@ -344,7 +344,7 @@ impl<D: Domain> Advise<D> {
         options: &Options,
         measures: &mut Measures,
     ) -> Result<Vec<Compared>> {
-        let (ready, classes, seed) = (&best.ready, &best.splits.classes, Seed(self.seed));
+        let (ready, classes, seed) = (&best.ready, &best.splits.task, Seed(self.seed));
         let fingerprint = D::fingerprint(&ready.pipeline);
         let features = reader.features(&ready.network, &ready.params, &fingerprint, samples, ViewSeed::Plain)?;
         let labelled = Labelled::new(&features, samples, classes);

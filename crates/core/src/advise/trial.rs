@@ -17,8 +17,9 @@ use crate::plan::{Phase, Plan, Train};
 use crate::pooled::{Reader, Ready};
 use crate::run::{RunDir, peak_memory};
 use crate::seed::Seed;
-use crate::strategy::{Options, Settings, Strategy, Task};
+use crate::strategy::{Options, Settings, Strategy, Facts};
 use crate::train::{self, Companions, Job, Outcome};
+use crate::task::{Kind, Task};
 use crate::{Error, Result};
 
 /// Steps that are timed, after one that is not.
@@ -44,7 +45,7 @@ pub struct Cost {
 pub(super) struct Bench<'a, D: Domain> {
     reader: &'a Reader<'a, D>,
     fingerprint: String,
-    classes: &'a [String],
+    task: &'a Task,
     base: Network,
     params: Params,
     seed: Seed,
@@ -55,13 +56,13 @@ impl<'a, D: Domain> Bench<'a, D> {
         reader: &'a Reader<'a, D>,
         name: &str,
         model: &Ready<D>,
-        classes: &'a [String],
+        task: &'a Task,
         seed: Seed,
     ) -> Result<Self> {
-        let base = model.network.clone().with_classes(classes.len());
+        let base = model.network.clone().with_classes(task.len());
         let head = crate::model::Head::Fresh(seed);
         let (params, _) = crate::model::fit(&base, &model.weights, head, &reader.place, name)?;
-        Ok(Self { reader, fingerprint: D::fingerprint(&model.pipeline), classes, base, params, seed })
+        Ok(Self { reader, fingerprint: D::fingerprint(&model.pipeline), task, base, params, seed })
     }
 
     /// The plan of `strategy` for `samples` samples.
@@ -71,7 +72,7 @@ impl<'a, D: Domain> Bench<'a, D> {
     pub(super) fn plan(&self, strategy: &dyn Strategy, options: &Options, samples: usize) -> Result<Plan> {
         let settings = Settings { options: options.clone(), defaults: D::defaults() };
         strategy.check(&self.base, &settings)?;
-        Ok(strategy.plan(&self.base, &Task { classes: self.classes.len(), samples }, &settings))
+        Ok(strategy.plan(&self.base, &Facts { kind: Kind::Classes, outputs: self.task.len(), samples }, &settings))
     }
 
     /// Takes a few steps of the plan's first phase of gradient descent. `pass` is the seconds that a frozen pass over
@@ -107,7 +108,7 @@ impl<'a, D: Domain> Bench<'a, D> {
         let logits = unkept.logits(&network, &outcome.params, &features)?;
         let best = |row: &[f32]| (1..row.len()).fold(0, |best, c| if row[c] > row[best] { c } else { best });
         let said: BTreeMap<usize, usize> =
-            features.samples.iter().copied().zip(logits.chunks_exact(self.classes.len()).map(best)).collect();
+            features.samples.iter().copied().zip(logits.chunks_exact(self.task.len()).map(best)).collect();
         Ok((0..held.len()).map(|i| said.get(&i) == Some(&(held.target(i) as usize))).collect())
     }
 
@@ -118,7 +119,7 @@ impl<'a, D: Domain> Bench<'a, D> {
             network: &network,
             plan,
             params: self.params.clone(),
-            classes: self.classes,
+            task: self.task,
             validation: Arc::new(Subset::new(train.clone(), Vec::new())),
             train,
             fingerprint: &self.fingerprint,

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use super::{Common, Console, json, print_line};
 use crate::classifier::{BATCH, Classifier};
-use crate::data::View;
+use crate::data::{Targets, View};
 use crate::domain::Domain;
 use crate::loader::{Faults, Loader, Request, Strictness};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Scores};
 use crate::observe::Observer;
 use crate::seed::Seed;
 use crate::{Error, Result};
@@ -34,7 +34,7 @@ pub(super) fn run<D: Domain>(args: EvaluateArgs<D>, common: &Common) -> Result<(
     let console = Console::new(common.quiet);
     let model = super::open::<D>(&args.run, args.adapter.as_deref(), common)?;
     let classifier = Classifier::<D>::of(model, common.place()?, args.run.as_ref())?;
-    let splits = D::splits(&args.data, classifier.pipeline(), Some(classifier.classes()), Seed(args.seed))?;
+    let splits = D::splits(&args.data, classifier.pipeline(), Some(classifier.task()), Seed(args.seed))?;
     let data = splits.validation;
     let batches: Vec<Vec<Request>> = (0..data.len())
         .collect::<Vec<_>>()
@@ -43,35 +43,31 @@ pub(super) fn run<D: Domain>(args: EvaluateArgs<D>, common: &Common) -> Result<(
         .collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut faults = Faults::new(Strictness { strict: args.strict, ..Strictness::default() });
-    let (mut logits, mut targets, mut done) = (Vec::new(), Vec::new(), 0);
+    let (mut logits, mut targets, mut done) = (Vec::new(), Targets::default(), 0);
     for mut loaded in Loader::new(data.clone(), batches, threads) {
         for (index, error) in loaded.failed.drain(..) {
             faults.note("validation", &*data, index, error)?;
         }
-        targets.extend(loaded.indices().into_iter().map(|i| data.target(i)));
+        targets.extend(Targets::of(&*data, loaded.indices()));
         let samples: Vec<_> = loaded.samples.into_iter().map(|(_, sample)| sample).collect();
         done += samples.len();
         logits.extend(classifier.logits(&samples)?);
         console.progress("evaluate", done, data.len());
     }
-    if targets.is_empty() {
+    if targets.classes.is_empty() {
         return Err(Error::input("the validation data", "none of it could be read", "check the files"));
     }
-    let metrics = Metrics::of_logits(classifier.classes(), &targets, &logits);
+    let metrics = Metrics::of(classifier.task(), &targets, &logits);
     if common.json {
         return print_line(&json(&metrics)?);
     }
-    print_line(&format!(
-        "accuracy {:.4}, macro-F1 {:.4}, loss {:.4} on {} {}",
-        metrics.accuracy,
-        metrics.macro_f1,
-        metrics.loss,
-        metrics.samples,
-        D::ITEM.1
-    ))?;
-    let wide = metrics.classes.iter().map(|c| c.name.chars().count()).max().unwrap_or(0).max(5);
-    print_line(&format!("{:<wide$} {:>9} {:>9} {:>9} {:>9}", "class", "precision", "recall", "F1", "samples"))?;
-    for c in &metrics.classes {
+    print_line(&format!("{metrics} on {} {}", metrics.samples, D::ITEM.1))?;
+    print_line(&others(&metrics))?;
+    let wide = metrics.by_class().iter().map(|c| c.name.chars().count()).max().unwrap_or(0).max(5);
+    if wide > 5 || !metrics.by_class().is_empty() {
+        print_line(&format!("{:<wide$} {:>9} {:>9} {:>9} {:>9}", "class", "precision", "recall", "F1", "samples"))?;
+    }
+    for c in metrics.by_class() {
         print_line(&format!(
             "{:<wide$} {:>9.4} {:>9.4} {:>9.4} {:>9}",
             c.name, c.precision, c.recall, c.f1, c.samples
@@ -81,4 +77,18 @@ pub(super) fn run<D: Domain>(args: EvaluateArgs<D>, common: &Common) -> Result<(
         console.message(&format!("left out: {name}: {reason}"));
     }
     Ok(())
+}
+
+/// What the headline leaves out.
+fn others(metrics: &Metrics) -> String {
+    match &metrics.scores {
+        Scores::Classes(scores) => {
+            let five = scores.top_5_accuracy.map_or(String::new(), |share| format!("among the best five {share:.4}, "));
+            format!("{five}ROC AUC {:.4}, calibration error {:.4}", scores.roc_auc, scores.calibration_error)
+        }
+        Scores::Labels(scores) => format!("micro-F1 {:.4}, ROC AUC {:.4}", scores.micro_f1, scores.roc_auc),
+        Scores::Values(scores) => {
+            format!("root mean squared error {:.4}, Pearson {:.4}", scores.root_mean_squared_error, scores.pearson)
+        }
+    }
 }

@@ -69,7 +69,7 @@ fn show<D: Domain>(
     if as_json {
         return print_line(&json(&json!({
             "model": model, "architecture": network.name, "parameters": network.parameters(), "stages": costs,
-            "classes": opened.classes, "preparation": preparation, "card": card.map(facts),
+            "classes": opened.task.as_ref().map(|task| &task.outputs), "preparation": preparation, "card": card.map(facts),
         }))?);
     }
     let for_rows = if rows > 1 { format!(", {rows} rows a sample") } else { String::new() };

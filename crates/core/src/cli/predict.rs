@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{Common, print_line};
-use crate::classifier::{BATCH, Classifier, Prediction};
+use crate::classifier::{BATCH, Classifier, Guess, Prediction};
 use crate::data::Sample;
 use crate::domain::Domain;
+use crate::task::Kind;
 use crate::{Error, Result};
 
 #[derive(Debug, Clone, clap::Args)]
@@ -22,26 +23,37 @@ pub(super) struct PredictArgs<D: Domain> {
     adapter: Option<PathBuf>,
     #[command(flatten)]
     inputs: D::InputArgs,
-    /// How many classes to show, most probable first
-    #[arg(long, default_value_t = 1, value_name = "K")]
-    top_k: usize,
+    /// How many classes or labels to show, most probable first [default: the best class; the labels of probability ½ and
+    /// more]
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
 }
 
 pub(super) fn run<D: Domain>(args: PredictArgs<D>, common: &Common) -> Result<()> {
-    if args.top_k == 0 {
+    if args.top_k == Some(0) {
         return Err(Error::input("--top-k 0", "there is nothing to show", "use 1 or more"));
     }
     let model = super::open::<D>(&args.run, args.adapter.as_deref(), common)?;
     let classifier = Classifier::<D>::of(model, common.place()?, args.run.as_ref())?;
-    let top = args.top_k.min(classifier.classes().len());
+    let kind = classifier.task().kind;
+    let shown = |guesses: &[Guess]| match (args.top_k, kind) {
+        (Some(top), _) => top.min(guesses.len()),
+        (None, Kind::Labels) => guesses.iter().take_while(|guess| guess.probability >= 0.5).count(),
+        (None, _) => guesses.len().min(1),
+    };
     let inputs = D::inputs(&args.inputs, classifier.pipeline())?;
     stream(
         inputs,
         |samples| classifier.predict_samples(samples),
         |name, prediction: &Prediction| {
-            let shown = &prediction.guesses[..top];
-            print_line(&if common.json {
+            let shown = &prediction.guesses[..shown(&prediction.guesses)];
+            print_line(&if common.json && kind == Kind::Values {
+                json!({ "input": name, "values": prediction.values }).to_string()
+            } else if common.json {
                 json!({ "input": name, "predictions": shown }).to_string()
+            } else if kind == Kind::Values {
+                let values: Vec<String> = prediction.values.iter().map(|v| format!("{}\t{}", v.name, v.value)).collect();
+                format!("{name}\t{}", values.join("\t"))
             } else {
                 let guesses: Vec<String> = shown.iter().map(|g| format!("{}\t{:.4}", g.label, g.probability)).collect();
                 format!("{name}\t{}", guesses.join("\t"))

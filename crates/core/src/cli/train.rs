@@ -88,9 +88,10 @@ pub(super) fn run<D: Domain>(args: TrainArgs<D>, common: &Common) -> Result<()> 
         let (train, validation) = (prepared.splits.train.len(), prepared.splits.validation.len());
         console.message(&format!("model {}: {}", prepared.network.name, prepared.report));
         print_line(&format!(
-            "{train} training and {validation} validation {}, {} classes",
+            "{train} training and {validation} validation {}, {} {}",
             D::ITEM.1,
-            prepared.splits.classes.len()
+            prepared.splits.task.len(),
+            prepared.splits.task.kind
         ))?;
         if let Some(count) = fit.folds {
             print_line(&format!(

@@ -111,7 +111,7 @@ pub fn find_lr<D: Domain>(fit: &Fit<D>, sweep: Sweep, observer: &dyn Observer) -
     let prepared = fit.prepare(observer)?;
     let (plan, phase, planned) = sweeping(&prepared.plan, sweep)?;
     let seed = Seed(fit.seed.unwrap_or(0));
-    let train = repeated(prepared.splits.train, &prepared.splits.classes, sweep.steps * phase.batch_size, seed)?;
+    let train = repeated(prepared.splits.train, &prepared.splits.task, sweep.steps * phase.batch_size, seed)?;
     let nothing = Arc::new(Subset::new(prepared.splits.validation, Vec::new()));
     let folder = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
     let recorder = Recorder { observer, steps: sweep.steps, heard: Mutex::default() };
@@ -119,7 +119,7 @@ pub fn find_lr<D: Domain>(fit: &Fit<D>, sweep: Sweep, observer: &dyn Observer) -
         network: &prepared.network,
         plan: &plan,
         params: prepared.params,
-        classes: &prepared.splits.classes,
+        task: &prepared.splits.task,
         train,
         validation: nothing,
         fingerprint: &D::fingerprint(&prepared.pipeline),

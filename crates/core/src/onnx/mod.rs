@@ -52,7 +52,7 @@ pub fn write(
     params: &Params,
     inputs: Inputs,
     output: Output,
-    properties: &[(&str, String)],
+    properties: &[(String, String)],
 ) -> Result<Vec<u8>> {
     let mut builder = Builder::default();
     let start = Flow::input(network, inputs, &mut builder);
@@ -76,7 +76,7 @@ pub fn write(
         let reason = format!("its parameters take {size} bytes, and an ONNX file holds 2 GB");
         return Err(Error::input(&network.name, reason, "export it as safetensors"));
     }
-    let property = |(key, value): &(&str, String)| proto::Property { key: (*key).into(), value: value.clone() };
+    let property = |(key, value): &(String, String)| proto::Property { key: key.clone(), value: value.clone() };
     let model = proto::Model {
         ir_version: proto::IR_VERSION,
         producer_name: "topwork".into(),

@@ -61,7 +61,7 @@ fn sentences(asks: Asks) -> Network {
 
 fn written(network: &Network, inputs: Inputs, output: Output) -> proto::Model {
     let params = Params::initial(&network.params(), Seed(1), &Device::Cpu).unwrap();
-    let bytes = write(network, &params, inputs, output, &[("classes", "[]".into())]).unwrap();
+    let bytes = write(network, &params, inputs, output, &[("classes".into(), "[]".into())]).unwrap();
     proto::Model::decode(&bytes[..]).unwrap()
 }
 

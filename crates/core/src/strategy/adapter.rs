@@ -1,7 +1,7 @@
 //! Small modules put between the layers of a backbone that itself stays as it is.
 
 use super::adapters::{Pace, chosen, plan};
-use super::{Settings, Strategy, Task};
+use super::{Settings, Strategy, Facts};
 use crate::net::Network;
 use crate::net::adapt::Adapter;
 use crate::plan::Plan;
@@ -24,7 +24,7 @@ impl Strategy for BottleneckAdapter {
          Learning, 2022"
     }
 
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let width = settings.options.bottleneck.unwrap_or(32);
         let placement = settings.options.adapter_placement.unwrap_or_default();
         let blocks = chosen(settings, &network.blocks(), String::as_str, |_| true);

@@ -1,6 +1,6 @@
 //! What the strategies have in common that leave the backbone as it is and learn an adapter in it beside the head.
 
-use super::{Recipe, Settings, Task, rule};
+use super::{Recipe, Settings, Facts, rule};
 use crate::net::Network;
 use crate::net::adapt::{self, Adapter, matches};
 use crate::plan::{BatchNormMode, Decay, Phase, Plan, RoleName, Rule, Start};
@@ -20,7 +20,7 @@ pub(super) fn plan(
     adapter: Adapter,
     pace: Pace,
     network: &Network,
-    task: &Task,
+    task: &Facts,
     settings: &Settings,
 ) -> Plan {
     let adapters = vec![adapter];

@@ -1,6 +1,6 @@
 //! Parts of every stage learn: the additive terms, or the normalizations.
 
-use super::{Settings, Strategy, Task, learnable, rule};
+use super::{Settings, Strategy, Facts, learnable, rule};
 use crate::net::Network;
 use crate::plan::{BatchNormMode, Decay, Phase, Plan, RoleName, Rule, Start};
 
@@ -15,7 +15,7 @@ pub struct NormOnly;
 const RATE: f64 = 10.0;
 
 /// Those parameters of `role` in every stage, and the head.
-fn plan_of(name: &str, role: RoleName, network: &Network, task: &Task, settings: &Settings) -> Plan {
+fn plan_of(name: &str, role: RoleName, network: &Network, task: &Facts, settings: &Settings) -> Plan {
     let part = |i: &usize| Rule { roles: vec![role], ..rule(&network.stages[*i].name, 1.0) };
     let mut learn: Vec<Rule> = learnable(network).iter().map(part).collect();
     learn.push(rule("head", settings.options.head_rate.unwrap_or(1.0)));
@@ -41,7 +41,7 @@ impl Strategy for BitFit {
         "Ben-Zaken et al., BitFit, 2022"
     }
 
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         plan_of(self.name(), RoleName::Bias, network, task, settings)
     }
 }
@@ -59,7 +59,7 @@ impl Strategy for NormOnly {
         "Mudrakarta et al., K for the Price of 1, 2019"
     }
 
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         plan_of(self.name(), RoleName::Norm, network, task, settings)
     }
 }

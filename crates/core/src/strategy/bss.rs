@@ -1,6 +1,6 @@
 //! Fine-tuning that lets go of what transfers badly: the directions of the features with the smallest singular values.
 
-use super::{Settings, Strategy, Task, penalized};
+use super::{Settings, Strategy, Facts, penalized};
 use crate::net::Network;
 use crate::plan::{Penalty, Plan};
 
@@ -24,7 +24,7 @@ impl Strategy for Bss {
         "Chen et al., Catastrophic Forgetting Meets Negative Transfer: Batch Spectral Shrinkage, 2019"
     }
 
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let options = &settings.options;
         let (weight, smallest) = (options.penalty.unwrap_or(WEIGHT), options.smallest.unwrap_or(SMALLEST));
         penalized(self.name(), Penalty::SingularValues { weight, smallest }, network, task, settings)

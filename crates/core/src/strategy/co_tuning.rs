@@ -1,7 +1,7 @@
 //! Fine-tuning with both heads: the one of the source goes on learning, from the source labels that the target's classes
 //! stand for.
 
-use super::{Settings, Strategy, Task, penalized};
+use super::{Settings, Strategy, Facts, penalized};
 use crate::net::Network;
 use crate::plan::{Penalty, Plan};
 
@@ -24,7 +24,7 @@ impl Strategy for CoTuning {
         "You et al., Co-Tuning for Transfer Learning, 2020"
     }
 
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let weight = settings.options.penalty.unwrap_or(WEIGHT);
         penalized(self.name(), Penalty::SourceLabels { weight }, network, task, settings)
     }

@@ -1,7 +1,7 @@
 //! A handful of samples is many pairs: first the backbone learns which belong together, then a head is solved on what it
 //! says.
 
-use super::{FineTuning, Settings, Strategy, Task};
+use super::{FineTuning, Settings, Strategy, Facts};
 use crate::net::Network;
 use crate::plan::{Pairs, Phase, Plan};
 
@@ -26,7 +26,7 @@ impl Strategy for ContrastiveFewShot {
         "Tunstall et al., Efficient Few-Shot Learning Without Prompts (SetFit), 2022"
     }
 
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let mut plan = FineTuning.plan(network, task, settings);
         for phase in &mut plan.phases {
             if let Phase::Train(train) = phase {
@@ -40,7 +40,7 @@ impl Strategy for ContrastiveFewShot {
                 train.patience = None;
             }
         }
-        plan.phases.push(Phase::Solve(settings.solve()));
+        plan.phases.push(Phase::Solve(settings.solve(task)));
         Plan { strategy: self.name().into(), ..plan }
     }
 }

@@ -1,7 +1,7 @@
 //! Fine-tuning that holds on to what the stages say, not to the numbers they say it with: the penalty is on feature maps,
 //! and heavier on the channels that the task needs.
 
-use super::{ChannelWeights, Settings, Strategy, Task, learnable, penalized};
+use super::{ChannelWeights, Settings, Strategy, Facts, learnable, penalized};
 use crate::net::Network;
 use crate::plan::{Penalty, Plan};
 
@@ -27,7 +27,7 @@ impl Strategy for Delta {
         "Li et al., DELTA: DEep Learning Transfer using Feature Map with Attention, 2019"
     }
 
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let options = &settings.options;
         let all = learnable(network);
         let last = options.compared_stages.unwrap_or(STAGES).min(all.len());

@@ -1,6 +1,6 @@
 //! A larger model that knows the task teaches a smaller one: its answers say more than the labels.
 
-use super::{FineTuning, Settings, Strategy, Task};
+use super::{FineTuning, Settings, Strategy, Facts};
 use crate::net::Network;
 use crate::plan::{Phase, Plan, Teacher};
 use crate::{Error, Result};
@@ -33,7 +33,7 @@ impl Strategy for Distillation {
         Err(Error::input("--strategy distillation", reason, "add --teacher with a finished run of the same classes"))
     }
 
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let options = &settings.options;
         let mut plan = FineTuning.plan(network, task, settings);
         for phase in &mut plan.phases {

@@ -1,6 +1,6 @@
 //! The backbone stays as it is; only a head is fitted on its pooled features.
 
-use super::{Probe, Recipe, Settings, Strategy, Task, rule};
+use super::{Probe, Recipe, Settings, Strategy, Facts, rule};
 use crate::net::Network;
 use crate::plan::{BatchNormMode, Decay, Optimizer, Phase, Plan, Start};
 
@@ -30,10 +30,10 @@ impl Strategy for FeatureExtraction {
         "Donahue et al., DeCAF, 2014; Sharif Razavian et al., CNN Features off-the-shelf, 2014"
     }
 
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let options = &settings.options;
         let phase = match options.probe.unwrap_or(Probe::Logistic) {
-            Probe::Logistic | Probe::Ridge => Phase::Solve(settings.solve()),
+            Probe::Logistic | Probe::Ridge => Phase::Solve(settings.solve(task)),
             Probe::Gradient => {
                 let learn = vec![rule("head", 1.0)];
                 let mut train = settings.train("train the head", &GRADIENT_PROBE, Decay::Cosine, learn, task);

@@ -1,6 +1,6 @@
 //! The pre-trained weights are where training starts: everything learns, at rates that may fall towards the input.
 
-use super::{Settings, Strategy, Task, falling};
+use super::{Settings, Strategy, Facts, falling};
 use crate::net::Network;
 use crate::plan::{Decay, Phase, Plan, Start};
 
@@ -20,7 +20,7 @@ impl Strategy for FineTuning {
         "Girshick et al., Rich feature hierarchies, 2014; Howard & Ruder, ULMFiT, 2018 (rates by stage)"
     }
 
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let learn = falling(network, 0, settings);
         let recipe = &settings.defaults.fine_tuning;
         let train = settings.train("train everything", recipe, Decay::Linear, learn, task);

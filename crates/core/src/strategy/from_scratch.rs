@@ -1,6 +1,6 @@
 //! No transfer: random weights, everything learns. The yardstick for the others.
 
-use super::{Settings, Strategy, Task, rule};
+use super::{Settings, Strategy, Facts, rule};
 use crate::net::Network;
 use crate::plan::{Decay, Phase, Plan, Start};
 
@@ -20,7 +20,7 @@ impl Strategy for FromScratch {
         "He et al., Delving Deep into Rectifiers, 2015 (the initialization)"
     }
 
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let names = network.stages.iter().map(|stage| stage.name.as_str()).chain(["head"]);
         let learn = names.map(|name| rule(name, 1.0)).collect();
         let recipe = &settings.defaults.from_scratch;

@@ -1,7 +1,7 @@
 //! First the head learns, then one stage more in each phase, from the top down. Every phase starts from what comes out of
 //! its last frozen stage, all of which one pass over the samples has left behind.
 
-use super::{Settings, Strategy, Task, falling, learnable};
+use super::{Settings, Strategy, Facts, falling, learnable};
 use crate::net::Network;
 use crate::plan::{Decay, Phase, Plan, Start};
 
@@ -21,7 +21,7 @@ impl Strategy for GradualUnfreezing {
         "Howard & Ruder, Universal Language Model Fine-tuning for Text Classification, 2018"
     }
 
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let options = &settings.options;
         let recipe = &settings.defaults.fine_tuning;
         let stages = learnable(network);

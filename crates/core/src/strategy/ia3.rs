@@ -1,7 +1,7 @@
 //! A factor for each of some channels learns, nothing else of the backbone; afterwards it is drawn into the weights.
 
 use super::adapters::{Pace, chosen, plan};
-use super::{Settings, Strategy, Task};
+use super::{Settings, Strategy, Facts};
 use crate::net::Network;
 use crate::net::adapt::{Adapter, Place, Site};
 use crate::plan::Plan;
@@ -25,7 +25,7 @@ impl Strategy for Ia3 {
     /// Keys and values, and what lies behind the inner activations of each residual block: the second layer of the
     /// feed-forward part (§3.3), the last convolution of a block. In a network without such blocks, all that lies behind
     /// activations.
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let sites = network.sites();
         let blocks = sites.iter().any(|site| site.inner);
         let usual = |site: &Site| match site.place {

@@ -1,6 +1,6 @@
 //! Fine-tuning on a leash: the backbone is pulled towards the pre-trained weights, in place of zero.
 
-use super::{Settings, Strategy, Task, penalized};
+use super::{Settings, Strategy, Facts, penalized};
 use crate::net::Network;
 use crate::plan::{Penalty, Plan};
 
@@ -23,7 +23,7 @@ impl Strategy for L2Sp {
         "Li et al., Explicit Inductive Bias for Transfer Learning with Convolutional Networks, 2018"
     }
 
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let weight = settings.options.penalty.unwrap_or(WEIGHT);
         penalized(self.name(), Penalty::StartWeights { weight }, network, task, settings)
     }

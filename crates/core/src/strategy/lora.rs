@@ -1,7 +1,7 @@
 //! A term of low rank learns beside weights that stay as they are; afterwards it is added to them.
 
 use super::adapters::{Pace, chosen, plan};
-use super::{Settings, Strategy, Task};
+use super::{Settings, Strategy, Facts};
 use crate::net::Network;
 use crate::net::adapt::{Adapter, Place};
 use crate::plan::Plan;
@@ -24,7 +24,7 @@ impl Strategy for Lora {
 
     /// Queries and values of attention, as in the paper (§4.2); in a network without attention all convolutions that
     /// see all channels, in one without either all linear layers.
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let options = &settings.options;
         let mut sites = network.sites();
         let has = |place| sites.iter().any(|site| site.place == place);

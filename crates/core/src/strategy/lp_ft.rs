@@ -1,7 +1,7 @@
 //! First the head, solved on the frozen features, then everything from that head on: a random head would send large
 //! gradients into good features before it makes sense itself.
 
-use super::{FineTuning, Settings, Strategy, Task};
+use super::{FineTuning, Settings, Strategy, Facts};
 use crate::net::Network;
 use crate::plan::{Phase, Plan};
 
@@ -21,9 +21,9 @@ impl Strategy for LpFt {
         "Kumar et al., Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution, 2022"
     }
 
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let tuned = FineTuning.plan(network, task, settings);
-        let phases = [Phase::Solve(settings.solve())].into_iter().chain(tuned.phases).collect();
+        let phases = [Phase::Solve(settings.solve(task))].into_iter().chain(tuned.phases).collect();
         Plan { strategy: self.name().into(), phases, ..tuned }
     }
 }

@@ -52,6 +52,7 @@ pub use wise_ft::WiseFt;
 
 use crate::Result;
 use crate::net::Network;
+use crate::task::Kind;
 use crate::plan::{
     BatchNormMode, Decay, Method, Objective, Optimizer, Penalty, Phase, Plan, Rule, Schedule, Solve, Train,
 };
@@ -72,7 +73,7 @@ pub trait Strategy: Send + Sync {
         Ok(())
     }
     /// What to do for this backbone, task and settings.
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan;
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan;
 }
 
 /// All strategies, in the order in which they are listed.
@@ -105,9 +106,11 @@ pub fn all() -> &'static [&'static dyn Strategy] {
 
 /// The facts of the target task that plans may depend on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Task {
-    /// Number of classes.
-    pub classes: usize,
+pub struct Facts {
+    /// What the outputs are.
+    pub kind: Kind,
+    /// Number of outputs.
+    pub outputs: usize,
     /// Number of training samples.
     pub samples: usize,
 }
@@ -153,7 +156,7 @@ pub struct Settings {
 
 impl Settings {
     /// A phase of gradient descent: `recipe` where the user says nothing, and what most phases have in common.
-    fn train(&self, name: &str, recipe: &Recipe, decay: Decay, learn: Vec<Rule>, task: &Task) -> Train {
+    fn train(&self, name: &str, recipe: &Recipe, decay: Decay, learn: Vec<Rule>, task: &Facts) -> Train {
         let options = &self.options;
         let batch_size = options.batch_size.unwrap_or(self.defaults.batch_size).max(1);
         let optimizer = options.optimizer(recipe.optimizer);
@@ -187,10 +190,11 @@ impl Settings {
     }
 
     /// The head that suits the frozen features best.
-    fn solve(&self) -> Solve {
+    fn solve(&self, task: &Facts) -> Solve {
         let options = &self.options;
         let method = match options.probe {
-            Some(Probe::Ridge) => Method::Ridge { l2: options.l2 },
+            Some(Probe::Ridge) if task.kind != Kind::Labels => Method::Ridge { l2: options.l2 },
+            _ if task.kind == Kind::Values => Method::Ridge { l2: options.l2 },
             _ => Method::Logistic { l2: options.l2.unwrap_or(1.0) },
         };
         Solve {
@@ -232,7 +236,7 @@ fn falling(network: &Network, boundary: usize, settings: &Settings) -> Vec<Rule>
 }
 
 /// Fine-tuning with a penalty.
-fn penalized(name: &str, penalty: Penalty, network: &Network, task: &Task, settings: &Settings) -> Plan {
+fn penalized(name: &str, penalty: Penalty, network: &Network, task: &Facts, settings: &Settings) -> Plan {
     let mut plan = FineTuning.plan(network, task, settings);
     for phase in &mut plan.phases {
         if let Phase::Train(train) = phase {

@@ -1,6 +1,6 @@
 //! The last stages learn, the first ones stay: what comes out of those is computed once.
 
-use super::{Settings, Strategy, Task, falling, learnable};
+use super::{Settings, Strategy, Facts, falling, learnable};
 use crate::net::Network;
 use crate::plan::{Decay, Phase, Plan, Start};
 use crate::{Error, Result};
@@ -33,7 +33,7 @@ impl Strategy for Partial {
         Err(Error::input(format!("--last-stages {asked}"), reason, format!("use {most} or less")))
     }
 
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let stages = learnable(network);
         let last = settings.options.last_stages.unwrap_or(LAST).min(stages.len());
         let boundary = stages.get(stages.len() - last).copied().unwrap_or(network.stages.len());

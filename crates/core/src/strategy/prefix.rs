@@ -1,7 +1,7 @@
 //! Keys and values that belong to no word stand in front of every sentence's own and learn; the encoder stays.
 
 use super::adapters::{Pace, chosen, plan};
-use super::{Settings, Strategy, Task};
+use super::{Settings, Strategy, Facts};
 use crate::net::Network;
 use crate::net::adapt::Adapter;
 use crate::plan::Plan;
@@ -23,7 +23,7 @@ impl Strategy for PrefixTuning {
     }
 
     /// The prefix is learned directly, without the paper's perceptron in front of it (§4.3).
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let length = settings.options.prefix_length.unwrap_or(8);
         let attentions = chosen(settings, &network.attentions(), String::as_str, |_| true);
         let adapter = Adapter::Prefix { length, attentions };

@@ -1,6 +1,6 @@
 //! No training at all: a class is the mean of its samples' features.
 
-use super::{Settings, Strategy, Task};
+use super::{Settings, Strategy, Facts};
 use crate::net::Network;
 use crate::plan::{Method, Phase, Plan, Solve, Start};
 
@@ -20,8 +20,8 @@ impl Strategy for Prototypes {
         "Snell et al., Prototypical Networks for Few-shot Learning, 2017"
     }
 
-    fn plan(&self, _network: &Network, _task: &Task, settings: &Settings) -> Plan {
-        let solve = Solve { name: "take the class means".into(), method: Method::Prototypes, ..settings.solve() };
+    fn plan(&self, _network: &Network, task: &Facts, settings: &Settings) -> Plan {
+        let solve = Solve { name: "take the class means".into(), method: Method::Prototypes, ..settings.solve(task) };
         Plan {
             strategy: self.name().into(),
             start: Start::Pretrained,

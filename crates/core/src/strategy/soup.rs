@@ -1,6 +1,6 @@
 //! The mean of several finished runs, which answers as one model.
 
-use super::{Settings, Strategy, Task};
+use super::{Settings, Strategy, Facts};
 use crate::net::Network;
 use crate::plan::{Choice, Combine, Mixture, Phase, Plan, Start};
 use crate::{Error, Result};
@@ -29,7 +29,7 @@ impl Strategy for Soup {
         Err(Error::input("--strategy soup", reason, "add for example --runs runs/a,runs/b"))
     }
 
-    fn plan(&self, _network: &Network, _task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, _network: &Network, _task: &Facts, settings: &Settings) -> Plan {
         let options = &settings.options;
         let runs = options.runs.clone().unwrap_or_default();
         let mixture = Mixture::Runs { runs, choice: options.soup.unwrap_or(Choice::Greedy) };

@@ -1,7 +1,7 @@
 //! Fine-tuning whose batch normalizations choose, channel by channel, between the batch's statistics and the running
 //! ones: small batches cannot lead them astray.
 
-use super::{FineTuning, Settings, Strategy, Task};
+use super::{FineTuning, Settings, Strategy, Facts};
 use crate::net::{Network, Role};
 use crate::plan::{BatchNormMode, Phase, Plan};
 use crate::{Error, Result};
@@ -33,7 +33,7 @@ impl Strategy for StochNorm {
         Err(Error::input("--strategy stoch-norm", reason, "choose another strategy"))
     }
 
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let running = settings.options.running_share.unwrap_or(RUNNING);
         let mut plan = FineTuning.plan(network, task, settings);
         for phase in &mut plan.phases {

@@ -33,7 +33,7 @@ fn settings(options: Options) -> Settings {
 }
 
 fn train(strategy: &dyn Strategy, samples: usize, options: Options) -> Train {
-    match strategy.plan(&network(), &Task { classes: 3, samples }, &settings(options)).phases.remove(0) {
+    match strategy.plan(&network(), &Facts { kind: Kind::Classes, outputs: 3, samples }, &settings(options)).phases.remove(0) {
         Phase::Train(train) => train,
         other => panic!("a phase of gradient descent was expected, not {other:?}"),
     }
@@ -61,7 +61,7 @@ fn a_stage_without_parameters_does_not_count_in_the_decay() {
     let mut network = network();
     network.stages.push(Stage { name: "pool".into(), layers: vec![Layer::Act(crate::net::Act::Relu)] });
     let options = Options { stage_decay: Some(0.5), ..Options::default() };
-    let plan = FineTuning.plan(&network, &Task { classes: 3, samples: 10 }, &settings(options));
+    let plan = FineTuning.plan(&network, &Facts { kind: Kind::Classes, outputs: 3, samples: 10 }, &settings(options));
     let Phase::Train(train) = &plan.phases[0] else { panic!("a phase of gradient descent was expected") };
     let rates: Vec<(&str, f64)> = train.learn.iter().map(|r| (r.stage.as_str(), r.rate)).collect();
     assert_eq!(rates, [("one", 0.25), ("two", 0.5), ("head", 1.0)]);
@@ -84,7 +84,7 @@ fn a_gradient_probe_learns_the_head_behind_all_stages() {
 
 #[test]
 fn heads_are_solved_by_ridge_regression_where_the_user_says_so() {
-    let task = Task { classes: 3, samples: 100 };
+    let task = Facts { kind: Kind::Classes, outputs: 3, samples: 100 };
     for (l2, options) in [(None, Options::default()), (Some(3.0), Options { l2: Some(3.0), ..Options::default() })] {
         let options = Options { probe: Some(Probe::Ridge), ..options };
         for strategy in [&FeatureExtraction as &dyn Strategy, &LpFt, &ContrastiveFewShot] {
@@ -109,7 +109,7 @@ fn steps_are_batches_times_epochs_and_pairs_are_two_samples_each() {
 
 #[test]
 fn training_from_scratch_starts_from_random_weights() {
-    let plan = FromScratch.plan(&network(), &Task { classes: 3, samples: 10 }, &settings(Options::default()));
+    let plan = FromScratch.plan(&network(), &Facts { kind: Kind::Classes, outputs: 3, samples: 10 }, &settings(Options::default()));
     assert_eq!(plan.start, Start::Random);
 }
 
@@ -123,7 +123,7 @@ fn switching_the_update_rule_keeps_what_the_user_set_of_it() {
 #[test]
 fn plans_survive_being_written_and_read() {
     for strategy in all() {
-        let plan = strategy.plan(&network(), &Task { classes: 3, samples: 10 }, &settings(Options::default()));
+        let plan = strategy.plan(&network(), &Facts { kind: Kind::Classes, outputs: 3, samples: 10 }, &settings(Options::default()));
         let text = toml::to_string(&plan).unwrap();
         assert_eq!(toml::from_str::<Plan>(&text).unwrap(), plan, "{text}");
     }
@@ -131,7 +131,7 @@ fn plans_survive_being_written_and_read() {
 
 #[test]
 fn a_plan_reads_as_what_will_happen() {
-    let task = Task { classes: 3, samples: 100 };
+    let task = Facts { kind: Kind::Classes, outputs: 3, samples: 100 };
     let text = FeatureExtraction.plan(&network(), &task, &settings(Options::default())).to_string();
     let expected = "strategy feature-extraction, from the pre-trained weights\n\
                     phase 1: fit the head: logistic regression of the head on the pooled features, L2 1\n  \
@@ -165,7 +165,7 @@ fn a_senseless_number_is_refused_by_the_name_of_its_flag() {
 #[test]
 fn an_adapter_learns_beside_the_head_in_the_stages_that_it_edits() {
     let options = Options { targets: Some(vec!["two".into()]), rank: Some(2), ..Options::default() };
-    let plan = Lora.plan(&network(), &Task { classes: 3, samples: 100 }, &settings(options));
+    let plan = Lora.plan(&network(), &Facts { kind: Kind::Classes, outputs: 3, samples: 100 }, &settings(options));
     let edited = crate::net::adapt::apply(&network(), &plan.adapters).unwrap();
     let Phase::Train(train) = &plan.phases[0] else { panic!("a phase of gradient descent was expected") };
     assert_eq!((train.boundary, train.batch_norm), (1, BatchNormMode::Frozen));

@@ -1,7 +1,7 @@
 //! Fine-tuning, and half of the way back: what the fine-tuned weights gained and what the start knew of other data meet
 //! between the two.
 
-use super::{LpFt, Settings, Strategy, Task};
+use super::{LpFt, Settings, Strategy, Facts};
 use crate::net::Network;
 use crate::plan::{Combine, Mixture, Phase, Plan};
 
@@ -24,7 +24,7 @@ impl Strategy for WiseFt {
         "Wortsman et al., Robust fine-tuning of zero-shot models, 2022"
     }
 
-    fn plan(&self, network: &Network, task: &Task, settings: &Settings) -> Plan {
+    fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let mut plan = LpFt.plan(network, task, settings);
         let alpha = settings.options.alpha.unwrap_or(ALPHA);
         let mixture = Mixture::Earlier { phases: 1, alpha };

@@ -70,7 +70,7 @@ impl Run<'_> {
         let loss = |activation: &Activation| -> Result<f64> {
             let features = rest.run(activation)?.data;
             let logits = host_values(&topwork_kernels::linear(&features, &head.0, Some(&head.1))?)?;
-            Ok(Metrics::of_logits(self.job.classes, targets, &logits).loss)
+            Ok(Metrics::of(self.job.task, &Targets { classes: targets.to_vec(), numbers: vec![] }, &logits).loss)
         };
         let values = host_values(&activation.data)?;
         let channels = activation.data.dims().last().copied().unwrap_or(1);
@@ -88,7 +88,7 @@ impl Run<'_> {
 
     /// A head solved on the features of `split`.
     fn probe(&self, split: &Split) -> Result<(Tensor, Tensor)> {
-        let (width, classes) = (self.job.network.features(), self.job.classes.len());
+        let (width, classes) = (self.job.network.features(), self.job.task.len());
         let (readable, mut rows) = (split.readable(), Vec::new());
         for chunk in readable.chunks(BATCH) {
             if let Some(features) = split.kept() {
@@ -109,7 +109,7 @@ impl Run<'_> {
 
     /// The first samples of each class, in turn.
     fn some_of_each_class(&self, readable: &[usize]) -> Vec<usize> {
-        let mut seen = vec![0usize; self.job.classes.len()];
+        let mut seen = vec![0usize; self.job.task.len()];
         let mut ranked: Vec<(usize, usize)> = readable
             .iter()
             .map(|&i| {

@@ -13,20 +13,25 @@ pub(super) fn job(job: &Job<'_>) -> Result<()> {
         return Err(Error::input("the training samples", "there are none", "give at least one per class"));
     }
     for dataset in [&job.train, &job.validation] {
-        if let Some(i) = (0..dataset.len()).find(|&i| dataset.target(i) as usize >= job.classes.len()) {
-            let reason = format!("class {} of {}", dataset.target(i), job.classes.len());
-            return Err(Error::input(dataset.name(i), reason, "use the classes of the training samples"));
+        let fits = |i: usize| match job.task.kind {
+            Kind::Classes => (dataset.target(i) as usize) < job.task.len(),
+            Kind::Labels | Kind::Values => dataset.numbers(i).len() == job.task.len(),
+        };
+        if let Some(i) = (0..dataset.len()).find(|&i| !fits(i)) {
+            let reason = format!("its target is none of the {} outputs", job.task.len());
+            return Err(Error::input(dataset.name(i), reason, "use the task of the training samples"));
         }
     }
     let seen: BTreeSet<u32> = (0..job.train.len()).map(|i| job.train.target(i)).collect();
-    if seen.len() < 2 {
+    if job.task.is_classes() && seen.len() < 2 {
         let reason = "all are of one class, so there is nothing to tell apart";
         return Err(Error::input("the training samples", reason, "add samples of another class"));
     }
-    if job.network.classes() != job.classes.len() {
-        let reason = format!("has {} outputs for {} classes", job.network.classes(), job.classes.len());
-        return Err(Error::input("the head", reason, "give the network a head of as many outputs as classes"));
+    if job.network.classes() != job.task.len() {
+        let reason = format!("has {} outputs for {} {}", job.network.classes(), job.task.len(), job.task.kind);
+        return Err(Error::input("the head", reason, "give the network a head of as many outputs as the task has"));
     }
+    job.task.check(job.plan)?;
     for (i, phase) in job.plan.phases.iter().enumerate() {
         match phase {
             Phase::Train(train) => batch_norm(job, train)?,

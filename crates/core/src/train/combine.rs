@@ -58,21 +58,21 @@ impl Run<'_> {
         for name in runs {
             self.take(self.member(name)?)?;
             let metrics = self.validate(&validation, 0)?;
-            self.job.observer.message(&format!("{name}: accuracy {:.4}", metrics.accuracy));
+            self.job.observer.message(&format!("{name}: {metrics}"));
             judged.push((metrics, name));
         }
-        judged.sort_by(|(a, _), (b, _)| b.accuracy.total_cmp(&a.accuracy).then(a.loss.total_cmp(&b.loss)));
+        judged.sort_by(|(a, _), (b, _)| b.score().total_cmp(&a.score()).then(a.loss.total_cmp(&b.loss)));
         let (mut chosen, mut best) = (Vec::new(), f64::NEG_INFINITY);
         for (_, name) in judged {
             chosen.push(self.member(name)?);
             self.take(mean(&chosen)?)?;
-            let accuracy = self.validate(&validation, 0)?.accuracy;
-            if accuracy >= best {
-                best = accuracy;
-                self.job.observer.message(&format!("with {name}: accuracy {accuracy:.4}"));
+            let metrics = self.validate(&validation, 0)?;
+            if metrics.score() >= best {
+                best = metrics.score();
+                self.job.observer.message(&format!("with {name}: {metrics}"));
             } else {
                 chosen.pop();
-                self.job.observer.message(&format!("with {name}: accuracy {accuracy:.4}, so it is left out"));
+                self.job.observer.message(&format!("with {name}: {metrics}, so it is left out"));
             }
         }
         self.take(mean(&chosen)?)

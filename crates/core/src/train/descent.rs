@@ -171,7 +171,7 @@ impl Run<'_> {
             }
             let reference = compares.then_some(&self.start);
             let objective = Objective { stages, terms, reference, recompute: job.recompute };
-            objective.gradient(&self.params, mode, &input.activation, &input.targets)?
+            objective.gradient(&self.params, mode, &input.activation, &input.targets.classes)?
         };
         let diverged = |what: &str, number: f64| {
             let names: Vec<String> = input.indices.iter().take(5).map(|&i| job.train.name(i)).collect();
@@ -271,9 +271,7 @@ impl Run<'_> {
             record.train_loss.unwrap_or(f64::NAN)
         );
         match &record.validation {
-            Some(Metrics { accuracy, loss, .. }) => {
-                self.job.observer.message(&format!("{course}, validation loss {loss:.4}, accuracy {accuracy:.4}"));
-            }
+            Some(metrics) => self.job.observer.message(&format!("{course}, validation {metrics}")),
             None if phase.pairs.is_some() => self.job.observer.message(&course),
             None => {}
         }

@@ -45,7 +45,7 @@ pub(super) type Kept = BTreeMap<(&'static str, usize), (Vec<ViewSeed>, Arc<Featu
 /// A batch at the boundary.
 pub(super) struct Input {
     pub activation: Activation,
-    pub targets: Vec<u32>,
+    pub targets: Targets,
     pub indices: Vec<usize>,
 }
 
@@ -180,7 +180,7 @@ impl Batches<'_> {
     pub fn next(&mut self, run: &mut Run<'_>) -> Result<Option<Option<Input>>> {
         let start = Instant::now();
         let dataset = &self.split.dataset;
-        let targets = |indices: &[usize]| indices.iter().map(|&i| dataset.target(i)).collect();
+        let targets = |indices: &[usize]| Targets::of(&**dataset, indices.iter().copied());
         let (activation, indices) = match &mut self.from {
             From::Kept { view, batches } => {
                 let (Some(indices), Some(features)) = (batches.next(), self.split.kept()) else { return Ok(None) };
@@ -246,7 +246,7 @@ impl Run<'_> {
         let readable = split.readable();
         let chunks = readable.chunks(BATCH).map(<[usize]>::to_vec).collect();
         let mut batches = split.batches(chunks, 0, ViewSeed::Plain, job.threads);
-        let (mut targets, mut logits, mut done) = (Vec::new(), Vec::new(), 0);
+        let (mut targets, mut logits, mut done) = (Targets::default(), Vec::new(), 0);
         while let Some(input) = batches.next(self)? {
             if let Some(input) = input {
                 let output = frozen.run(&input.activation)?;
@@ -257,8 +257,8 @@ impl Run<'_> {
             job.observer.progress("validate", done.min(readable.len()), readable.len());
         }
         let waited = self.timings.seconds("load") + self.timings.seconds("extract") - loaded;
-        self.timings.add("validate", start, targets.len());
+        self.timings.add("validate", start, targets.classes.len());
         self.timings.deduct("validate", waited);
-        Ok(Metrics::of_logits(job.classes, &targets, &logits))
+        Ok(Metrics::of(job.task, &targets, &logits))
     }
 }

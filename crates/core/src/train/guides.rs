@@ -1,16 +1,20 @@
 //! What a phase of descent has beside its samples and labels: a teacher, source labels, the start to stay near to.
 //! Prepared once when a phase begins (or goes on), it turns into the terms of each batch's loss.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::feed::{Batches, Fixed, Input, Split};
-use super::terms::{CosinePairs, CrossEntropy, Mimicry, SingularValues, SoftLabels, StartFeatures, Term};
+use super::terms::{
+    BinaryCrossEntropy, CosinePairs, CrossEntropy, Mimicry, SingularValues, SoftLabels, SquaredError, StartFeatures, Term,
+};
 use super::{Optimizer, Run};
 use crate::cache::ViewSeed;
+use crate::data::Targets;
 use crate::net::frozen::Frozen;
 use crate::net::params::Init;
 use crate::net::{ParamSpec, Role, Stage};
 use crate::plan::{Penalty, Train};
+use crate::task::Kind;
 use crate::{Error, Result};
 
 /// Prefix of the linear layer that brings features to the width of the teacher's.
@@ -26,6 +30,9 @@ pub(super) struct Guides {
     /// Number of the output that holds the pooled features, and of the last one.
     features: usize,
     last: usize,
+    /// What the outputs of the head are, and where they are.
+    kind: Kind,
+    device: Device,
     class_weights: Option<Vec<f32>>,
     teacher: Option<Tutor>,
     /// Outputs to compare with the start's, by penalty.
@@ -70,7 +77,8 @@ impl Run<'_> {
             _ => None,
         };
         let class_weights = self.class_weights(phase.objective.class_weights);
-        Ok(Guides { features, last: features + 1, class_weights, teacher, compared, relations })
+        let (kind, device) = (self.job.task.kind, self.job.device.device.clone());
+        Ok(Guides { features, last: features + 1, kind, device, class_weights, teacher, compared, relations })
     }
 
     /// The numbers of the outputs of `stages` that lie behind the boundary, with the attention of their channels.
@@ -196,11 +204,25 @@ impl Guides {
         !self.compared.is_empty()
     }
 
+    /// The term of a task whose targets are numbers.
+    fn of_numbers(&self, phase: &Train, targets: &Targets) -> Result<Box<dyn Term>> {
+        let samples = targets.classes.len();
+        let shape = (samples, targets.numbers.len() / samples.max(1));
+        let (output, numbers) = (self.last, Tensor::from_slice(&targets.numbers, shape, &self.device)?);
+        if self.kind == Kind::Values {
+            return Ok(Box::new(SquaredError { output, targets: numbers }));
+        }
+        let smoothing = phase.objective.label_smoothing;
+        let targets = numbers.affine(1.0 - smoothing, smoothing / 2.0)?;
+        let weights = self.class_weights.as_ref().map(|w| Tensor::new(w.as_slice(), &self.device)).transpose()?;
+        Ok(Box::new(BinaryCrossEntropy { output, targets, weights }))
+    }
+
     /// The terms of a batch's loss; of pairs, their `rows`; of a mixed batch, its other classes and the share of the first.
     pub fn terms<'a>(
         &'a self,
         phase: &Train,
-        targets: &[u32],
+        targets: &Targets,
         answer: Option<Answer>,
         rows: Vec<(u32, u32)>,
         mixed: Option<(Vec<u32>, f64)>,
@@ -210,6 +232,8 @@ impl Guides {
         let mut terms: Vec<Box<dyn Term + 'a>> = Vec::new();
         if phase.pairs.is_some() {
             terms.push(Box::new(CosinePairs { output, pairs: rows }));
+        } else if self.kind != Kind::Classes {
+            terms.push(self.of_numbers(phase, targets)?);
         } else if share < 1.0 {
             terms.push(Box::new(CrossEntropy {
                 output: self.last,
@@ -241,7 +265,7 @@ impl Guides {
             }
         }
         if let Some((relations, weight)) = &self.relations {
-            let targets = relations.index_select(&Tensor::new(targets, relations.device())?, 0)?;
+            let targets = relations.index_select(&Tensor::new(targets.classes.as_slice(), relations.device())?, 0)?;
             terms.push(Box::new(SoftLabels {
                 output,
                 layer: Some(SOURCE),

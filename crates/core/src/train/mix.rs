@@ -9,8 +9,8 @@ use crate::plan::Mix;
 use crate::seed::{Seed, Stream};
 use crate::{Error, Result};
 
-/// Mixes the samples of `input`, unless the batch is among those left alone: gives the class of each sample's partner and
-/// the share λ of its own.
+/// Mixes the samples of `input` and the numbers among its targets, unless the batch is among those left alone: gives the
+/// class of each sample's partner and the share λ of its own.
 ///
 /// # Errors
 /// When its samples have lengths of their own; for CutMix, when they are no pictures.
@@ -49,7 +49,13 @@ pub(super) fn apply(mix: &Mix, input: &mut Input, seed: Seed) -> Result<Option<(
         (((data * share)? + (others * (1.0 - share))?)?, share)
     };
     input.activation.data = mixed;
-    Ok(Some((partners.into_iter().map(|i| input.targets[i as usize]).collect(), share)))
+    let targets = &mut input.targets;
+    let (own, width) = (targets.numbers.clone(), targets.numbers.len() / partners.len().max(1));
+    for (i, number) in targets.numbers.iter_mut().enumerate() {
+        let other = own[partners[i / width] as usize * width + i % width];
+        *number = (share * f64::from(*number) + (1.0 - share) * f64::from(other)) as f32;
+    }
+    Ok(Some((partners.into_iter().map(|i| targets.classes[i as usize]).collect(), share)))
 }
 
 /// A box of about this share of the area around a uniform centre, as much of it as lies within (Yun et al. 2019, equation
@@ -68,14 +74,16 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::data::Activation;
+    use crate::data::{Activation, Targets};
 
     /// Sample i is i everywhere, of class i.
     fn batch(shape: &[usize]) -> Input {
         let each: usize = shape[1..].iter().product();
         let values = (0..shape[0]).flat_map(|i| vec![i as f32; each]).collect();
         let data = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
-        let targets = (0..shape[0] as u32).collect();
+        let classes: Vec<u32> = (0..shape[0] as u32).collect();
+        let numbers = classes.iter().flat_map(|&i| [i as f32, -(i as f32)]).collect();
+        let targets = Targets { classes, numbers };
         Input { activation: Activation { data, rows: Rows::One }, targets, indices: (0..shape[0]).collect() }
     }
 

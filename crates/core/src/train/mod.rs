@@ -31,7 +31,7 @@ use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, ViewSeed};
-use crate::data::Dataset;
+use crate::data::{Dataset, Targets};
 use crate::device::Place;
 use crate::loader::{Faults, Strictness};
 use crate::metrics::Metrics;
@@ -40,6 +40,7 @@ use crate::observe::{Observer, Timings};
 use crate::plan::{ClassWeights, Phase, Plan, Start};
 use crate::run::RunDir;
 use crate::seed::Seed;
+use crate::task::Task;
 use crate::{Error, Result};
 
 use feed::Split;
@@ -56,8 +57,8 @@ pub struct Job<'a> {
     /// Where the parameters start, on `device`; what is missing (a new head) starts fresh. A plan that starts from random
     /// weights ignores them.
     pub params: Params,
-    /// Class names.
-    pub classes: &'a [String],
+    /// What is asked of a sample, with names for the outputs of the head.
+    pub task: &'a Task,
     /// What is learned from.
     pub train: Arc<dyn Dataset>,
     /// What is judged by; empty where nothing may be held back, and nothing is judged then.
@@ -306,9 +307,7 @@ impl Run<'_> {
             validation: (metrics.samples > 0).then(|| metrics.clone()),
         };
         if metrics.samples > 0 {
-            let Metrics { loss, accuracy, .. } = metrics;
-            let phase = record.phase;
-            self.job.observer.message(&format!("phase {phase}: validation loss {loss:.4}, accuracy {accuracy:.4}"));
+            self.job.observer.message(&format!("phase {}: validation {metrics}", record.phase));
         }
         self.position.recorded = self.job.run.record(&record)?;
         self.position.history.push(record);
@@ -316,16 +315,24 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Weights of the classes in the loss.
+    /// Weights of the classes in the loss; of labels, those of the samples that have them against those that have not.
     fn class_weights(&self, kind: ClassWeights) -> Option<Vec<f32>> {
         if kind == ClassWeights::None {
             return None;
         }
-        let mut counts = vec![0usize; self.job.classes.len()];
-        for i in 0..self.job.train.len() {
-            counts[self.job.train.target(i) as usize] += 1;
+        let (train, task) = (&self.job.train, self.job.task);
+        let all = train.len() as f32;
+        let mut counts = vec![0usize; task.len()];
+        if !task.is_classes() {
+            for i in 0..train.len() {
+                counts.iter_mut().zip(train.numbers(i)).for_each(|(n, &has)| *n += usize::from(has > 0.5));
+            }
+            let weight = |&n: &usize| if n == 0 { 1.0 } else { (all - n as f32) / n as f32 };
+            return Some(counts.iter().map(weight).collect());
         }
-        let all = self.job.train.len() as f32;
+        for i in 0..train.len() {
+            counts[train.target(i) as usize] += 1;
+        }
         let weight = |&n: &usize| if n == 0 { 0.0 } else { all / (counts.len() as f32 * n as f32) };
         Some(counts.iter().map(weight).collect())
     }
@@ -334,7 +341,7 @@ impl Run<'_> {
         let specs = self.job.network.params();
         let learned = specs.iter().filter(|s| s.role != Role::Buffer);
         let count = |keep: &dyn Fn(&str) -> bool| learned.clone().filter(|s| keep(&s.name)).map(|s| s.len()).sum();
-        let unjudged = || self.job.validation.is_empty().then(|| Metrics::of(self.job.classes, &[], &[], 0.0));
+        let unjudged = || self.job.validation.is_empty().then(|| Metrics::of(self.job.task, &Targets::default(), &[]));
         let metrics = self.position.metrics.clone().or_else(unjudged);
         let metrics = metrics.ok_or_else(|| Error::input("the plan", "it has no phases", "choose another strategy"))?;
         Ok(Outcome {

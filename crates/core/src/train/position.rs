@@ -79,11 +79,12 @@ pub(super) fn identity(job: &Job<'_>, start: &Params) -> Result<String> {
             hasher.update(&bytes);
         }
     }
-    hasher.update(format!("{:?} {:?} {:?}", job.plan, job.seed, job.classes).as_bytes());
+    hasher.update(format!("{:?} {:?} {:?}", job.plan, job.seed, job.task).as_bytes());
     for dataset in [&job.train, &job.validation] {
         hasher.update(&(dataset.len() as u64).to_le_bytes());
         for i in 0..dataset.len() {
             hasher.update(&dataset.target(i).to_le_bytes());
+            dataset.numbers(i).iter().for_each(|number| _ = hasher.update(&number.to_le_bytes()));
         }
     }
     Ok(hasher.finalize().to_hex().to_string())

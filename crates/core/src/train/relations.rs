@@ -116,11 +116,11 @@ impl Run<'_> {
             }
         }
         let targets: Vec<u32> = readable.iter().map(|&i| job.train.target(i)).collect();
-        let relation = relation(&rows, sources, &targets, job.classes.len());
+        let relation = relation(&rows, sources, &targets, job.task.len());
         self.timings.add("solve", started, targets.len());
         // A probability that vanishes in single precision must not become an infinite logarithm.
         let logarithms = relation.into_iter().flatten().map(|p| p.max(1e-30).ln() as f32).collect();
-        Ok(Tensor::from_vec(logarithms, (job.classes.len(), sources), job.device)?)
+        Ok(Tensor::from_vec(logarithms, (job.task.len(), sources), job.device)?)
     }
 }
 

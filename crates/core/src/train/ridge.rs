@@ -1,7 +1,7 @@
 //! Ridge regression in closed form (Hoerl & Kennard 1970), in double precision.
 //!
-//! The objective is `Σᵢ wᵢ ‖yᵢ - W xᵢ - b‖² + λ ‖W‖²`, the intercept free; `yᵢ` is 1 for the sample's class and -1 for every
-//! other. One decomposition of the rows serves every λ: with `X = U S Vᵀ` of rows that are centred and scaled by `√wᵢ`, the
+//! The objective is `Σᵢ wᵢ ‖yᵢ - W xᵢ - b‖² + λ ‖W‖²`, the intercept free; of classes, `yᵢ` is 1 for the sample's own
+//! and -1 for every other. One decomposition of the rows serves every λ: with `X = U S Vᵀ` of rows that are centred and scaled by `√wᵢ`, the
 //! fit is `Ŷ = U S² (S² + λ)⁻¹ Uᵀ Y` and `Wᵀ = Xᵀ (Y - Ŷ) / λ`. Without a λ, the one is taken that predicts best what is left
 //! out one row at a time: of the fit on all rows follows the one without row i, `(y - ŷ)ᵢ / (1 - Hᵢᵢ)` (Allen 1974, PRESS).
 
@@ -17,18 +17,23 @@ pub struct Problem<'a> {
     pub rows: &'a [f32],
     /// Number of features.
     pub width: usize,
-    /// Class of each sample.
-    pub targets: &'a [u32],
-    /// Number of classes.
-    pub classes: usize,
+    /// yᵢ, `[samples × outputs]`, row-major.
+    pub truth: &'a [f32],
+    /// Number of outputs.
+    pub outputs: usize,
     /// Weight of each sample, above 0.
     pub weights: &'a [f64],
+}
+
+/// 1 for the class of each sample, -1 for every other one: `[samples × classes]`.
+pub fn signs(targets: &[u32], classes: usize) -> Vec<f32> {
+    targets.iter().flat_map(|&t| (0..classes).map(move |c| if t as usize == c { 1.0 } else { -1.0 })).collect()
 }
 
 /// A fitted model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fit {
-    /// W, `[classes × width]`.
+    /// W, `[outputs × width]`.
     pub weight: Vec<f64>,
     /// b.
     pub bias: Vec<f64>,
@@ -84,28 +89,28 @@ impl Problem<'_> {
         };
         let penalty = penalty.unwrap_or_else(best);
         let of_residuals = product(centred.x.transpose(), residuals(penalty).as_ref());
-        let weight: Vec<f64> = (0..self.classes)
+        let weight: Vec<f64> = (0..self.outputs)
             .flat_map(|c| of_residuals.col(c).iter().map(|v| v / penalty).collect::<Vec<_>>())
             .collect();
         let at_mean = |c: usize| weight[c * self.width..][..self.width].iter().zip(&centred.x_mean).map(|(w, m)| w * m);
-        let bias = (0..self.classes).map(|c| centred.y_mean[c] - at_mean(c).sum::<f64>()).collect();
+        let bias = (0..self.outputs).map(|c| centred.y_mean[c] - at_mean(c).sum::<f64>()).collect();
         Ok(Fit { weight, bias, penalty })
     }
 
     fn centred(&self) -> Centred {
         let all: f64 = self.weights.iter().sum();
         let shares: Vec<f64> = self.weights.iter().map(|w| w / all).collect();
-        let truth = |i: usize, c: usize| if self.targets[i] as usize == c { 1.0 } else { -1.0 };
+        let truth = |i: usize, c: usize| f64::from(self.truth[i * self.outputs + c]);
         let mut x_mean = vec![0.0; self.width];
-        let mut y_mean = vec![0.0; self.classes];
+        let mut y_mean = vec![0.0; self.outputs];
         for (i, row) in self.rows.chunks_exact(self.width).enumerate() {
             x_mean.iter_mut().zip(row).for_each(|(m, &x)| *m += shares[i] * f64::from(x));
             y_mean.iter_mut().enumerate().for_each(|(c, m)| *m += shares[i] * truth(i, c));
         }
         let root = |i: usize| self.weights[i].sqrt();
         let value = |i: usize, j: usize| root(i) * (f64::from(self.rows[i * self.width + j]) - x_mean[j]);
-        let x = Mat::from_fn(self.targets.len(), self.width, value);
-        let y = Mat::from_fn(self.targets.len(), self.classes, |i, c| root(i) * (truth(i, c) - y_mean[c]));
+        let x = Mat::from_fn(self.weights.len(), self.width, value);
+        let y = Mat::from_fn(self.weights.len(), self.outputs, |i, c| root(i) * (truth(i, c) - y_mean[c]));
         Centred { x, y, x_mean, y_mean, shares }
     }
 }
@@ -118,6 +123,7 @@ mod tests {
     struct Data {
         rows: Vec<f32>,
         targets: Vec<u32>,
+        truth: Vec<f32>,
         weights: Vec<f64>,
     }
 
@@ -130,23 +136,25 @@ mod tests {
             .enumerate()
             .for_each(|(at, x)| *x += if at % width == targets[at / width] as usize { 0.7 } else { 2.0 });
         let weights = (0..samples).map(|i| 0.5 + uniform("ridge.weight", i)).collect();
-        Data { rows, targets, weights }
+        Data { truth: signs(&targets, CLASSES), rows, targets, weights }
     }
 
     impl Data {
         fn without(&self, i: Option<usize>) -> Self {
             let keep: Vec<usize> = (0..self.targets.len()).filter(|&j| Some(j) != i).collect();
             let width = self.rows.len() / self.targets.len();
+            let targets: Vec<u32> = keep.iter().map(|&j| self.targets[j]).collect();
             Self {
                 rows: keep.iter().flat_map(|&j| self.rows[j * width..][..width].to_vec()).collect(),
-                targets: keep.iter().map(|&j| self.targets[j]).collect(),
+                truth: signs(&targets, CLASSES),
+                targets,
                 weights: keep.iter().map(|&j| self.weights[j]).collect(),
             }
         }
 
         fn problem(&self) -> Problem<'_> {
-            let Self { rows, targets, weights } = self;
-            Problem { rows, width: rows.len() / targets.len(), targets, classes: CLASSES, weights }
+            let Self { rows, targets, truth, weights } = self;
+            Problem { rows, width: rows.len() / targets.len(), truth, outputs: CLASSES, weights }
         }
 
         /// The normal equations of (W, b) with λ on all but the intercept, solved by elimination in plain loops.

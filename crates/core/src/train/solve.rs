@@ -8,9 +8,11 @@ use candle_core::Tensor;
 use super::feed::Split;
 use super::{Run, logistic, prototypes, ridge};
 use crate::cache::{ViewSeed, host_values};
+use crate::data::Targets;
 use crate::net::frozen::Frozen;
 use crate::net::{Layer, Linear, Stage};
 use crate::plan::{Method, Solve};
+use crate::task::Kind;
 use crate::{Error, Result};
 
 /// Samples copied at once.
@@ -31,13 +33,13 @@ impl Run<'_> {
 
         let start = Instant::now();
         let readable = train.readable();
-        let (mut rows, mut targets) = (Vec::new(), Vec::new());
+        let (mut rows, mut targets) = (Vec::new(), Targets::default());
         for view in 0..count {
             for chunk in readable.chunks(BATCH) {
                 if let Some(features) = train.kept() {
                     rows.extend(host_values(&before.run(&features.batch(view, chunk, job.device)?)?.data)?);
                 }
-                targets.extend(chunk.iter().map(|&i| train.dataset.target(i)));
+                targets.extend(Targets::of(&*train.dataset, chunk.iter().copied()));
             }
         }
         if let Some(at) = rows.iter().position(|value| !value.is_finite()) {
@@ -46,14 +48,41 @@ impl Run<'_> {
         }
         let by_class = self.class_weights(phase.objective.class_weights);
         // All views of a sample together weigh as much as the sample would, so that the penalty keeps its meaning.
-        let weight = |&t: &u32| by_class.as_ref().map_or(1.0, |w| f64::from(w[t as usize])) / count as f64;
-        let weights = || targets.iter().map(weight).collect::<Vec<f64>>();
+        let of_class = |class: usize| by_class.as_ref().map_or(1.0, |w| f64::from(w[class])) / count as f64;
+        let weights = || match job.task.kind {
+            Kind::Classes => targets.classes.iter().map(|&class| of_class(class as usize)).collect(),
+            Kind::Labels | Kind::Values => vec![1.0 / count as f64; targets.classes.len()],
+        };
         let (weight, bias) = match phase.method {
+            Method::Logistic { l2 } if job.task.kind == Kind::Labels => {
+                // One regression for each label. Both of its rows are penalized, and each is half of their difference.
+                let (mut weight, mut bias) = (Vec::new(), Vec::new());
+                for label in 0..head.outputs {
+                    let column = targets.numbers.iter().skip(label).step_by(head.outputs);
+                    let has: Vec<u32> = column.map(|&number| u32::from(number > 0.5)).collect();
+                    let (rows, width, smoothing) = (&rows[..], head.inputs, phase.objective.label_smoothing);
+                    let share = |&has: &u32| if has == 1 { of_class(label) } else { 1.0 / count as f64 };
+                    let weights: Vec<f64> = has.iter().map(share).collect();
+                    let problem = logistic::Problem {
+                        rows,
+                        width,
+                        targets: &has,
+                        classes: 2,
+                        weights: &weights,
+                        l2: 2.0 * l2,
+                        smoothing,
+                    };
+                    let fit = problem.fit(|_| job.observer.progress("solve", label, head.outputs));
+                    weight.extend((0..width).map(|i| fit.weight[width + i] - fit.weight[i]));
+                    bias.push(fit.bias[1] - fit.bias[0]);
+                }
+                (weight, bias)
+            }
             Method::Logistic { l2 } => {
                 let problem = logistic::Problem {
                     rows: &rows,
                     width: head.inputs,
-                    targets: &targets,
+                    targets: &targets.classes,
                     classes: head.outputs,
                     weights: &weights(),
                     l2,
@@ -66,16 +95,20 @@ impl Run<'_> {
                 (fit.weight, fit.bias)
             }
             Method::Ridge { l2 } => {
-                let (width, classes) = (head.inputs, head.outputs);
-                let fit =
-                    ridge::Problem { rows: &rows, width, targets: &targets, classes, weights: &weights() }.fit(l2)?;
+                let (width, outputs) = (head.inputs, head.outputs);
+                let truth = match job.task.kind {
+                    Kind::Values => targets.numbers,
+                    Kind::Classes | Kind::Labels => ridge::signs(&targets.classes, outputs),
+                };
+                let weights = &weights();
+                let fit = ridge::Problem { rows: &rows, width, truth: &truth, outputs, weights }.fit(l2)?;
                 job.observer.message(&format!("ridge regression with L2 {:.3e}", fit.penalty));
                 (fit.weight, fit.bias)
             }
             Method::Prototypes => {
-                let solved = prototypes::head(&rows, head.inputs, &targets, head.outputs);
+                let solved = prototypes::head(&rows, head.inputs, &targets.classes, head.outputs);
                 solved.map_err(|class| {
-                    let subject = format!("class {:?}", job.classes[class]);
+                    let subject = format!("class {:?}", job.task[class]);
                     Error::input(
                         subject,
                         "has no readable sample, so it has no mean",
@@ -85,7 +118,7 @@ impl Run<'_> {
             }
         };
         self.set_head(&head, &weight, &bias)?;
-        self.timings.add("solve", start, targets.len());
+        self.timings.add("solve", start, readable.len() * count);
         self.conclude()
     }
 

@@ -2,11 +2,13 @@
 //! follows; [`super::gradient`] takes its gradient into the network.
 
 mod features;
+mod numbers;
 mod pairs;
 mod singular;
 mod soft;
 
 pub(super) use features::StartFeatures;
+pub(super) use numbers::{BinaryCrossEntropy, SquaredError};
 pub(super) use pairs::CosinePairs;
 pub(super) use singular::SingularValues;
 pub(super) use soft::{Mimicry, SoftLabels, log_softmax};
