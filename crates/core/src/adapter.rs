@@ -17,6 +17,7 @@ use crate::files::{create_dir_all, write_atomic_bytes};
 use crate::net::adapt::{self, Adapter};
 use crate::net::{Network, ParamSpec, Params};
 use crate::source::{self, Reference, Source};
+use crate::task::{Kind, Task};
 use crate::{Error, Result, checkpoint};
 
 /// The folder of a model's own adapters, inside it.
@@ -109,19 +110,22 @@ pub fn configure<D: Domain>(model: Opened<D::Pipeline>, args: &D::DataArgs) -> R
 /// When it cannot be written.
 pub fn save_model<D: Domain>(folder: &Path, model: &Opened<D::Pipeline>) -> Result<()> {
     let (network, weights) = adapt::merge(&model.network, &Params::new(model.weights.clone()))?;
-    let plain = Opened {
-        network: adapt::strip(&network),
-        weights,
-        pipeline: model.pipeline.clone(),
-        task: model.task.clone(),
-    };
+    let plain =
+        Opened { network: adapt::strip(&network), weights, pipeline: model.pipeline.clone(), task: model.task.clone() };
     D::save(folder, &plain)?;
     let adapters = adapt::found(&network);
     if adapters.is_empty() {
         return Ok(());
     }
     let program = D::BINARY.into();
-    let description = Description::<D::DataArgs> { program, adapters, base: None, classes: None, kind: Kind::default(), configuration: None };
+    let description = Description::<D::DataArgs> {
+        program,
+        adapters,
+        base: None,
+        classes: None,
+        kind: Kind::default(),
+        configuration: None,
+    };
     let specs = added(&network, &plain.network);
     write::<D>(&folder.join(INSIDE), &description, &specs, &plain.weights, &plain)
 }

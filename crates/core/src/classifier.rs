@@ -12,6 +12,7 @@ use crate::domain::{Domain, Opened};
 use crate::embedder::scale_to_one;
 use crate::model::{self, Head};
 use crate::net::frozen::Frozen;
+use crate::task::{Kind, Task};
 use crate::{Error, Result, adapter};
 
 /// A classifier of domain `D`, ready to use; cheap to share between threads.

@@ -113,12 +113,7 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
     ///
     /// # Errors
     /// When the data cannot be used: the file or row, the reason, the remedy.
-    fn splits(
-        args: &Self::DataArgs,
-        pipeline: &Self::Pipeline,
-        known: Option<&Task>,
-        seed: Seed,
-    ) -> Result<Splits>;
+    fn splits(args: &Self::DataArgs, pipeline: &Self::Pipeline, known: Option<&Task>, seed: Seed) -> Result<Splits>;
 
     /// Things to predict on, streamed in order.
     ///

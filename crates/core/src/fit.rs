@@ -26,10 +26,10 @@ use crate::report;
 use crate::run::{self, RunDir};
 use crate::seed::Seed;
 use crate::source::{self, Fetcher, Reference};
-use crate::strategy::{self, Options, Settings, Strategy, Facts};
+use crate::strategy::{self, Facts, Options, Settings, Strategy};
 use crate::summary::Summary;
-use crate::train::{self, Companions, Job, Outcome, Teacher};
 use crate::task::Task;
+use crate::train::{self, Companions, Job, Outcome, Teacher};
 use crate::{Error, Result};
 
 const REPORT: &str = "report.html";

@@ -12,18 +12,20 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Extractor, ViewSeed, host_values};
-use crate::classifier::probabilities;
 use crate::data::{Budget, Dataset, Sample, Splits, Subset, View};
+use crate::data::{Targets, group_name};
 use crate::domain::Domain;
 use crate::fit::{self, Fit};
 use crate::loader::{Faults, Strictness};
 use crate::metrics::Metrics;
+use crate::metrics::spoken;
 use crate::net::Network;
 use crate::net::frozen::Frozen;
 use crate::observe::{Observer, Timings};
 use crate::plan::{Phase, Plan};
 use crate::run::RunDir;
 use crate::seed::Seed;
+use crate::task::{Kind, Task};
 use crate::{Error, Result};
 
 /// What a fold's run leaves for the run it belongs to.
@@ -288,11 +290,7 @@ pub(crate) fn cross_validate<D: Domain>(
     write(&rows, all, task, run)?;
     let of_rows = Targets::of(all, rows.iter().map(|(sample, ..)| *sample));
     let logits: Vec<f32> = rows.into_iter().flat_map(|(.., logits)| logits).collect();
-    Ok(Folds {
-        scores: spreads(&each),
-        each,
-        together: Metrics::of(task, &of_rows, &logits),
-    })
+    Ok(Folds { scores: spreads(&each), each, together: Metrics::of(task, &of_rows, &logits) })
 }
 
 fn read(path: &Path, samples: usize, classes: usize) -> Result<Vec<Judged>> {
@@ -327,9 +325,8 @@ fn write(rows: &[(usize, usize, Vec<f32>)], all: &dyn Dataset, task: &Task, run:
                 let had = task.iter().zip(shares).filter(|(_, share)| **share > 0.5);
                 had.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(";")
             }),
-            Kind::Values => [all.numbers(*sample), &answer].map(|values| {
-                values.iter().map(f32::to_string).collect::<Vec<_>>().join(";")
-            }),
+            Kind::Values => [all.numbers(*sample), &answer]
+                .map(|values| values.iter().map(f32::to_string).collect::<Vec<_>>().join(";")),
         };
         let start = [all.name(*sample), label, predicted, fold.to_string()];
         table.write_record(start.into_iter().chain(answer.iter().map(f32::to_string))).map_err(failed)?;

@@ -157,11 +157,9 @@ impl Metrics {
                 ("mean_average_precision", s.mean_average_precision),
                 ("exact_match", s.exact_match),
             ],
-            Scores::Values(s) => vec![
-                ("r2", s.r2),
-                ("mean_absolute_error", s.mean_absolute_error),
-                ("spearman", s.spearman),
-            ],
+            Scores::Values(s) => {
+                vec![("r2", s.r2), ("mean_absolute_error", s.mean_absolute_error), ("spearman", s.spearman)]
+            }
         };
         named.push(("loss", self.loss));
         named
@@ -227,8 +225,9 @@ fn of_classes(names: &[String], targets: &[u32], logits: &[f32]) -> (f64, Scores
     };
     let scores: Vec<(ClassScores, u64)> = (0..k).map(of_class).collect();
     let seen: Vec<f64> = scores.iter().filter(|(s, predicted)| s.samples + predicted > 0).map(|(s, _)| s.f1).collect();
-    let distance = |&(count, confidence, right): &(u64, f64, u64)| (confidence - right as f64).abs() * ratio(count, all)
-        / count.max(1) as f64;
+    let distance = |&(count, confidence, right): &(u64, f64, u64)| {
+        (confidence - right as f64).abs() * ratio(count, all) / count.max(1) as f64
+    };
     let area = |c: usize| roc_auc(&shares[c], |i| targets[i] as usize == c);
     let areas: Vec<f64> = (0..k).filter_map(area).collect();
     let scores = OfClasses {
@@ -382,7 +381,9 @@ mod tests {
 
     #[test]
     fn scores_come_back_from_json() {
-        for (kind, numbers) in [(Kind::Classes, vec![]), (Kind::Labels, vec![1.0, 0.0, 1.0]), (Kind::Values, vec![0.5; 3])] {
+        for (kind, numbers) in
+            [(Kind::Classes, vec![]), (Kind::Labels, vec![1.0, 0.0, 1.0]), (Kind::Values, vec![0.5; 3])]
+        {
             let metrics = Metrics::of(&task(kind), &Targets { classes: vec![1], numbers }, &[0.1, 0.7, -0.3]);
             let text = serde_json::to_string(&metrics).unwrap();
             assert_eq!(serde_json::from_str::<Metrics>(&text).unwrap(), metrics, "{text}");

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::folds::{Folds, Spread};
 use crate::metrics::Metrics;
+use crate::metrics::{Scores, spoken};
 use crate::plan::Plan;
 use crate::summary::Summary;
 use crate::train::{EpochRecord, Outcome};
@@ -47,10 +48,7 @@ pub fn page(program: &str, title: &str, plan: &Plan, outcome: &Outcome, summary:
     ];
     let mut body = format!(
         "<h1>{title}</h1><p><b>{metrics}</b> on {} {} samples; {} of {} parameters trained</p>",
-        metrics.samples,
-        summary.judged_on,
-        outcome.trained,
-        outcome.parameters
+        metrics.samples, summary.judged_on, outcome.trained, outcome.parameters
     );
     for (heading, content) in sections.iter().filter(|(_, content)| !content.is_empty()) {
         body += &format!("<h2>{heading}</h2>{content}");
@@ -195,6 +193,8 @@ fn environment() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Targets;
+    use crate::task::Task;
     use crate::net::Params;
     use crate::observe::Timings;
     use crate::plan::Start;

@@ -79,11 +79,7 @@ impl fmt::Display for Summary {
         if let Some(folds) = &self.folds {
             writeln!(f, "{folds}")?;
         }
-        writeln!(
-            f,
-            "{m} on {} {} samples",
-            m.samples, self.judged_on
-        )?;
+        writeln!(f, "{m} on {} {} samples", m.samples, self.judged_on)?;
         let parts: Vec<String> = self
             .seconds
             .iter()

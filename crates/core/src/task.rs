@@ -3,10 +3,14 @@
 //! Of classes, exactly one is right; of labels, any number; values are measured. A task has a name for each output of the
 //! head. Which scores judge it is told by [`crate::metrics`], which data sets say it is for the domains.
 
+mod cells;
+
 use std::fmt;
 use std::ops::Deref;
 
 use serde::{Deserialize, Serialize};
+
+pub use cells::{Cells, TaskArgs, Understood};
 
 use crate::plan::{ClassWeights, Method, Penalty, Phase, Plan, Train};
 use crate::{Error, Result};

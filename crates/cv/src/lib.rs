@@ -19,6 +19,7 @@ use topwork_core::plan::{Decay, Optimizer};
 use topwork_core::seed::Seed;
 use topwork_core::source::{Card, RemoteFile};
 use topwork_core::strategy::{Defaults, OptimizerName, Options, Recipe};
+use topwork_core::task::Task;
 use topwork_core::{Error, Result};
 
 use models::names::Library;
@@ -96,13 +97,13 @@ impl Domain for Photos {
     fn describe(card: &Card) -> Option<Opened<Pipeline>> {
         let pipeline = models::cards::prepares(card);
         let network = models::network(card.architecture, 1000, pipeline.crop)?;
-        Some(Opened { network, weights: BTreeMap::new(), pipeline, classes: None })
+        Some(Opened { network, weights: BTreeMap::new(), pipeline, task: None })
     }
 
     fn outline(architecture: &str) -> Option<Opened<Pipeline>> {
         let pipeline = models::cards::usual(architecture);
         let network = models::network(architecture, 1000, pipeline.crop)?;
-        Some(Opened { network, weights: BTreeMap::new(), pipeline, classes: None })
+        Some(Opened { network, weights: BTreeMap::new(), pipeline, task: None })
     }
 
     fn preparation(pipeline: &Pipeline) -> Option<String> {
@@ -137,8 +138,8 @@ impl Domain for Photos {
         DataArgs { size, crop_scale, auto_augment, colour_jitter, random_erase, ..DataArgs::default() }
     }
 
-    fn splits(args: &DataArgs, pipeline: &Pipeline, classes: Option<&[String]>, seed: Seed) -> Result<Splits> {
-        dataset::splits(args, pipeline, classes, seed)
+    fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>, seed: Seed) -> Result<Splits> {
+        dataset::splits(args, pipeline, known, seed)
     }
 
     fn inputs(args: &InputArgs, pipeline: &Pipeline) -> Result<Inputs> {

@@ -15,6 +15,7 @@ use serde_json::Value;
 use topwork_core::domain::Opened;
 use topwork_core::net::{Network, Role};
 use topwork_core::source::Card;
+use topwork_core::task::{Kind, Task};
 use topwork_core::{Error, Result, checkpoint, files};
 
 use crate::models::names::Library;
@@ -38,6 +39,9 @@ struct Config {
     model_args: Option<BTreeMap<String, Value>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     label_names: Option<Value>,
+    /// As transformers says it: what the outputs are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    problem_type: Option<String>,
     #[serde(default)]
     pretrained_cfg: Preprocessing,
 }
@@ -108,7 +112,12 @@ pub fn open(folder: &Path, card: Option<&Card>) -> Result<Opened<Pipeline>> {
             "correct \"label_names\", or remove it",
         ));
     }
-    Ok(Opened { network: network.with_classes(count), weights, pipeline, classes: names })
+    let kind = config.problem_type.as_deref().map_or(Some(Kind::Classes), Kind::of_problem_type).ok_or_else(|| {
+        let known = Kind::ALL.map(Kind::problem_type).join(", ");
+        Error::input(subject.display(), "its \"problem_type\" is none that is known", format!("use one of {known}"))
+    })?;
+    let task = names.map(|outputs| Task { kind, outputs });
+    Ok(Opened { network: network.with_classes(count), weights, pipeline, task })
 }
 
 /// Writes `model` to `folder`; torchvision and timm load it strictly.
@@ -131,7 +140,9 @@ pub fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
             .then(|| arguments.iter().map(|(name, value)| ((*name).to_string(), Value::from(*value))).collect()),
         num_classes: Some(network.classes()),
         num_features: Some(network.features()),
-        label_names: model.classes.clone().map(Value::from),
+        label_names: model.task.as_ref().map(|task| task.outputs.clone().into()),
+        // timm knows classes alone, and says nothing of them.
+        problem_type: model.task.as_ref().filter(|t| !t.is_classes()).map(|t| t.kind.problem_type().to_string()),
         pretrained_cfg: Preprocessing::of(&model.pipeline, network),
     };
     let text = serde_json::to_string_pretty(&config).map_err(|e| Error::io(&path)(e.into()))?;

@@ -138,7 +138,7 @@ fn tab_separated_lists_with_columns_of_any_name_are_read() {
         train: Some(tsv.clone()),
         validation: Some(tsv),
         path_column: Some("where".into()),
-        label_column: Some("what".into()),
+        label_column: Some(vec!["what".into()]),
         ..DataArgs::default()
     };
     assert_eq!(read(&args).unwrap().classes, ["a", "b"]);

@@ -8,6 +8,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use topwork_core::data::{Dataset, Sample, Splits, Subset, View, hold_out};
 use topwork_core::seed::Seed;
+use topwork_core::task::{Cells, Kind, Task, TaskArgs};
 use topwork_core::{Error, Result};
 
 use crate::models::bert::Pooling;
@@ -31,9 +32,16 @@ pub struct DataArgs {
     /// Column of the second text of a pair [default: sentence2, question2 or hypothesis, beside its partner]
     #[arg(long, value_name = "NAME")]
     pub pair_column: Option<String>,
-    /// Column of the class [default: label, labels, class, category or target]
-    #[arg(long, value_name = "NAME")]
-    pub label_column: Option<String>,
+    /// What is asked of a sample: one of several classes, any number of labels, or values, which are numbers [default: classes]
+    #[arg(long, value_name = "KIND")]
+    pub task: Option<Kind>,
+    /// Column of the class; of labels the column that lists them, or one of 0 and 1 for each, of values one for each, separated by
+    /// commas [default: label, labels, class, category or target]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub label_column: Option<Vec<String>>,
+    /// What stands between the labels in a column that lists them [default: ;]
+    #[arg(long, value_name = "TEXT")]
+    pub label_separator: Option<String>,
     /// Longest sequence, in tokens; what is longer is cut [default: 128]
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
@@ -43,6 +51,14 @@ pub struct DataArgs {
     /// Share of the training file to validate on when there is no validation file [default: 0.2]
     #[arg(long, value_name = "SHARE")]
     pub validation_share: Option<f64>,
+}
+
+impl DataArgs {
+    /// How targets are to be understood; a model that is judged says itself what its outputs are.
+    fn asked(&self, known: Option<&Task>) -> TaskArgs {
+        let Self { task, label_column, label_separator, .. } = self.clone();
+        TaskArgs { task: known.map(|task| task.kind).or(task), label_column, label_separator }
+    }
 }
 
 /// Columns that hold a text, in the order in which they are tried, with the partner that makes it a pair.
@@ -115,17 +131,23 @@ pub struct TextData {
     ends: Vec<(usize, usize)>,
     lines: Vec<u32>,
     targets: Vec<u32>,
+    /// Of labels and values, those of each sample.
+    numbers: Vec<Vec<f32>>,
     pairs: bool,
     tokenizer: TextTokenizer,
 }
 
 impl TextData {
-    /// Reads a whole table; labels come back as they are written, to be given numbers.
-    fn read(path: &Path, args: &DataArgs, pipeline: &Pipeline) -> Result<(Self, Vec<String>)> {
+    /// Reads a whole table; targets come back as they are written, to be given numbers.
+    fn read(path: &Path, args: &DataArgs, asked: &TaskArgs, pipeline: &Pipeline) -> Result<(Self, Cells)> {
         let mut table = Table::open(path)?;
         let (text, pair) =
             text_columns(&table, args.text_column.as_deref(), args.pair_column.as_deref(), "--text-column")?;
-        let label = label_column(&table, args.label_column.as_deref())?;
+        let labels: Vec<usize> = match asked.label_column.as_deref().unwrap_or_default() {
+            [] => vec![label_column(&table, None)?],
+            names => names.iter().map(|name| label_column(&table, Some(name))).collect::<Result<_>>()?,
+        };
+        let label = labels.iter().copied().find(|&l| l == text || Some(l) == pair).unwrap_or(labels[0]);
         if label == text || Some(label) == pair || Some(text) == pair {
             return Err(Error::input(
                 &table.name,
@@ -136,37 +158,40 @@ impl TextData {
                 "give --text-column, --pair-column and --label-column different columns",
             ));
         }
-        let mut wanted = vec![label, text];
+        let mut wanted = vec![text];
         wanted.extend(pair);
+        let first_label = wanted.len();
+        wanted.extend(&labels);
         let mut data = Self {
             file: table.name.as_str().into(),
             texts: String::new(),
             ends: Vec::new(),
             lines: Vec::new(),
             targets: Vec::new(),
+            numbers: Vec::new(),
             pairs: pair.is_some(),
             tokenizer: pipeline.tokenizer.clone(),
         };
-        let mut labels = Vec::new();
+        let columns = labels.iter().map(|&label| table.columns[label].clone()).collect();
+        let mut cells = Cells { columns, rows: Vec::new() };
         while let Some((line, row)) = table.next_row(&wanted) {
             let row = row?;
-            let label = row[0].trim();
-            if label.is_empty() {
-                let column = &table.columns[wanted[0]];
+            if asked.kind() == Kind::Classes && row[first_label].trim().is_empty() {
+                let column = &cells.columns[0];
                 let reason = format!("has no label in column {column:?}");
                 return Err(Error::input(place(&table.name, line), reason, "label the row or remove it"));
             }
-            labels.push(label.to_string());
-            data.texts += &row[1];
+            cells.rows.push(row[first_label..].iter().map(|cell| cell.trim().to_string()).collect());
+            data.texts += &row[0];
             let first = data.texts.len();
-            data.texts += row.get(2).map_or("", String::as_str);
+            data.texts += if data.pairs { &row[1] } else { "" };
             data.ends.push((first, data.texts.len()));
             data.lines.push(line as u32);
         }
-        if labels.is_empty() {
+        if cells.rows.is_empty() {
             return Err(Error::input(&table.name, "has a header but no rows", "add labelled rows below it"));
         }
-        Ok((data, labels))
+        Ok((data, cells))
     }
 
     /// The text of a sample, or both of a pair.
@@ -181,10 +206,17 @@ impl TextData {
         self.tokenizer.encode(text, pair)
     }
 
-    /// Gives labels their numbers in `classes`.
-    fn label(&mut self, labels: &[String], classes: &[String]) -> Result<()> {
+    /// Gives targets their numbers in `task`.
+    fn label(&mut self, cells: &Cells, asked: &TaskArgs, task: &Task) -> Result<()> {
+        if !task.is_classes() {
+            let place = |row: usize| place(&self.file, self.lines.get(row).map_or(1, |&line| line as usize));
+            let understood = asked.understand(cells, task, place)?;
+            (self.targets, self.numbers) = (understood.classes, understood.numbers);
+            return Ok(());
+        }
+        let classes: &[String] = task;
         let numbers: BTreeMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
-        for (label, &line) in labels.iter().zip(&self.lines) {
+        for (label, &line) in cells.rows.iter().map(|row| &row[0]).zip(&self.lines) {
             let number = numbers.get(label.as_str()).copied().ok_or_else(|| {
                 let shown: Vec<String> = classes.iter().take(20).map(|c| format!("{c:?}")).collect();
                 let more = if classes.len() > 20 { ", …" } else { "" };
@@ -217,6 +249,9 @@ impl Dataset for TextData {
     fn target(&self, i: usize) -> u32 {
         self.targets[i]
     }
+    fn numbers(&self, i: usize) -> &[f32] {
+        self.numbers.get(i).map_or(&[], Vec::as_slice)
+    }
     fn name(&self, i: usize) -> String {
         place(&self.file, self.lines[i] as usize)
     }
@@ -247,15 +282,17 @@ fn class_names(labels: &[String]) -> Vec<String> {
     names
 }
 
-/// See [`topwork_core::domain::Domain::splits`]. With `classes` the training file may be absent: an empty part then.
-pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, classes: Option<&[String]>, seed: Seed) -> Result<Splits> {
+/// See [`topwork_core::domain::Domain::splits`]. With a `known` task the training file may be absent: an empty part then.
+pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>, seed: Seed) -> Result<Splits> {
     let share = args.validation_share.unwrap_or(0.2);
     if !(share > 0.0 && share < 1.0) {
         let subject = format!("--validation-share {share}");
         return Err(Error::input(subject, "is not between 0 and 1", "use a share such as 0.2"));
     }
     let pipeline = pipeline.clone().for_training(args.max_tokens)?;
-    let read = |path: &PathBuf| TextData::read(path, args, &pipeline);
+    let asked = args.asked(known);
+    asked.check()?;
+    let read = |path: &PathBuf| TextData::read(path, args, &asked, &pipeline);
     let train = args.train.as_ref().map(read).transpose()?;
     let validation = args.validation.as_ref().map(read).transpose()?;
     if let (Some((a, _)), Some((b, _))) = (&train, &validation)
@@ -265,21 +302,23 @@ pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, classes: Option<&[Str
         let reason = format!("holds single texts, {pairs} holds pairs");
         return Err(Error::input(single, reason, "give both files the same columns, or name --text-column"));
     }
-    let classes = match (classes, &train) {
-        (Some(classes), _) => classes.to_vec(),
-        (None, Some((data, labels))) => {
-            let names = class_names(labels);
+    let task = match (known, &train) {
+        (Some(task), _) => task.clone(),
+        (None, Some((data, cells))) if asked.kind() != Kind::Classes => asked.task(cells, &data.file)?,
+        (None, Some((data, cells))) => {
+            let labels: Vec<String> = cells.rows.iter().map(|row| row[0].clone()).collect();
+            let names = class_names(&labels);
             if let [only] = names.as_slice() {
                 let reason = format!("all {} rows have the label {only:?}", labels.len());
                 return Err(Error::input(&data.file, reason, "training needs rows of two classes or more"));
             }
-            names
+            Task::classes(names)
         }
         (None, None) => return Err(missing("--train", "there is nothing to learn from")),
     };
-    let labelled = |part: Option<(TextData, Vec<String>)>| -> Result<Option<Arc<dyn Dataset>>> {
-        let Some((mut data, labels)) = part else { return Ok(None) };
-        data.label(&labels, &classes)?;
+    let labelled = |part: Option<(TextData, Cells)>| -> Result<Option<Arc<dyn Dataset>>> {
+        let Some((mut data, cells)) = part else { return Ok(None) };
+        data.label(&cells, &asked, &task)?;
         Ok(Some(Arc::new(data)))
     };
     let held_out = validation.is_none();
@@ -298,7 +337,7 @@ pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, classes: Option<&[Str
         (None, Some(only)) => (Arc::new(Subset::new(only.clone(), vec![])) as Arc<dyn Dataset>, only),
         (None, None) => return Err(missing("--validation", "there is nothing to evaluate on")),
     };
-    Ok(Splits { classes, train, validation, held_out })
+    Ok(Splits { task, train, validation, held_out })
 }
 
 fn missing(flag: &str, reason: &str) -> Error {
@@ -421,12 +460,12 @@ mod tests {
         let files = Files::new(&[("a.tsv", "text\tbody\tkind\n.\tthe film\tx\n.\tbad\ty\n")]);
         let args = DataArgs {
             text_column: Some("body".into()),
-            label_column: Some("kind".into()),
+            label_column: Some(vec!["kind".into()]),
             ..files.args(Some("a.tsv"), Some("a.tsv"))
         };
         let found = read(&args).unwrap();
         assert_eq!((found.classes.len(), found.train.rows(0)), (2, 4));
-        let args = DataArgs { label_column: Some("body".into()), ..args };
+        let args = DataArgs { label_column: Some(vec!["body".into()]), ..args };
         assert!(read(&args).err().unwrap().to_string().contains("two things"));
     }
 

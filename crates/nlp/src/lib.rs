@@ -22,6 +22,7 @@ use topwork_core::plan::Optimizer;
 use topwork_core::seed::Seed;
 use topwork_core::source::{Card, RemoteFile};
 use topwork_core::strategy::{Defaults, Options, Recipe};
+use topwork_core::task::Task;
 
 pub use dataset::DataArgs;
 pub use input::InputArgs;
@@ -102,8 +103,8 @@ impl Domain for Sentences {
         }
     }
 
-    fn splits(args: &DataArgs, pipeline: &Pipeline, classes: Option<&[String]>, seed: Seed) -> Result<Splits> {
-        dataset::splits(args, pipeline, classes, seed)
+    fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>, seed: Seed) -> Result<Splits> {
+        dataset::splits(args, pipeline, known, seed)
     }
 
     fn inputs(args: &InputArgs, pipeline: &Pipeline) -> Result<Inputs> {

@@ -41,6 +41,7 @@ fn digests(data: &Arc<dyn Dataset>) -> Vec<(usize, [u8; 32])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::Task;
     use crate::Result;
     use crate::data::{Sample, View};
 

@@ -17,9 +17,9 @@ use crate::plan::{Phase, Plan, Train};
 use crate::pooled::{Reader, Ready};
 use crate::run::{RunDir, peak_memory};
 use crate::seed::Seed;
-use crate::strategy::{Options, Settings, Strategy, Facts};
-use crate::train::{self, Companions, Job, Outcome};
+use crate::strategy::{Facts, Options, Settings, Strategy};
 use crate::task::{Kind, Task};
+use crate::train::{self, Companions, Job, Outcome};
 use crate::{Error, Result};
 
 /// Steps that are timed, after one that is not.

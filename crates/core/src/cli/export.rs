@@ -55,7 +55,8 @@ pub(super) fn run<D: Domain>(args: ExportArgs, common: &Common) -> Result<()> {
             true => Output::Logits,
             false => Output::Features { normalized: D::normalizes(&opened.pipeline) },
         };
-        let outputs = opened.task.as_ref().map(|task| (task.kind.to_string(), serde_json::json!(task.outputs).to_string()));
+        let outputs =
+            opened.task.as_ref().map(|task| (task.kind.to_string(), serde_json::json!(task.outputs).to_string()));
         let preparation = D::preparation(&opened.pipeline).map(|line| ("preparation".to_string(), line));
         let properties: Vec<(String, String)> = outputs.into_iter().chain(preparation).collect();
         let graph = onnx::write(&network, &Params::new(weights), D::GRAPH_INPUTS, output, &properties)?;

@@ -52,7 +52,8 @@ pub(super) fn run<D: Domain>(args: PredictArgs<D>, common: &Common) -> Result<()
             } else if common.json {
                 json!({ "input": name, "predictions": shown }).to_string()
             } else if kind == Kind::Values {
-                let values: Vec<String> = prediction.values.iter().map(|v| format!("{}\t{}", v.name, v.value)).collect();
+                let values: Vec<String> =
+                    prediction.values.iter().map(|v| format!("{}\t{}", v.name, v.value)).collect();
                 format!("{name}\t{}", values.join("\t"))
             } else {
                 let guesses: Vec<String> = shown.iter().map(|g| format!("{}\t{:.4}", g.label, g.probability)).collect();

@@ -44,7 +44,8 @@ pub(super) fn ranks(values: &[f64]) -> Vec<f64> {
 pub(super) fn pearson(a: &[f64], b: &[f64]) -> f64 {
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
     let (of_a, of_b) = (mean(a), mean(b));
-    let product = |x: &[f64], mx: f64, y: &[f64], my: f64| x.iter().zip(y).map(|(x, y)| (x - mx) * (y - my)).sum::<f64>();
+    let product =
+        |x: &[f64], mx: f64, y: &[f64], my: f64| x.iter().zip(y).map(|(x, y)| (x - mx) * (y - my)).sum::<f64>();
     let scale = (product(a, of_a, a, of_a) * product(b, of_b, b, of_b)).sqrt();
     if scale > 0.0 { product(a, of_a, b, of_b) / scale } else { 0.0 }
 }

@@ -1,7 +1,7 @@
 //! Small modules put between the layers of a backbone that itself stays as it is.
 
 use super::adapters::{Pace, chosen, plan};
-use super::{Settings, Strategy, Facts};
+use super::{Facts, Settings, Strategy};
 use crate::net::Network;
 use crate::net::adapt::Adapter;
 use crate::plan::Plan;

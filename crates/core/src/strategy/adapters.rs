@@ -1,6 +1,6 @@
 //! What the strategies have in common that leave the backbone as it is and learn an adapter in it beside the head.
 
-use super::{Recipe, Settings, Facts, rule};
+use super::{Facts, Recipe, Settings, rule};
 use crate::net::Network;
 use crate::net::adapt::{self, Adapter, matches};
 use crate::plan::{BatchNormMode, Decay, Phase, Plan, RoleName, Rule, Start};

@@ -1,6 +1,6 @@
 //! Parts of every stage learn: the additive terms, or the normalizations.
 
-use super::{Settings, Strategy, Facts, learnable, rule};
+use super::{Facts, Settings, Strategy, learnable, rule};
 use crate::net::Network;
 use crate::plan::{BatchNormMode, Decay, Phase, Plan, RoleName, Rule, Start};
 

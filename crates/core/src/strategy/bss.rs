@@ -1,6 +1,6 @@
 //! Fine-tuning that lets go of what transfers badly: the directions of the features with the smallest singular values.
 
-use super::{Settings, Strategy, Facts, penalized};
+use super::{Facts, Settings, Strategy, penalized};
 use crate::net::Network;
 use crate::plan::{Penalty, Plan};
 

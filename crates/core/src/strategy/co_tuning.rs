@@ -1,7 +1,7 @@
 //! Fine-tuning with both heads: the one of the source goes on learning, from the source labels that the target's classes
 //! stand for.
 
-use super::{Settings, Strategy, Facts, penalized};
+use super::{Facts, Settings, Strategy, penalized};
 use crate::net::Network;
 use crate::plan::{Penalty, Plan};
 

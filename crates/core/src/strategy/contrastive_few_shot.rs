@@ -1,7 +1,7 @@
 //! A handful of samples is many pairs: first the backbone learns which belong together, then a head is solved on what it
 //! says.
 
-use super::{FineTuning, Settings, Strategy, Facts};
+use super::{Facts, FineTuning, Settings, Strategy};
 use crate::net::Network;
 use crate::plan::{Pairs, Phase, Plan};
 

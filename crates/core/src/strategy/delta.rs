@@ -1,7 +1,7 @@
 //! Fine-tuning that holds on to what the stages say, not to the numbers they say it with: the penalty is on feature maps,
 //! and heavier on the channels that the task needs.
 
-use super::{ChannelWeights, Settings, Strategy, Facts, learnable, penalized};
+use super::{ChannelWeights, Facts, Settings, Strategy, learnable, penalized};
 use crate::net::Network;
 use crate::plan::{Penalty, Plan};
 

@@ -1,6 +1,6 @@
 //! A larger model that knows the task teaches a smaller one: its answers say more than the labels.
 
-use super::{FineTuning, Settings, Strategy, Facts};
+use super::{Facts, FineTuning, Settings, Strategy};
 use crate::net::Network;
 use crate::plan::{Phase, Plan, Teacher};
 use crate::{Error, Result};

@@ -1,6 +1,6 @@
 //! The backbone stays as it is; only a head is fitted on its pooled features.
 
-use super::{Probe, Recipe, Settings, Strategy, Facts, rule};
+use super::{Facts, Probe, Recipe, Settings, Strategy, rule};
 use crate::net::Network;
 use crate::plan::{BatchNormMode, Decay, Optimizer, Phase, Plan, Start};
 

@@ -1,6 +1,6 @@
 //! The pre-trained weights are where training starts: everything learns, at rates that may fall towards the input.
 
-use super::{Settings, Strategy, Facts, falling};
+use super::{Facts, Settings, Strategy, falling};
 use crate::net::Network;
 use crate::plan::{Decay, Phase, Plan, Start};
 

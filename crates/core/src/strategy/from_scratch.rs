@@ -1,6 +1,6 @@
 //! No transfer: random weights, everything learns. The yardstick for the others.
 
-use super::{Settings, Strategy, Facts, rule};
+use super::{Facts, Settings, Strategy, rule};
 use crate::net::Network;
 use crate::plan::{Decay, Phase, Plan, Start};
 

@@ -1,7 +1,7 @@
 //! First the head learns, then one stage more in each phase, from the top down. Every phase starts from what comes out of
 //! its last frozen stage, all of which one pass over the samples has left behind.
 
-use super::{Settings, Strategy, Facts, falling, learnable};
+use super::{Facts, Settings, Strategy, falling, learnable};
 use crate::net::Network;
 use crate::plan::{Decay, Phase, Plan, Start};
 

@@ -1,7 +1,7 @@
 //! A factor for each of some channels learns, nothing else of the backbone; afterwards it is drawn into the weights.
 
 use super::adapters::{Pace, chosen, plan};
-use super::{Settings, Strategy, Facts};
+use super::{Facts, Settings, Strategy};
 use crate::net::Network;
 use crate::net::adapt::{Adapter, Place, Site};
 use crate::plan::Plan;

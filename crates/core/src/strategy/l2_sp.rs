@@ -1,6 +1,6 @@
 //! Fine-tuning on a leash: the backbone is pulled towards the pre-trained weights, in place of zero.
 
-use super::{Settings, Strategy, Facts, penalized};
+use super::{Facts, Settings, Strategy, penalized};
 use crate::net::Network;
 use crate::plan::{Penalty, Plan};
 

@@ -1,7 +1,7 @@
 //! A term of low rank learns beside weights that stay as they are; afterwards it is added to them.
 
 use super::adapters::{Pace, chosen, plan};
-use super::{Settings, Strategy, Facts};
+use super::{Facts, Settings, Strategy};
 use crate::net::Network;
 use crate::net::adapt::{Adapter, Place};
 use crate::plan::Plan;

@@ -1,7 +1,7 @@
 //! First the head, solved on the frozen features, then everything from that head on: a random head would send large
 //! gradients into good features before it makes sense itself.
 
-use super::{FineTuning, Settings, Strategy, Facts};
+use super::{Facts, FineTuning, Settings, Strategy};
 use crate::net::Network;
 use crate::plan::{Phase, Plan};
 

@@ -52,10 +52,10 @@ pub use wise_ft::WiseFt;
 
 use crate::Result;
 use crate::net::Network;
-use crate::task::Kind;
 use crate::plan::{
     BatchNormMode, Decay, Method, Objective, Optimizer, Penalty, Phase, Plan, Rule, Schedule, Solve, Train,
 };
+use crate::task::Kind;
 
 /// How knowledge is carried over.
 pub trait Strategy: Send + Sync {

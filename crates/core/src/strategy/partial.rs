@@ -1,6 +1,6 @@
 //! The last stages learn, the first ones stay: what comes out of those is computed once.
 
-use super::{Settings, Strategy, Facts, falling, learnable};
+use super::{Facts, Settings, Strategy, falling, learnable};
 use crate::net::Network;
 use crate::plan::{Decay, Phase, Plan, Start};
 use crate::{Error, Result};

@@ -1,7 +1,7 @@
 //! Keys and values that belong to no word stand in front of every sentence's own and learn; the encoder stays.
 
 use super::adapters::{Pace, chosen, plan};
-use super::{Settings, Strategy, Facts};
+use super::{Facts, Settings, Strategy};
 use crate::net::Network;
 use crate::net::adapt::Adapter;
 use crate::plan::Plan;

@@ -1,6 +1,6 @@
 //! No training at all: a class is the mean of its samples' features.
 
-use super::{Settings, Strategy, Facts};
+use super::{Facts, Settings, Strategy};
 use crate::net::Network;
 use crate::plan::{Method, Phase, Plan, Solve, Start};
 

@@ -1,6 +1,6 @@
 //! The mean of several finished runs, which answers as one model.
 
-use super::{Settings, Strategy, Facts};
+use super::{Facts, Settings, Strategy};
 use crate::net::Network;
 use crate::plan::{Choice, Combine, Mixture, Phase, Plan, Start};
 use crate::{Error, Result};

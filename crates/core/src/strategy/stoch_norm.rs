@@ -1,7 +1,7 @@
 //! Fine-tuning whose batch normalizations choose, channel by channel, between the batch's statistics and the running
 //! ones: small batches cannot lead them astray.
 
-use super::{FineTuning, Settings, Strategy, Facts};
+use super::{Facts, FineTuning, Settings, Strategy};
 use crate::net::{Network, Role};
 use crate::plan::{BatchNormMode, Phase, Plan};
 use crate::{Error, Result};

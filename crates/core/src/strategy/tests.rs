@@ -29,11 +29,23 @@ fn settings(options: Options) -> Settings {
         warmup: 0.1,
         augment: false,
     };
-    Settings { options, defaults: Defaults { batch_size: 16, fine_tuning: recipe.clone(), from_scratch: recipe, pretraining: Options::default() } }
+    Settings {
+        options,
+        defaults: Defaults {
+            batch_size: 16,
+            fine_tuning: recipe.clone(),
+            from_scratch: recipe,
+            pretraining: Options::default(),
+        },
+    }
 }
 
 fn train(strategy: &dyn Strategy, samples: usize, options: Options) -> Train {
-    match strategy.plan(&network(), &Facts { kind: Kind::Classes, outputs: 3, samples }, &settings(options)).phases.remove(0) {
+    match strategy
+        .plan(&network(), &Facts { kind: Kind::Classes, outputs: 3, samples }, &settings(options))
+        .phases
+        .remove(0)
+    {
         Phase::Train(train) => train,
         other => panic!("a phase of gradient descent was expected, not {other:?}"),
     }
@@ -109,7 +121,11 @@ fn steps_are_batches_times_epochs_and_pairs_are_two_samples_each() {
 
 #[test]
 fn training_from_scratch_starts_from_random_weights() {
-    let plan = FromScratch.plan(&network(), &Facts { kind: Kind::Classes, outputs: 3, samples: 10 }, &settings(Options::default()));
+    let plan = FromScratch.plan(
+        &network(),
+        &Facts { kind: Kind::Classes, outputs: 3, samples: 10 },
+        &settings(Options::default()),
+    );
     assert_eq!(plan.start, Start::Random);
 }
 
@@ -123,7 +139,11 @@ fn switching_the_update_rule_keeps_what_the_user_set_of_it() {
 #[test]
 fn plans_survive_being_written_and_read() {
     for strategy in all() {
-        let plan = strategy.plan(&network(), &Facts { kind: Kind::Classes, outputs: 3, samples: 10 }, &settings(Options::default()));
+        let plan = strategy.plan(
+            &network(),
+            &Facts { kind: Kind::Classes, outputs: 3, samples: 10 },
+            &settings(Options::default()),
+        );
         let text = toml::to_string(&plan).unwrap();
         assert_eq!(toml::from_str::<Plan>(&text).unwrap(), plan, "{text}");
     }

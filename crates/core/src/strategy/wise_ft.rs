@@ -1,7 +1,7 @@
 //! Fine-tuning, and half of the way back: what the fine-tuned weights gained and what the start knew of other data meet
 //! between the two.
 
-use super::{LpFt, Settings, Strategy, Facts};
+use super::{Facts, LpFt, Settings, Strategy};
 use crate::net::Network;
 use crate::plan::{Combine, Mixture, Phase, Plan};
 

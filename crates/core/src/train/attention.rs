@@ -7,6 +7,7 @@ use super::feed::{Fixed, Split};
 use super::logistic::Problem;
 use crate::Result;
 use crate::cache::{ViewSeed, host_values};
+use crate::data::Targets;
 use crate::data::{Activation, View};
 use crate::loader::{Loader, Request};
 use crate::metrics::Metrics;

@@ -10,7 +10,6 @@ use super::terms::Term;
 use super::{EpochRecord, Optimizer, Run, StepRecord, check, mix, pairs, stopped};
 use crate::cache::ViewSeed;
 use crate::loader::epoch_batches;
-use crate::metrics::Metrics;
 use crate::net::forward::Mode;
 use crate::plan::{Pairs, Train};
 use crate::seed::Seed;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::{Run, check};
 use crate::Result;
 use crate::cache::{Extractor, Features, ViewSeed};
+use crate::data::Targets;
 use crate::data::{Activation, Dataset};
 use crate::loader::{Loader, Request};
 use crate::metrics::Metrics;

@@ -5,7 +5,8 @@ use candle_core::{Device, Tensor};
 
 use super::feed::{Batches, Fixed, Input, Split};
 use super::terms::{
-    BinaryCrossEntropy, CosinePairs, CrossEntropy, Mimicry, SingularValues, SoftLabels, SquaredError, StartFeatures, Term,
+    BinaryCrossEntropy, CosinePairs, CrossEntropy, Mimicry, SingularValues, SoftLabels, SquaredError, StartFeatures,
+    Term,
 };
 use super::{Optimizer, Run};
 use crate::cache::ViewSeed;

@@ -134,7 +134,7 @@ fn prototypes_answer_with_the_nearest_class_mean() {
             let nearest = (0..3).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap();
             nearest as u32 == validation.target(*i)
         });
-        assert_eq!(outcome.metrics.accuracy, right.count() as f64 / 30.0);
+        assert_eq!(outcome.metrics.score(), right.count() as f64 / 30.0);
     }
 }
 
@@ -187,7 +187,7 @@ fn a_soup_of_one_run_is_that_run_and_of_two_their_mean() {
 fn a_greedy_soup_leaves_out_what_lowers_the_score() {
     for mut toy in both() {
         let good = toy.run(&FineTuning, Options { epochs: Some(10), ..Options::default() });
-        assert!(good.metrics.accuracy > 0.7, "{}", good.metrics.accuracy);
+        assert!(good.metrics.score() > 0.7, "{}", good.metrics.score());
         let bad = random_params(toy.network(), Seed(9));
         let opposite = bad.snapshot().into_iter().map(|(name, value)| {
             let value = if name.contains("running") { value } else { (value * -20.0).unwrap() };
@@ -569,6 +569,6 @@ fn strategies_combine_with_views_schedules_and_class_weights() {
         let trains: Vec<&Train> =
             plan.phases.iter().filter_map(|p| if let Phase::Train(train) = p { Some(train) } else { None }).collect();
         assert!(trains.into_iter().all(sets), "{plan}");
-        assert!(toy.execute(&plan).metrics.accuracy > 0.3);
+        assert!(toy.execute(&plan).metrics.score() > 0.3);
     }
 }

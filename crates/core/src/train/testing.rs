@@ -18,6 +18,7 @@ use crate::plan::{
 };
 use crate::run::RunDir;
 use crate::seed::Seed;
+use crate::task::Task;
 use crate::{Error, Result};
 
 use super::Job;
@@ -144,7 +145,7 @@ impl Observer for Stopper {
 /// The job that tests vary.
 pub struct Fixture {
     pub network: Network,
-    pub classes: Vec<String>,
+    pub task: Task,
     pub train: Arc<dyn Dataset>,
     pub validation: Arc<dyn Dataset>,
     pub cache: Cache,
@@ -157,7 +158,7 @@ impl Fixture {
         let root = tempfile::tempdir().unwrap();
         Self {
             network: network(),
-            classes: ["a", "b", "c"].map(String::from).to_vec(),
+            task: Task::classes(["a", "b", "c"].map(String::from).to_vec()),
             train: Clusters::new(60, 1),
             validation: Clusters::new(30, 2),
             cache: Cache::at(root.path().join("features"), 1 << 30),
@@ -181,7 +182,7 @@ impl Fixture {
             network: &self.network,
             plan,
             params: params(&self.network),
-            classes: &self.classes,
+            task: &self.task,
             train: self.train.clone(),
             validation: self.validation.clone(),
             fingerprint: "points",

@@ -19,7 +19,7 @@ use crate::observe::{Observer, Silent};
 use crate::plan::{Optimizer, Phase, Plan};
 use crate::run::RunDir;
 use crate::seed::Seed;
-use crate::strategy::{Defaults, Options, Recipe, Settings, Strategy, Task};
+use crate::strategy::{Defaults, Facts, Options, Recipe, Settings, Strategy};
 
 pub fn linear(name: &str, inputs: usize, outputs: usize) -> Linear {
     Linear { name: name.into(), inputs, outputs, bias: true, update: None }
@@ -217,13 +217,21 @@ impl Toy {
             warmup: 0.1,
             augment: false,
         };
-        Settings { options, defaults: Defaults { batch_size: 10, fine_tuning: recipe.clone(), from_scratch: recipe, pretraining: Options::default() } }
+        Settings {
+            options,
+            defaults: Defaults {
+                batch_size: 10,
+                fine_tuning: recipe.clone(),
+                from_scratch: recipe,
+                pretraining: Options::default(),
+            },
+        }
     }
 
     pub fn plan(&self, strategy: &dyn Strategy, options: Options) -> Plan {
         let settings = self.settings(options);
         strategy.check(self.network(), &settings).unwrap();
-        strategy.plan(self.network(), &Task { classes: 3, samples: 60 }, &settings)
+        strategy.plan(self.network(), &Facts { kind: crate::task::Kind::Classes, outputs: 3, samples: 60 }, &settings)
     }
 
     pub fn job<'a>(&'a self, plan: &'a Plan, run: &'a RunDir, observer: &'a dyn Observer) -> Job<'a> {

@@ -47,7 +47,7 @@ pub fn read(root: &Path) -> Result<Found> {
             "arrange photos as FOLDER/<class>/photo.jpg, or give a CSV list with the columns path and label",
         ));
     }
-    Ok(Found { at: root.to_path_buf(), entries })
+    Ok(Found { at: root.to_path_buf(), entries, cells: None })
 }
 
 fn class_folders(root: &Path) -> Result<Vec<PathBuf>> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use csv::{Reader, ReaderBuilder, StringRecord};
+use topwork_core::task::{Cells, Kind, TaskArgs};
 use topwork_core::{Error, Result};
 
 use super::{DataArgs, Entry, Found, quoted};
@@ -19,15 +20,20 @@ const LABEL_NAMES: [&str; 5] = ["label", "class", "target", "category", "label_n
 ///
 /// # Errors
 /// When a column is missing, a row is broken or empty, or a row's file does not exist.
-pub fn read(path: &Path, args: &DataArgs) -> Result<Found> {
+pub fn read(path: &Path, args: &DataArgs, asked: &TaskArgs) -> Result<Found> {
     let mut rows = Rows::open(path)?;
     let file = rows.column("--path-column", args.path_column.as_deref(), &PATH_NAMES)?;
-    let label = rows.column("--label-column", args.label_column.as_deref(), &LABEL_NAMES)?;
+    let kind = asked.kind();
+    let labels: Vec<usize> = match asked.label_column.as_deref().unwrap_or_default() {
+        [] => vec![rows.column("--label-column", None, &LABEL_NAMES)?],
+        names => names.iter().map(|name| rows.column("--label-column", Some(name), &[])).collect::<Result<_>>()?,
+    };
     let mut entries = Vec::new();
     let mut last: Arc<str> = "".into();
+    let mut cells = Cells { columns: labels.iter().map(|&c| rows.headers[c].clone()).collect(), rows: Vec::new() };
     while let Some((row, record)) = rows.next()? {
         let photo = rows.field(row, &record, file)?;
-        let name = rows.field(row, &record, label)?;
+        let name = if kind == Kind::Classes { rows.field(row, &record, labels[0])? } else { "" };
         let photo = rows.resolve(photo);
         if !photo.is_file() {
             return Err(Error::input(
@@ -39,12 +45,16 @@ pub fn read(path: &Path, args: &DataArgs) -> Result<Found> {
         if *last != *name {
             last = name.into();
         }
+        if kind != Kind::Classes {
+            cells.rows.push(labels.iter().map(|&c| record.get(c).unwrap_or_default().to_string()).collect());
+        }
         entries.push(Entry { path: photo, label: Arc::clone(&last), row: Some(row) });
     }
     if entries.is_empty() {
         return Err(Error::input(path.display(), "no images are listed in it", "add rows below the header"));
     }
-    Ok(Found { at: path.to_path_buf(), entries })
+    let cells = (kind != Kind::Classes).then_some(cells);
+    Ok(Found { at: path.to_path_buf(), entries, cells })
 }
 
 /// Paths of the list `path`, row by row, for prediction.

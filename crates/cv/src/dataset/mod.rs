@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use topwork_core::data::{Dataset, Sample, Splits, View, hold_out};
+use topwork_core::data::{Dataset, Sample, Splits, Subset, View, hold_out};
 use topwork_core::seed::Seed;
+use topwork_core::task::{Cells, Kind, Task, TaskArgs};
 use topwork_core::{Error, Result};
 
 use crate::pipeline::Pipeline;
@@ -42,10 +43,19 @@ pub struct DataArgs {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_column: Option<String>,
-    /// Column of a list with the labels [default: label, class, …]
-    #[arg(long, value_name = "NAME")]
+    /// What is asked of a sample: one of several classes, any number of labels, or values, which are numbers [default: classes]
+    #[arg(long, value_name = "KIND")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub label_column: Option<String>,
+    pub task: Option<Kind>,
+    /// Column of the class; of labels the column that lists them, or one of 0 and 1 for each, of values one for each, separated by
+    /// commas [default: label, class, …]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_column: Option<Vec<String>>,
+    /// What stands between the labels in a column that lists them [default: ;]
+    #[arg(long, value_name = "TEXT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_separator: Option<String>,
     /// Share to hold out where the data have no validation part [default: 0.2]
     #[arg(long, value_name = "SHARE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,6 +83,14 @@ pub struct DataArgs {
     pub random_erase: Option<f64>,
 }
 
+impl DataArgs {
+    /// How targets are to be understood; a model that is judged says itself what its outputs are.
+    fn asked(&self, known: Option<&Task>) -> TaskArgs {
+        let Self { task, label_column, label_separator, .. } = self.clone();
+        TaskArgs { task: known.map(|task| task.kind).or(task), label_column, label_separator }
+    }
+}
+
 /// One photo and its label, as found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
@@ -91,6 +109,8 @@ pub struct Found {
     pub at: PathBuf,
     /// In a fixed order.
     pub entries: Vec<Entry>,
+    /// The targets of a list whose task is not of classes, by entry.
+    pub cells: Option<Cells>,
 }
 
 impl Found {
@@ -109,7 +129,30 @@ impl Found {
         classes
     }
 
-    fn into_data(self, classes: &[String], pipeline: &Pipeline) -> Result<ImageData> {
+    /// What is asked of these photos, if they are to be learned from.
+    fn task(&self, args: &TaskArgs) -> Result<Task> {
+        match &self.cells {
+            Some(cells) => args.task(cells, &self.at.display().to_string()),
+            None => Ok(Task::classes(several_classes(self)?)),
+        }
+    }
+
+    fn into_data(self, task: &Task, args: &TaskArgs, pipeline: &Pipeline) -> Result<ImageData> {
+        if self.cells.is_some() == task.is_classes() {
+            let found = if self.cells.is_some() { args.kind() } else { Kind::Classes };
+            let reason = format!("holds {found}, and {} are asked for", task.kind);
+            return Err(Error::input(self.at.display(), reason, format!("give a list, with --task {}", task.kind)));
+        }
+        if let Some(cells) = &self.cells {
+            let understood = args.understand(cells, task, |i| match self.entries.get(i) {
+                Some(entry) => self.place(entry),
+                None => self.at.display().to_string(),
+            })?;
+            let photos = self.entries.iter().map(|entry| entry.path.clone()).zip(understood.classes).collect();
+            let numbers = understood.numbers.into();
+            return Ok(ImageData { photos, numbers, pipeline: *pipeline });
+        }
+        let classes: &[String] = task;
         let index = |label: &str| classes.iter().position(|class| class == label);
         let mut photos = Vec::with_capacity(self.entries.len());
         for entry in &self.entries {
@@ -139,13 +182,15 @@ pub(crate) fn quoted(names: &[String]) -> String {
 #[derive(Debug, Clone)]
 pub struct ImageData {
     photos: Arc<[(PathBuf, u32)]>,
+    /// Of labels and values, those of each photo.
+    numbers: Arc<[Vec<f32>]>,
     pipeline: Pipeline,
 }
 
 impl ImageData {
     /// Photos with their class indices, rendered by `pipeline`.
     pub fn new(photos: Vec<(PathBuf, u32)>, pipeline: Pipeline) -> Self {
-        Self { photos: photos.into(), pipeline }
+        Self { photos: photos.into(), numbers: Arc::default(), pipeline }
     }
 }
 
@@ -155,6 +200,9 @@ impl Dataset for ImageData {
     }
     fn target(&self, i: usize) -> u32 {
         self.photos[i].1
+    }
+    fn numbers(&self, i: usize) -> &[f32] {
+        self.numbers.get(i).map_or(&[], Vec::as_slice)
     }
     fn name(&self, i: usize) -> String {
         self.photos[i].0.display().to_string()
@@ -167,7 +215,11 @@ impl Dataset for ImageData {
         self.pipeline.load_file(&self.photos[i].0, view)
     }
     fn scaled(&self, scale: f64) -> Option<Arc<dyn Dataset>> {
-        Some(Arc::new(Self { photos: self.photos.clone(), pipeline: self.pipeline.scaled(scale) }))
+        Some(Arc::new(Self {
+            photos: self.photos.clone(),
+            numbers: self.numbers.clone(),
+            pipeline: self.pipeline.scaled(scale),
+        }))
     }
 }
 
@@ -175,15 +227,17 @@ impl Dataset for ImageData {
 ///
 /// # Errors
 /// When the data cannot be used: the file or row, the reason, the remedy.
-pub fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&[String]>, seed: Seed) -> Result<Splits> {
+pub fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>, seed: Seed) -> Result<Splits> {
     let (train, validation) = parts(args)?;
-    let read = |path: PathBuf| if path.is_dir() { folder::read(&path) } else { list::read(&path, args) };
+    let asked = args.asked(known);
+    asked.check()?;
+    let read = |path: PathBuf| if path.is_dir() { folder::read(&path) } else { list::read(&path, args, &asked) };
     let train = train.map(read).transpose()?;
     let validation = validation.map(read).transpose()?;
 
-    let classes = match (known, &train, &validation) {
-        (Some(known), _, _) => known.to_vec(),
-        (None, Some(train), _) => several_classes(train)?,
+    let task = match (known, &train, &validation) {
+        (Some(known), _, _) => known.clone(),
+        (None, Some(train), _) => train.task(&asked)?,
         (None, None, Some(found)) => {
             return Err(Error::input(
                 format!("--validation {}", found.at.display()),
@@ -194,12 +248,16 @@ pub fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&[String]>, se
         (None, None, None) => return Err(no_data()),
     };
     match (train, validation) {
-        (Some(train), None) => split(train, &classes, pipeline, args.validation_share, seed),
+        (Some(train), None) => split(train, task, &asked, pipeline, args.validation_share, seed),
         (train, Some(validation)) => {
-            let train = train.unwrap_or_else(|| Found { at: validation.at.clone(), entries: vec![] });
-            let train = Arc::new(train.into_data(&classes, pipeline)?);
-            let validation = Arc::new(validation.into_data(&classes, pipeline)?);
-            Ok(Splits { classes, train, validation, held_out: false })
+            let train = train.unwrap_or_else(|| Found {
+                at: validation.at.clone(),
+                entries: vec![],
+                cells: validation.cells.as_ref().map(|cells| Cells { rows: vec![], ..cells.clone() }),
+            });
+            let train = Arc::new(train.into_data(&task, &asked, pipeline)?);
+            let validation = Arc::new(validation.into_data(&task, &asked, pipeline)?);
+            Ok(Splits { task, train, validation, held_out: false })
         }
         (None, None) => Err(no_data()),
     }
@@ -256,7 +314,14 @@ fn several_classes(found: &Found) -> Result<Vec<String>> {
 }
 
 /// Holds out a part of `found`, stratified by class.
-fn split(found: Found, classes: &[String], pipeline: &Pipeline, share: Option<f64>, seed: Seed) -> Result<Splits> {
+fn split(
+    found: Found,
+    task: Task,
+    args: &TaskArgs,
+    pipeline: &Pipeline,
+    share: Option<f64>,
+    seed: Seed,
+) -> Result<Splits> {
     let share = share.unwrap_or(VALIDATION_SHARE);
     if !(share > 0.0 && share < 1.0) {
         return Err(Error::input(
@@ -266,7 +331,7 @@ fn split(found: Found, classes: &[String], pipeline: &Pipeline, share: Option<f6
         ));
     }
     let at = found.at.clone();
-    let all = found.into_data(classes, pipeline)?;
+    let all = found.into_data(&task, args, pipeline)?;
     let targets: Vec<u32> = all.photos.iter().map(|(_, target)| *target).collect();
     let (kept, held) = hold_out(&targets, share, seed);
     if held.is_empty() || kept.is_empty() {
@@ -276,8 +341,7 @@ fn split(found: Found, classes: &[String], pipeline: &Pipeline, share: Option<f6
             "add photos: two or more of each class",
         ));
     }
-    let part = |indices: Vec<usize>| {
-        Arc::new(ImageData::new(indices.into_iter().map(|i| all.photos[i].clone()).collect(), *pipeline))
-    };
-    Ok(Splits { classes: classes.to_vec(), train: part(kept), validation: part(held), held_out: true })
+    let all: Arc<dyn Dataset> = Arc::new(all);
+    let part = |indices: Vec<usize>| Arc::new(Subset::new(all.clone(), indices));
+    Ok(Splits { task, train: part(kept), validation: part(held), held_out: true })
 }

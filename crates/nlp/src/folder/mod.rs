@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use topwork_core::domain::Opened;
 use topwork_core::net::{Layer, Network};
+use topwork_core::task::{Kind, Task};
 use topwork_core::{Error, Result, checkpoint, files::create_dir_all, files::write_atomic_bytes};
 
 use crate::models::bert::family::{Family, Head};
@@ -95,9 +96,12 @@ pub(crate) fn open(path: &Path) -> Result<Opened<Pipeline>> {
         files: files.into(),
     };
     let outputs = head_outputs(&pipeline.network(2), &weights);
-    let classes = outputs.map(|n| class_names(&pipeline.raw, n));
+    // Without a word about it, one output is a number (as transformers has it).
+    let named = pipeline.raw.get("problem_type").and_then(Value::as_str).and_then(Kind::of_problem_type);
+    let usual = if outputs == Some(1) { Kind::Values } else { Kind::Classes };
+    let task = outputs.map(|n| Task { kind: named.unwrap_or(usual), outputs: class_names(&pipeline.raw, n) });
     let network = pipeline.network(outputs.unwrap_or(2));
-    Ok(Opened { network, weights, pipeline, classes })
+    Ok(Opened { network, weights, pipeline, task })
 }
 
 /// The outputs of the last layer of the head that a checkpoint has, if it has all of it.
@@ -191,7 +195,7 @@ pub(crate) fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
             continue;
         }
         if head.contains(name) {
-            if model.classes.is_some() {
+            if model.task.is_some() {
                 tensors.insert(name.clone(), tensor.clone());
             }
         } else if encoder.contains(name) || is_pooler(name) {
@@ -216,17 +220,17 @@ fn config_json(model: &Opened<Pipeline>) -> Map<String, Value> {
     }
     let family = pipeline.config.family;
     config.insert("model_type".into(), json!(family.model_type));
-    let classifier = model.classes.is_some() && fits_classifier(pipeline);
+    let classifier = model.task.is_some() && fits_classifier(pipeline);
     let kind = if classifier { "ForSequenceClassification" } else { "Model" };
     config.insert("architectures".into(), json!([format!("{}{kind}", family.class)]));
-    if let Some(classes) = &model.classes {
-        let names = || classes.iter().enumerate();
+    if let Some(task) = &model.task {
+        let names = || task.iter().enumerate();
         let by_id: Map<String, Value> = names().map(|(i, name)| (i.to_string(), json!(name))).collect();
         let by_name: Map<String, Value> = names().map(|(i, name)| (name.clone(), json!(i))).collect();
         config.insert("id2label".into(), Value::Object(by_id));
         config.insert("label2id".into(), Value::Object(by_name));
-        config.insert("num_labels".into(), json!(classes.len()));
-        config.insert("problem_type".into(), json!("single_label_classification"));
+        config.insert("num_labels".into(), json!(task.len()));
+        config.insert("problem_type".into(), json!(task.kind.problem_type()));
     }
     let ours = Ours { pooling: pipeline.pooling, max_tokens: pipeline.max_tokens(), normalize: pipeline.normalize };
     config.insert("topwork".into(), json!(ours));
