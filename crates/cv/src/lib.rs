@@ -14,7 +14,7 @@ use std::path::Path;
 
 use candle_core::Tensor;
 use topwork_core::data::{Sample, Splits, View};
-use topwork_core::domain::{Domain, Inputs, Opened};
+use topwork_core::domain::{Domain, Inputs, NoVerbs, Opened};
 use topwork_core::plan::Optimizer;
 use topwork_core::seed::Seed;
 use topwork_core::source::{Card, RemoteFile};
@@ -49,6 +49,7 @@ impl Domain for Photos {
     type Input = Path;
     type DataArgs = DataArgs;
     type InputArgs = InputArgs;
+    type Verbs = NoVerbs;
 
     fn cards() -> &'static [Card] {
         &models::cards::CARDS

@@ -8,6 +8,7 @@ mod folder;
 pub mod input;
 pub mod models;
 pub mod pipeline;
+pub mod pretrain;
 pub mod table;
 pub mod tokenizer;
 
@@ -50,6 +51,7 @@ impl Domain for Sentences {
     type Input = str;
     type DataArgs = DataArgs;
     type InputArgs = InputArgs;
+    type Verbs = pretrain::Verbs;
 
     fn cards() -> &'static [Card] {
         models::CARDS

@@ -21,7 +21,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::classifier::model_folder;
 use crate::device::{self, Place};
-use crate::domain::{Domain, Opened};
+use crate::domain::{Domain, Opened, Verbs};
 use crate::machine::Machine;
 use crate::{Error, Result, adapter, fit};
 
@@ -51,7 +51,11 @@ pub struct Common {
 }
 
 impl Common {
-    fn place(&self) -> Result<Place> {
+    /// Where to compute.
+    ///
+    /// # Errors
+    /// As [`Place::parse`].
+    pub fn place(&self) -> Result<Place> {
         self.machine(Machine::default()).place()
     }
 
@@ -95,6 +99,8 @@ enum Verb<D: Domain> {
     Models(models::ModelsArgs),
     /// List the ways to carry knowledge over
     Strategies,
+    #[command(flatten)]
+    Own(D::Verbs),
 }
 
 /// Runs the command line of domain `D` and ends the process: exit code 0, 2 for what the user can mend, 1 for a defect.
@@ -138,6 +144,7 @@ fn run<D: Domain>(cli: Cli<D>) -> Result<()> {
         Verb::Export(args) => export::run::<D>(args, &common),
         Verb::Models(args) => models::run::<D>(args, &common),
         Verb::Strategies => strategies::run(&common),
+        Verb::Own(verb) => verb.run(&common),
     }
 }
 
@@ -151,7 +158,10 @@ fn open<D: Domain>(model: &str, adapter: Option<&Path>, common: &Common) -> Resu
 }
 
 /// Writes one line to standard output; a reader that went away (`| head`) ends the program quietly.
-fn print_line(line: &str) -> Result<()> {
+///
+/// # Errors
+/// When it cannot be written.
+pub fn print_line(line: &str) -> Result<()> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{line}").and_then(|()| out.flush()) {

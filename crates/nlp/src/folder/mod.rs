@@ -19,7 +19,7 @@ use topwork_core::net::{Layer, Network};
 use topwork_core::{Error, Result, checkpoint, files::create_dir_all, files::write_atomic_bytes};
 
 use crate::models::bert::family::{Family, Head};
-use crate::models::bert::{BertConfig, Pooling};
+use crate::models::bert::{BertConfig, Pooling, pretraining};
 use crate::pipeline::Pipeline;
 use crate::tokenizer::TextTokenizer;
 pub(crate) use modules::Dense;
@@ -146,10 +146,21 @@ fn class_names(raw: &Map<String, Value>, outputs: usize) -> Vec<String> {
 
 /// See [`topwork_core::domain::Domain::save`].
 pub(crate) fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
+    let classifier = model.classes.is_some() && fits_classifier(&model.pipeline);
+    write(folder, model, if classifier { "ForSequenceClassification" } else { "Model" }, "")
+}
+
+/// The same with the heads of pre-training: what `BertForPreTraining` loads.
+pub(crate) fn save_pretrained(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
+    write(folder, model, "ForPreTraining", pretraining::PREFIX)
+}
+
+/// Writes a folder for the class of this `kind`; with the tensors called `beside…`, unless that is empty.
+fn write(folder: &Path, model: &Opened<Pipeline>, kind: &str, beside: &str) -> Result<()> {
     let pipeline = &model.pipeline;
     create_dir_all(folder)?;
     let mut files = (*pipeline.files).clone();
-    files.insert("config.json".into(), pretty(&Value::Object(config_json(model))));
+    files.insert("config.json".into(), pretty(&Value::Object(config_json(model, kind))));
     if pipeline.pooling != Pooling::Pooler {
         let mut longest = json!({"max_seq_length": pipeline.max_tokens(), "do_lower_case": false});
         let upstream = pipeline.files.iter().find(|(name, _)| name.starts_with("sentence_"));
@@ -196,6 +207,8 @@ pub(crate) fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
             }
         } else if encoder.contains(name) || is_pooler(name) {
             tensors.insert(format!("{prefix}{name}"), tensor.clone());
+        } else if !beside.is_empty() && name.starts_with(beside) {
+            tensors.insert(name.clone(), tensor.clone());
         }
     }
     checkpoint::write_safetensors(&folder.join("model.safetensors"), &tensors, &BTreeMap::new())
@@ -208,7 +221,7 @@ fn fits_classifier(pipeline: &Pipeline) -> bool {
     pipeline.pooling == Pooling::Pooler || plain
 }
 
-fn config_json(model: &Opened<Pipeline>) -> Map<String, Value> {
+fn config_json(model: &Opened<Pipeline>, kind: &str) -> Map<String, Value> {
     let pipeline = &model.pipeline;
     let mut config = (*pipeline.raw).clone();
     for stale in ["_name_or_path", "torch_dtype", "dtype", "id2label", "label2id", "num_labels"] {
@@ -216,8 +229,6 @@ fn config_json(model: &Opened<Pipeline>) -> Map<String, Value> {
     }
     let family = pipeline.config.family;
     config.insert("model_type".into(), json!(family.model_type));
-    let classifier = model.classes.is_some() && fits_classifier(pipeline);
-    let kind = if classifier { "ForSequenceClassification" } else { "Model" };
     config.insert("architectures".into(), json!([format!("{}{kind}", family.class)]));
     if let Some(classes) = &model.classes {
         let names = || classes.iter().enumerate();
