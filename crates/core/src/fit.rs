@@ -557,6 +557,8 @@ pub fn fetch<D: Domain>(name: &str, offline: bool, observer: &dyn Observer) -> R
 /// As [`fetch`]; and when the files are not a model of this domain.
 pub fn open_model<D: Domain>(name: &str, offline: bool, observer: &dyn Observer) -> Result<Opened<D::Pipeline>> {
     match source::parse(name, D::cards())? {
+        // A run is meant for its model.
+        Reference::Path(path) if path.is_dir() => adapter::open_folder::<D>(&model_folder(&path)?, None),
         Reference::Path(path) => adapter::open_folder::<D>(&path, None),
         Reference::Card(card) => D::open(&fetch::<D>(name, offline, observer)?, Some(card)),
         Reference::Hub { .. } => D::open(&fetch::<D>(name, offline, observer)?, None),

@@ -12,8 +12,10 @@ pub mod pretrain;
 pub mod table;
 pub mod tokenizer;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use candle_core::Tensor;
 use topwork_core::Result;
 use topwork_core::adapter::Upstream;
 use topwork_core::data::{Sample, Splits};
@@ -46,6 +48,7 @@ impl Domain for Sentences {
 
     const DEFAULT_MODEL: &'static str = "all-minilm-l6-v2";
     const HUB_FILES: &'static [RemoteFile] = models::HUB_FILES;
+    const LIBRARIES: &'static [&'static str] = &["transformers"];
 
     type Pipeline = Pipeline;
     type Input = str;
@@ -73,6 +76,15 @@ impl Domain for Sentences {
 
     fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
         folder::save(folder, model)
+    }
+
+    fn state_dict(model: &Opened<Pipeline>, library: Option<&str>) -> Result<BTreeMap<String, Tensor>> {
+        let mut found = folder::state_dict(model);
+        if library.is_none() {
+            let family = model.pipeline.config.family;
+            found = found.into_iter().map(|(name, tensor)| (family.rename(&name), tensor)).collect();
+        }
+        Ok(found)
     }
 
     fn configure(mut model: Opened<Pipeline>, args: &DataArgs) -> Result<Opened<Pipeline>> {

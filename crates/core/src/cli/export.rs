@@ -9,6 +9,7 @@ use super::{Common, Console, print_line};
 use crate::domain::{Domain, Opened};
 use crate::model::{self, Head};
 use crate::net::adapt;
+use crate::seed::Seed;
 use crate::{Error, Result, checkpoint, fit};
 
 /// The names that the description itself uses.
@@ -38,12 +39,21 @@ pub(super) fn run<D: Domain>(args: ExportArgs, common: &Common) -> Result<()> {
         return Err(Error::input(format!("--format {other}"), "no such format", format!("use one of {known}")));
     }
     let opened = fit::open_any::<D>(&args.model, common.offline, &console)?;
-    let (params, _) = model::fit(&opened.network, &opened.weights, Head::Keep, &Device::Cpu, &args.model)?;
-    let (network, weights) = adapt::merge(&opened.network, &params)?;
+    // A model that is no classifier has no head to write.
+    let of_head: Vec<String> = opened.network.head.params().into_iter().map(|spec| spec.name).collect();
+    let bare = opened.classes.is_none() && !of_head.iter().any(|name| opened.weights.contains_key(name));
+    let head = if bare { Head::Fresh(Seed(0)) } else { Head::Keep };
+    let (params, _) = model::fit(&opened.network, &opened.weights, head, &Device::Cpu, &args.model)?;
+    let (network, mut weights) = adapt::merge(&opened.network, &params)?;
+    if bare {
+        weights.retain(|name, _| !of_head.contains(name));
+    }
     if let Some(kind) = adapt::found(&network).first().map(adapt::Adapter::kind) {
         let reason = format!("it carries an adapter of kind {kind}, for which no other library has layers");
         return Err(Error::input(args.model, reason, "export a model without it"));
     }
+    // A library may have a place for what the description has none for.
+    let weights = opened.weights.iter().map(|(name, tensor)| (name.clone(), tensor.clone())).chain(weights).collect();
     let tensors = D::state_dict(&Opened { network, weights, ..opened }, library)?;
     checkpoint::write_safetensors(&args.out, &tensors, &BTreeMap::new())?;
     print_line(&if common.json {

@@ -185,6 +185,13 @@ fn write(folder: &Path, model: &Opened<Pipeline>, kind: &str, beside: &str) -> R
     for dense in pipeline.dense.iter() {
         dense.save(folder, &model.weights)?;
     }
+    let tensors = upstream(model, beside);
+    checkpoint::write_safetensors(&folder.join("model.safetensors"), &tensors, &BTreeMap::new())
+}
+
+/// The tensors under the names of the upstream class; with those called `beside…`, unless that is empty.
+fn upstream(model: &Opened<Pipeline>, beside: &str) -> BTreeMap<String, Tensor> {
+    let pipeline = &model.pipeline;
     let names = |layers: &[topwork_core::net::Stage]| -> BTreeSet<String> {
         layers.iter().flat_map(|stage| stage.params()).map(|spec| spec.name).collect()
     };
@@ -211,7 +218,12 @@ fn write(folder: &Path, model: &Opened<Pipeline>, kind: &str, beside: &str) -> R
             tensors.insert(name.clone(), tensor.clone());
         }
     }
-    checkpoint::write_safetensors(&folder.join("model.safetensors"), &tensors, &BTreeMap::new())
+    tensors
+}
+
+/// See [`topwork_core::domain::Domain::state_dict`]: all that the class that the folder is of has.
+pub(crate) fn state_dict(model: &Opened<Pipeline>) -> BTreeMap<String, Tensor> {
+    upstream(model, pretraining::PREFIX)
 }
 
 /// Whether the upstream classifier finds all its parameters. With another pooling than its own, one whose head has a layer

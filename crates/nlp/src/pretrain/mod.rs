@@ -172,12 +172,21 @@ fn longest(settings: &Settings, config: &BertConfig) -> Result<usize> {
 
 /// Two documents at least, so that a text can be followed by that of another.
 fn two(corpus: &Corpus, part: Part, what: &str) -> Result<()> {
-    match corpus.documents(part) {
-        0 => Err(Error::input(what, "there is no text in it", "name files with some sentences")),
-        1 => Err(Error::input(
+    let all = corpus.documents(Part::Train) + corpus.documents(Part::HeldOut);
+    match (corpus.documents(part), all) {
+        (_, 0) => Err(Error::input(what, "there is no text in it", "name files with some sentences")),
+        (_, 1) => Err(Error::input(
             what,
             "it is a single document, so no text can be followed by that of another one",
             "put a blank line between documents, or name several files",
+        )),
+        (0 | 1, _) => Err(Error::input(
+            what,
+            format!(
+                "{} of its {all} documents are left, so no text can be followed by that of another one",
+                corpus.documents(part)
+            ),
+            "choose another --hold-out, or add text",
         )),
         _ => Ok(()),
     }
