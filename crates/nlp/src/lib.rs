@@ -16,11 +16,11 @@ use std::path::Path;
 use topwork_core::Result;
 use topwork_core::adapter::Upstream;
 use topwork_core::data::{Sample, Splits};
-use topwork_core::domain::{Domain, Inputs, Opened};
+use topwork_core::domain::{Domain, Inputs, NoVerbs, Opened};
 use topwork_core::plan::Optimizer;
 use topwork_core::seed::Seed;
 use topwork_core::source::{Card, RemoteFile};
-use topwork_core::strategy::{Defaults, Options, Recipe};
+use topwork_core::strategy::{Defaults, Recipe};
 
 pub use dataset::DataArgs;
 pub use input::InputArgs;
@@ -50,6 +50,7 @@ impl Domain for Sentences {
     type Input = str;
     type DataArgs = DataArgs;
     type InputArgs = InputArgs;
+    type Verbs = NoVerbs;
 
     fn cards() -> &'static [Card] {
         models::CARDS
@@ -62,7 +63,7 @@ impl Domain for Sentences {
             Recipe { epochs: 3, least_steps: 60, optimizer, learning_rate: 5e-5, warmup: 0.1, augment: false };
         let from_scratch =
             Recipe { epochs: 10, least_steps: 200, optimizer, learning_rate: 1e-4, warmup: 0.1, augment: false };
-        Defaults { batch_size: 16, fine_tuning, from_scratch, pretraining: Options::default() }
+        Defaults { batch_size: 16, fine_tuning, from_scratch }
     }
 
     fn open(folder: &Path, _card: Option<&Card>) -> Result<Opened<Pipeline>> {

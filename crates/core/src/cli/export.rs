@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 
 use super::{Common, Console, print_line};
 use crate::domain::{Domain, Opened};
@@ -22,6 +22,9 @@ pub(super) struct ExportArgs {
     /// A library whose names and shapes the tensors get, or safetensors for topwork's own
     #[arg(long, value_name = "NAME", default_value = OWN)]
     format: String,
+    /// Matrices, kernels and tables in half precision (IEEE 754 binary16): half the size
+    #[arg(long)]
+    half: bool,
     /// The .safetensors file to write
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
@@ -44,11 +47,30 @@ pub(super) fn run<D: Domain>(args: ExportArgs, common: &Common) -> Result<()> {
         let reason = format!("it carries an adapter of kind {kind}, for which no other library has layers");
         return Err(Error::input(args.model, reason, "export a model without it"));
     }
-    let tensors = D::state_dict(&Opened { network, weights, ..opened }, library)?;
+    let mut tensors = D::state_dict(&Opened { network, weights, ..opened }, library)?;
+    if args.half {
+        tensors = halved(tensors)?;
+    }
     checkpoint::write_safetensors(&args.out, &tensors, &BTreeMap::new())?;
     print_line(&if common.json {
         serde_json::json!({ "model": args.model, "format": args.format, "file": args.out }).to_string()
     } else {
         format!("{} tensors are in {}", tensors.len(), args.out.display())
     })
+}
+
+/// What has two axes or more, in half precision; vectors are few numbers, of any size.
+fn halved(tensors: BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
+    let half = |(name, tensor): (String, Tensor)| {
+        if tensor.rank() < 2 || tensor.dtype() != DType::F32 {
+            return Ok((name, tensor));
+        }
+        let largest = tensor.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+        if largest > f32::from(half::f16::MAX) {
+            let reason = format!("a number of {name} is {largest:e}, more than half precision holds");
+            return Err(Error::input("--half", reason, "leave it out"));
+        }
+        Ok((name, tensor.to_dtype(DType::F16)?))
+    };
+    tensors.into_iter().map(half).collect()
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    BatchNormMode, Choice, ClassWeights, Combine, Decay, Method, Mix, Mixture, Objective, Optimizer, Pairs, Penalty, Phase,
-    Plan, RoleName, Rule, Schedule, Solve, Start, Teacher, Train,
+    BatchNormMode, Choice, ClassWeights, Combine, Decay, Method, Mix, Mixture, Objective, Optimizer, Pairs, Penalty,
+    Phase, Plan, RoleName, Rule, Schedule, Solve, Start, Teacher, Train,
 };
 
 impl fmt::Display for Plan {

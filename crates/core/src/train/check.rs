@@ -56,7 +56,8 @@ pub(super) fn job(job: &Job<'_>) -> Result<()> {
 
 /// The error of views of another size where there is one size only.
 pub(super) fn unscalable() -> Error {
-    let reason = "what is learned from has one size only: the activations of frozen stages, or samples that are no pictures";
+    let reason =
+        "what is learned from has one size only: the activations of frozen stages, or samples that are no pictures";
     Error::input("--view-scales", reason, "leave it out, or use it where all stages learn on pictures")
 }
 
