@@ -12,6 +12,7 @@ use crate::adapter::Upstream;
 use crate::cli::Common;
 use crate::data::{Sample, Splits};
 use crate::net::Network;
+use crate::onnx;
 use crate::seed::Seed;
 use crate::source::{Card, RemoteFile};
 use crate::strategy::Defaults;
@@ -32,6 +33,9 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
     const HUB_FILES: &'static [RemoteFile];
     /// The libraries whose names [`Domain::state_dict`] can give.
     const LIBRARIES: &'static [&'static str] = &[];
+
+    /// What the inputs of an ONNX graph are called.
+    const GRAPH_INPUTS: onnx::Inputs = onnx::Inputs::Channels("input");
 
     /// How a file becomes a [`Sample`] for one model: sizes, normalization, tokenizer. It is kept in `model/`.
     type Pipeline: Send + Sync + Clone + 'static;
