@@ -46,7 +46,11 @@ pub(super) fn run<D: Domain>(args: ExportArgs, common: &Common) -> Result<()> {
         return Err(Error::input(format!("--format {other}"), "no such format", format!("use one of {known}")));
     }
     if args.half && args.format == GRAPH {
-        return Err(Error::input("--half", "graphs are in single precision", "leave it out, or choose another --format"));
+        return Err(Error::input(
+            "--half",
+            "graphs are in single precision",
+            "leave it out, or choose another --format",
+        ));
     }
     let mut opened = fit::open_any::<D>(&args.model, common.offline, &console)?;
     let head = opened.network.head.params();
