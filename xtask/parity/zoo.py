@@ -60,7 +60,7 @@ def zoo():
     for name in RESNETS + RESNEXTS:
         yield name, "torchvision", name, torchvisions(name), 1.0, 64
     yield "resnet18-32px", "torchvision", "resnet18", lambda: small([2, 2, 2, 2], 64), 1.0, 32
-    yield "tiny-resnet", "torchvision", "resnet18", lambda: small([2, 2, 2, 2], 32), 1.0, 32
+    yield "tiny-resnet", "torchvision", "resnet18", lambda: small([1, 1, 2, 2], 32), 1.0, 32
     yield from both("mobilenet_v2", "mobilenetv2_100", 1.4, 64)
     for size in ("small", "large"):
         name, other = f"mobilenet_v3_{size}", f"mobilenetv3_{size}_100"

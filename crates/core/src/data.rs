@@ -67,6 +67,10 @@ pub trait Dataset: Send + Sync {
     /// # Errors
     /// When it cannot be read or decoded, naming it.
     fn load(&self, i: usize, view: View) -> Result<Sample>;
+    /// The same samples in views of `scale` times the usual size; `None` where they have one size only.
+    fn scaled(&self, _scale: f64) -> Option<Arc<dyn Dataset>> {
+        None
+    }
 }
 
 /// A part of another data set, in the order of its indices.
@@ -100,6 +104,9 @@ impl Dataset for Subset {
     }
     fn load(&self, i: usize, view: View) -> Result<Sample> {
         self.base.load(self.indices[i], view)
+    }
+    fn scaled(&self, scale: f64) -> Option<Arc<dyn Dataset>> {
+        Some(Arc::new(Self::new(self.base.scaled(scale)?, self.indices.clone())))
     }
 }
 

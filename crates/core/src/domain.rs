@@ -12,6 +12,7 @@ use crate::adapter::Upstream;
 use crate::cli::Common;
 use crate::data::{Sample, Splits};
 use crate::net::Network;
+use crate::onnx;
 use crate::seed::Seed;
 use crate::source::{Card, RemoteFile};
 use crate::strategy::Defaults;
@@ -26,10 +27,15 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
 
     /// The model to start from when none is named.
     const DEFAULT_MODEL: &'static str;
+    /// The model to start from when none is named and that one cannot be had: it is part of the program.
+    const EMBEDDED_MODEL: Option<&'static str> = None;
     /// What to fetch of a hub repository that has no card.
     const HUB_FILES: &'static [RemoteFile];
     /// The libraries whose names [`Domain::state_dict`] can give.
     const LIBRARIES: &'static [&'static str] = &[];
+
+    /// What the inputs of an ONNX graph are called.
+    const GRAPH_INPUTS: onnx::Inputs = onnx::Inputs::Channels("input");
 
     /// How a file becomes a [`Sample`] for one model: sizes, normalization, tokenizer. It is kept in `model/`.
     type Pipeline: Send + Sync + Clone + 'static;
@@ -58,6 +64,11 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
     /// What a card says of its model by itself: description and preprocessing, no weights. `None` where that takes files,
     /// a tokenizer for instance.
     fn describe(_card: &Card) -> Option<Opened<Self::Pipeline>> {
+        None
+    }
+
+    /// The description of an architecture, by its own name: what training from random weights needs. No weights.
+    fn outline(_architecture: &str) -> Option<Opened<Self::Pipeline>> {
         None
     }
 

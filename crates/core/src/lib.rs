@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod model;
 pub mod net;
 pub mod observe;
+pub mod onnx;
 pub mod plan;
 pub mod plan_file;
 mod pooled;

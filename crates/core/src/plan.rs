@@ -79,6 +79,9 @@ pub struct Train {
     pub views: usize,
     /// Stop after this many epochs without a better validation score, and keep the best.
     pub patience: Option<usize>,
+    /// Decay a step of the running mean of what learns, which is what is judged and kept ([`crate::train`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average: Option<f64>,
     /// Learn from pairs of samples in place of single ones: no head takes part, and no epoch is judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pairs: Option<Pairs>,
@@ -88,6 +91,25 @@ pub struct Train {
     /// What else is minimized.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub penalties: Vec<Penalty>,
+    /// Samples are mixed with others of their batch, and so are their labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mix: Option<Mix>,
+    /// Progressive resizing: the size of views as a share of the usual one, each for an equal part of the epochs; empty
+    /// for the usual one throughout. Only where all stages are computed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scales: Vec<f64>,
+}
+
+/// How samples of a batch are mixed. With both kinds, each batch takes one of them, either as likely.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mix {
+    /// mixup (Zhang et al. 2018): λ x + (1 - λ) x', λ from Beta(α, α) with this α; 0 for none.
+    pub mixup: f64,
+    /// CutMix (Yun et al. 2019): a box of x' in the place of that of x, its share of the area 1 - λ; α as above.
+    pub cutmix: f64,
+    /// Share of the batches that are mixed.
+    pub probability: f64,
 }
 
 /// Pairs of samples: the cosine of their pooled features is to be 1 within a class and 0 between classes.
@@ -260,6 +282,9 @@ pub enum Decay {
     Linear,
     /// Along half a cosine (Loshchilov & Hutter 2017).
     Cosine,
+    /// Up from 1/25 of the peak along half a cosine in place of a line, then down along another; the momentum takes the
+    /// opposite course (Smith & Topin 2018).
+    OneCycle,
     /// Upwards to the peak, exponentially, through so many powers of ten: the range test (Smith 2017).
     #[value(skip)]
     Rising {
@@ -447,6 +472,12 @@ impl Train {
             }
         }
         found
+    }
+
+    /// The size of views in epoch `epoch`, counted from 0, as a share of the usual one.
+    pub fn scale(&self, epoch: usize) -> f64 {
+        let place = epoch * self.scales.len() / self.epochs.max(1);
+        self.scales.get(place).or(self.scales.last()).copied().unwrap_or(1.0)
     }
 
     /// Steps that it takes over `samples` samples, if none is unreadable and every class has several.

@@ -63,6 +63,27 @@ impl Stream {
         radius * (std::f64::consts::TAU * self.uniform()).cos()
     }
 
+    /// From Beta(alpha, alpha), `alpha` above 0.
+    pub fn beta(&mut self, alpha: f64) -> f64 {
+        let (a, b) = (self.gamma(alpha), self.gamma(alpha));
+        if a + b > 0.0 { a / (a + b) } else { self.uniform().round() }
+    }
+
+    /// From Gamma(shape, 1) (Marsaglia & Tsang 2000).
+    fn gamma(&mut self, shape: f64) -> f64 {
+        if shape < 1.0 {
+            return self.gamma(shape + 1.0) * (1.0 - self.uniform()).powf(1.0 / shape);
+        }
+        let d = shape - 1.0 / 3.0;
+        loop {
+            let x = self.normal();
+            let v = (1.0 + x / (9.0 * d).sqrt()).powi(3);
+            if v > 0.0 && (1.0 - self.uniform()).ln() < 0.5 * x * x + d - d * v + d * v.ln() {
+                return d * v;
+            }
+        }
+    }
+
     /// A random order (Fisher – Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
@@ -81,6 +102,18 @@ mod tests {
         let all = [root, root.child(0), root.child(1), root.named("a"), root.named("b"), root.named("ab")];
         for (i, a) in all.iter().enumerate() {
             assert!(all[i + 1..].iter().all(|b| a != b));
+        }
+    }
+
+    #[test]
+    fn beta_numbers_have_the_moments_of_the_beta_distribution() {
+        for alpha in [0.2, 1.0, 4.0] {
+            let mut stream = Seed(11).stream();
+            let draws: Vec<f64> = (0..100_000).map(|_| stream.beta(alpha)).collect();
+            let mean = draws.iter().sum::<f64>() / draws.len() as f64;
+            let variance = draws.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / draws.len() as f64;
+            assert!((mean - 0.5).abs() < 0.005, "{alpha}: {mean}");
+            assert!((variance - 0.25 / (2.0 * alpha + 1.0)).abs() < 0.002, "{alpha}: {variance}");
         }
     }
 

@@ -8,13 +8,14 @@ pub mod dataset;
 pub mod model_folder;
 pub mod models;
 pub mod pipeline;
+pub mod pretrain;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::Tensor;
 use topwork_core::data::{Sample, Splits, View};
-use topwork_core::domain::{Domain, Inputs, NoVerbs, Opened};
+use topwork_core::domain::{Domain, Inputs, Opened};
 use topwork_core::plan::Optimizer;
 use topwork_core::seed::Seed;
 use topwork_core::source::{Card, RemoteFile};
@@ -49,7 +50,7 @@ impl Domain for Photos {
     type Input = Path;
     type DataArgs = DataArgs;
     type InputArgs = InputArgs;
-    type Verbs = NoVerbs;
+    type Verbs = pretrain::Verbs;
 
     fn cards() -> &'static [Card] {
         &models::cards::CARDS
@@ -84,7 +85,13 @@ impl Domain for Photos {
 
     fn describe(card: &Card) -> Option<Opened<Pipeline>> {
         let pipeline = models::cards::prepares(card);
-        let network = models::network(card.architecture, 1000, pipeline.crop)?;
+        let network = models::network(card.architecture, models::cards::classes(card), pipeline.crop)?;
+        Some(Opened { network, weights: BTreeMap::new(), pipeline, classes: None })
+    }
+
+    fn outline(architecture: &str) -> Option<Opened<Pipeline>> {
+        let pipeline = models::cards::usual(architecture);
+        let network = models::network(architecture, 1000, pipeline.crop)?;
         Some(Opened { network, weights: BTreeMap::new(), pipeline, classes: None })
     }
 
@@ -107,14 +114,17 @@ impl Domain for Photos {
         }
         let augment = &mut model.pipeline.augment;
         augment.policy = args.auto_augment.or(augment.policy);
+        if let Some(least) = share("--crop-scale", args.crop_scale)? {
+            augment.scale[0] = least.max(0.01);
+        }
         augment.jitter = share("--colour-jitter", args.colour_jitter)?.unwrap_or(augment.jitter);
         augment.erase = share("--random-erase", args.random_erase)?.unwrap_or(augment.erase);
         Ok(model)
     }
 
     fn configuration(args: &DataArgs) -> DataArgs {
-        let DataArgs { size, auto_augment, colour_jitter, random_erase, .. } = *args;
-        DataArgs { size, auto_augment, colour_jitter, random_erase, ..DataArgs::default() }
+        let DataArgs { size, crop_scale, auto_augment, colour_jitter, random_erase, .. } = *args;
+        DataArgs { size, crop_scale, auto_augment, colour_jitter, random_erase, ..DataArgs::default() }
     }
 
     fn splits(args: &DataArgs, pipeline: &Pipeline, classes: Option<&[String]>, seed: Seed) -> Result<Splits> {

@@ -20,6 +20,7 @@ use topwork_core::Result;
 use topwork_core::adapter::Upstream;
 use topwork_core::data::{Sample, Splits};
 use topwork_core::domain::{Domain, Inputs, Opened};
+use topwork_core::onnx;
 use topwork_core::plan::Optimizer;
 use topwork_core::seed::Seed;
 use topwork_core::source::{Card, RemoteFile};
@@ -49,6 +50,9 @@ impl Domain for Sentences {
     const DEFAULT_MODEL: &'static str = "all-minilm-l6-v2";
     const HUB_FILES: &'static [RemoteFile] = models::HUB_FILES;
     const LIBRARIES: &'static [&'static str] = &["transformers"];
+
+    const GRAPH_INPUTS: onnx::Inputs =
+        onnx::Inputs::Rows { columns: &["input_ids", "token_type_ids"], mask: "attention_mask" };
 
     type Pipeline = Pipeline;
     type Input = str;

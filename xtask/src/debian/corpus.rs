@@ -82,7 +82,7 @@ impl Held {
 
 /// The sentences of each package, in the order of their names. A paragraph stands where it turns up first: many packages
 /// of one source say the same. A text of a single sentence is none.
-fn documents(packages: &mut Vec<Package>, held: &Held) -> Vec<Vec<String>> {
+fn documents(packages: &mut [Package], held: &Held) -> Vec<Vec<String>> {
     // Of two versions, the one that comes last in the list.
     packages.sort_by(|a, b| a.name.cmp(&b.name));
     let mut seen: HashSet<[u8; 32]> = HashSet::new();

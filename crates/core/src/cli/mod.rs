@@ -26,6 +26,7 @@ use crate::machine::Machine;
 use crate::{Error, Result, adapter, fit};
 
 pub use console::Console;
+pub use train::{TrainArgs, pretrain, pretraining_flag};
 
 /// Flags that every verb understands.
 #[derive(Debug, Clone, clap::Args)]
@@ -78,7 +79,7 @@ struct Cli<D: Domain> {
 #[derive(Subcommand)]
 enum Verb<D: Domain> {
     /// Fit a pre-trained model to your labelled data
-    Train(Box<train::TrainArgs<D>>),
+    Train(Box<TrainArgs<D>>),
     /// Measure a trained model on labelled data
     Evaluate(evaluate::EvaluateArgs<D>),
     /// Classify with a trained model

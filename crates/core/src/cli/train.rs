@@ -10,11 +10,15 @@ use crate::fit::{Finished, Fit};
 use crate::machine::Machine;
 use crate::observe::Observer;
 use crate::plan_file;
-use crate::strategy::Options;
+use crate::strategy::{FromScratch, Options, Strategy};
 use crate::{Error, Result};
 
-#[derive(clap::Args)]
-pub(super) struct TrainArgs<D: Domain> {
+const NETWORK: &str =
+    "Network: a name from `models list` or of an architecture, or a model folder; its weights are not used";
+
+/// The flags of `train`.
+#[derive(Debug, clap::Args)]
+pub struct TrainArgs<D: Domain> {
     #[command(flatten)]
     fit: Fit<D>,
     /// Take settings from this file (as a run's run.toml has them); flags win over it
@@ -29,6 +33,41 @@ pub(super) struct TrainArgs<D: Domain> {
     /// Read data and model, show what would be done, and write nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+/// Does what a domain's verb `pretrain` says: `train` from random weights, by `recipe` where the flags say nothing.
+///
+/// # Errors
+/// As those of `train`.
+pub fn pretrain<D: Domain>(mut args: TrainArgs<D>, recipe: &Options, common: &Common) -> Result<()> {
+    let strategy = FromScratch.name();
+    if let Some(other) = args.fit.strategy.as_deref().filter(|name| *name != strategy) {
+        let reason = "pre-training starts from random weights";
+        return Err(Error::input(format!("--strategy {other}"), reason, "leave it out, or use the verb train"));
+    }
+    if !args.resume && args.plan.is_none() {
+        if args.config.is_none() {
+            args.fit.options = args.fit.options.over(recipe);
+            if args.fit.model.is_none() {
+                let remedy = "add it: a name from `models list` or of an architecture, or a model folder";
+                return Err(Error::input("--model", "no network is named", remedy));
+            }
+        }
+        args.fit.strategy = Some(strategy.into());
+    }
+    run(args, common)
+}
+
+/// Hides a flag that says how other strategies train, or which.
+pub fn pretraining_flag(flag: clap::Arg) -> clap::Arg {
+    let is_strategy = |name: &str| crate::strategy::all().iter().any(|strategy| strategy.name() == name);
+    let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
+    let foreign = help.split_once(": ").is_some_and(|(names, _)| names.split(", ").all(is_strategy));
+    match flag.get_id().as_str() {
+        "model" => flag.value_name("NETWORK").help(NETWORK),
+        "strategy" | "probe" | "l2" | "views" | "stage_decay" => flag.hide(true),
+        _ => flag.hide(foreign),
+    }
 }
 
 pub(super) fn run<D: Domain>(args: TrainArgs<D>, common: &Common) -> Result<()> {

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    BatchNormMode, Choice, ClassWeights, Combine, Decay, Method, Mixture, Objective, Optimizer, Pairs, Penalty, Phase,
-    Plan, RoleName, Rule, Schedule, Solve, Start, Teacher, Train,
+    BatchNormMode, Choice, ClassWeights, Combine, Decay, Method, Mix, Mixture, Objective, Optimizer, Pairs, Penalty,
+    Phase, Plan, RoleName, Rule, Schedule, Solve, Start, Teacher, Train,
 };
 
 impl fmt::Display for Plan {
@@ -65,10 +65,28 @@ impl fmt::Display for Train {
         for penalty in &self.penalties {
             writeln!(f, "  and: {penalty}")?;
         }
+        if let Some(mix) = &self.mix {
+            writeln!(f, "  mixes: {mix}")?;
+        }
+        if !self.scales.is_empty() {
+            let scales = self.scales.iter().map(f64::to_string).collect::<Vec<_>>().join(", ");
+            writeln!(f, "  size of views, each for an equal part of the epochs: {scales} of the usual one")?;
+        }
+        if let Some(decay) = self.average {
+            writeln!(f, "  judged and kept: the running mean of what learns, decay {decay} a step")?;
+        }
         match self.patience {
             Some(n) => writeln!(f, "  stops after {n} epochs without a better validation score, and keeps the best"),
             None => Ok(()),
         }
+    }
+}
+
+impl fmt::Display for Mix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds = [("mixup", self.mixup), ("CutMix", self.cutmix)].into_iter().filter(|(_, alpha)| *alpha > 0.0);
+        let kinds = kinds.map(|(name, alpha)| format!("{name}, α {alpha}")).collect::<Vec<_>>().join(", or ");
+        write!(f, "{} of the batches, by {kinds}", self.probability)
     }
 }
 
@@ -155,6 +173,10 @@ impl fmt::Display for Schedule {
             Decay::Constant => "constant",
             Decay::Linear => "falling linearly",
             Decay::Cosine => "falling along a cosine",
+            Decay::OneCycle => {
+                let course = "up along a cosine, then down to zero, momentum the other way";
+                return write!(f, "one cycle: {:.0} % of the steps {course}", 100.0 * self.warmup);
+            }
             Decay::Rising { decades } => return write!(f, "rising exponentially through {decades} powers of ten"),
         };
         write!(f, "warmed up over {:.0} % of the steps, then {decay}", 100.0 * self.warmup)

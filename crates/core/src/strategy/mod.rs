@@ -175,7 +175,10 @@ impl Settings {
             augment: options.augmented().unwrap_or(recipe.augment),
             views: options.views.unwrap_or(4),
             patience: options.patience,
+            average: options.average,
             pairs: None,
+            mix: options.mix(),
+            scales: options.view_scales.clone().unwrap_or_default(),
             teacher: None,
             penalties: Vec::new(),
         }

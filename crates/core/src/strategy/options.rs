@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::net::adapt::Placement;
-use crate::plan::{BatchNormMode, Choice, ClassWeights, Decay, Optimizer};
+use crate::plan::{BatchNormMode, Choice, ClassWeights, Decay, Mix, Optimizer};
 use crate::{Error, Result};
 
 /// Update rules by name.
@@ -61,6 +61,9 @@ pub struct Options {
     /// Momentum of sgd
     #[arg(long, value_name = "X")]
     pub momentum: Option<f64>,
+    /// Momentum of sgd looks ahead (Nesterov)
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub nesterov: Option<bool>,
     /// Course of the learning rate after the warm-up
     #[arg(long, value_name = "NAME")]
     pub schedule: Option<Decay>,
@@ -73,12 +76,29 @@ pub struct Options {
     /// Share of the target spread evenly over all classes
     #[arg(long, value_name = "SHARE")]
     pub label_smoothing: Option<f64>,
+    /// Mix samples of a batch and their labels, in shares drawn from Beta(X, X) (mixup); 0 for not at all
+    #[arg(long, value_name = "X")]
+    pub mixup: Option<f64>,
+    /// Put a box of one picture of a batch into another, its share of the area drawn from Beta(X, X) (CutMix); 0 for not at
+    /// all
+    #[arg(long, value_name = "X")]
+    pub cutmix: Option<f64>,
+    /// Share of the batches that are mixed [default: 1]
+    #[arg(long, value_name = "SHARE")]
+    pub mix_share: Option<f64>,
+    /// Progressive resizing: sizes of views as shares of the model's own, each for an equal part of the epochs, as
+    /// `0.5,0.75,1`
+    #[arg(long, value_name = "SHARES", value_delimiter = ',')]
+    pub view_scales: Option<Vec<f64>>,
     /// Weights of classes in the loss
     #[arg(long, value_name = "NAME")]
     pub class_weights: Option<ClassWeights>,
     /// Stop after this many epochs without a better validation score, and keep the best
     #[arg(long, value_name = "EPOCHS")]
     pub patience: Option<usize>,
+    /// Judge and keep a running mean of what learns, with this decay a step, such as 0.99
+    #[arg(long, value_name = "DECAY")]
+    pub average: Option<f64>,
     /// What batch normalization does in stages that learn
     #[arg(long, value_name = "MODE")]
     pub batch_norm: Option<BatchNormMode>,
@@ -189,6 +209,7 @@ impl Options {
             ($($field:ident),*) => { $(self.$field = self.$field.or_else(|| below.$field.clone());)* };
         }
         complete!(epochs, batch_size, learning_rate, optimizer, weight_decay, momentum, schedule, warmup, clip_norm);
+        complete!(nesterov, mixup, cutmix, mix_share, view_scales, average);
         complete!(label_smoothing, class_weights, patience, batch_norm, views, stage_decay, head_rate, probe, l2);
         self.targets = self.targets.or_else(|| below.targets.clone());
         complete!(rank, lora_alpha, lora_dropout, bottleneck, adapter_placement, prefix_length);
@@ -229,6 +250,10 @@ impl Options {
             ("warmup", self.warmup, 0.0, 1.0),
             ("clip-norm", self.clip_norm, 0.0, f64::MAX),
             ("label-smoothing", self.label_smoothing, 0.0, 1.0),
+            ("mixup", self.mixup, 0.0, f64::MAX),
+            ("cutmix", self.cutmix, 0.0, f64::MAX),
+            ("mix-share", self.mix_share, 0.0, 1.0),
+            ("average", self.average, 0.0, 0.99999),
             ("stage-decay", self.stage_decay, positive, 1.0),
             ("head-rate", self.head_rate, 0.0, f64::MAX),
             ("l2", self.l2, positive, f64::MAX),
@@ -252,11 +277,22 @@ impl Options {
                 ));
             }
         }
+        if let Some(scale) = self.view_scales.iter().flatten().find(|scale| !(0.1..=1.0).contains(*scale)) {
+            let reason = format!("{scale} is not from 0.1 to 1");
+            return Err(Error::input("--view-scales", reason, "give shares such as 0.5,0.75,1"));
+        }
         if let Some(name) = self.targets.iter().flatten().find(|name| name.split('.').any(str::is_empty)) {
             let reason = "a layer's name has no empty parts";
             return Err(Error::input(format!("--targets {name:?}"), reason, "give names such as query,value"));
         }
         Ok(())
+    }
+
+    /// How samples of a batch are mixed, if they are.
+    pub(super) fn mix(&self) -> Option<Mix> {
+        let (mixup, cutmix) = (self.mixup.unwrap_or(0.0), self.cutmix.unwrap_or(0.0));
+        let probability = self.mix_share.unwrap_or(1.0);
+        (mixup + cutmix > 0.0 && probability > 0.0).then_some(Mix { mixup, cutmix, probability })
     }
 
     /// `recipe`'s update rule with what the user changed.
@@ -270,7 +306,8 @@ impl Options {
         };
         match &mut chosen {
             Optimizer::AdamW { weight_decay, .. } => *weight_decay = self.weight_decay.unwrap_or(*weight_decay),
-            Optimizer::Sgd { momentum, weight_decay, .. } => {
+            Optimizer::Sgd { momentum, nesterov, weight_decay } => {
+                *nesterov = self.nesterov.unwrap_or(*nesterov);
                 *weight_decay = self.weight_decay.unwrap_or(*weight_decay);
                 *momentum = self.momentum.unwrap_or(*momentum);
             }

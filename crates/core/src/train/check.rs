@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Job;
 use crate::net::{Layer, Network, Window};
-use crate::plan::{BatchNormMode, Combine, Mixture, Phase, Train};
+use crate::plan::{BatchNormMode, Combine, Mix, Mixture, Penalty, Phase, Train};
 use crate::{Error, Result};
 
 /// Looks whether a job's parts fit together.
@@ -37,6 +37,13 @@ pub(super) fn job(job: &Job<'_>) -> Result<()> {
             _ => {}
         }
     }
+    for train in job.plan.trains() {
+        mixes(train)?;
+        let scaled = train.scales.iter().find(|scale| **scale != 1.0);
+        if scaled.is_some_and(|&scale| train.boundary > 0 || job.train.scaled(scale).is_none()) {
+            return Err(unscalable());
+        }
+    }
     if job.plan.trains().any(|train| train.pairs.is_some() && train.batch_size < 2) {
         return Err(Error::input("--batch-size 1", "a pair takes two samples", "use at least 2"));
     }
@@ -45,6 +52,28 @@ pub(super) fn job(job: &Job<'_>) -> Result<()> {
         return Err(Error::input(format!("phase {name:?}"), reason, "add a phase that solves the head"));
     }
     Ok(())
+}
+
+/// The error of views of another size where there is one size only.
+pub(super) fn unscalable() -> Error {
+    let reason =
+        "what is learned from has one size only: the activations of frozen stages, or samples that are no pictures";
+    Error::input("--view-scales", reason, "leave it out, or use it where all stages learn on pictures")
+}
+
+/// Refuses to mix samples where something else speaks of single ones.
+fn mixes(train: &Train) -> Result<()> {
+    let Some(Mix { mixup, cutmix, .. }) = train.mix else { return Ok(()) };
+    let flag = if mixup > 0.0 { format!("--mixup {mixup}") } else { format!("--cutmix {cutmix}") };
+    let labels = train.penalties.iter().any(|penalty| matches!(penalty, Penalty::SourceLabels { .. }));
+    let other = match (train.pairs.is_some(), train.teacher.is_some(), labels) {
+        (true, ..) => "pairs of samples",
+        (_, true, _) => "a teacher",
+        (.., true) => "source labels",
+        _ => return Ok(()),
+    };
+    let reason = format!("the phase {:?} learns from {other}, which a mixture of samples does not have", train.name);
+    Err(Error::input(flag, reason, "leave it out, or choose another strategy"))
 }
 
 /// Batch statistics of one number do not exist: refuses steps that would need them.

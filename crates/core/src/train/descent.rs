@@ -7,7 +7,7 @@ use super::feed::{Input, Split};
 use super::gradient::{Gradient, Objective};
 use super::guides::Guides;
 use super::terms::Term;
-use super::{EpochRecord, Optimizer, Run, StepRecord, check, pairs, stopped};
+use super::{EpochRecord, Optimizer, Run, StepRecord, check, mix, pairs, stopped};
 use crate::cache::ViewSeed;
 use crate::loader::epoch_batches;
 use crate::metrics::Metrics;
@@ -62,7 +62,9 @@ impl Run<'_> {
                 None => epoch_batches(&indices, phase.batch_size, order),
             };
             pace.steps = (batches.len(), batches.len() * phase.epochs);
-            self.epoch(phase, batches, &train, &guides, &mut optimizer, &pace)?;
+            let scale = phase.scale(self.position.epoch);
+            let scaled = if scale == 1.0 { None } else { Some(train.scaled(scale)?) };
+            self.epoch(phase, batches, scaled.as_ref().unwrap_or(&train), &guides, &mut optimizer, &pace)?;
             self.end_epoch(phase, &validation)?;
             if self.due() {
                 self.checkpoint(&optimizer)?;
@@ -73,6 +75,8 @@ impl Run<'_> {
                 self.params.set(&name, value)?;
             }
             self.position.metrics = Some(best);
+        } else {
+            self.exchange()?;
         }
         // What only this phase needed.
         for (spec, _) in auxiliary {
@@ -104,10 +108,15 @@ impl Run<'_> {
         for asked in rest {
             let input = inputs.next(self)?.flatten();
             let answer = guides.answer(self, answers.as_mut(), input.as_ref())?;
-            if let Some(input) = input.filter(|input| input.indices.len() > 1 || !pace.needs_two) {
+            if let Some(mut input) = input.filter(|input| input.indices.len() > 1 || !pace.needs_two) {
                 let rows = phase.pairs.map(|_| pairs::rows(&asked, &input.indices)).unwrap_or_default();
                 if phase.pairs.is_none() || !rows.is_empty() {
-                    let terms = guides.terms(phase, &input.targets, answer, rows)?;
+                    let drawn = self.phase_seed().named("mix").child(epoch as u64).child(self.position.step as u64);
+                    let mixed = match &phase.mix {
+                        Some(mix) => mix::apply(mix, &mut input, drawn)?,
+                        None => None,
+                    };
+                    let terms = guides.terms(phase, &input.targets, answer, rows, mixed)?;
                     self.step(phase, &input, terms, guides.compares(), optimizer, pace)?;
                 }
             }
@@ -188,10 +197,15 @@ impl Run<'_> {
             }
             scale = (most / (norm + 1e-6)).min(1.0);
         }
+        optimizer.set_momentum(phase.schedule.momentum(taken, pace.steps.1));
         optimizer.step(&self.params, &grads, rate, scale)?;
+        let updated: Vec<String> = statistics.iter().map(|(name, _)| name.clone()).collect();
         for (name, value) in statistics {
             self.params.set(&name, value.detach())?;
             self.touched.insert(name);
+        }
+        if let Some(decay) = phase.average {
+            self.follow(decay, taken, &updated)?;
         }
         self.position.loss.0 += number;
         self.position.loss.1 += 1;
@@ -211,7 +225,19 @@ impl Run<'_> {
         // Without a part in pairs, the head says nothing yet.
         let judged = !validation.dataset.is_empty() && phase.pairs.is_none();
         let due = judged && (epoch.is_multiple_of(every) || epoch == phase.epochs);
-        let metrics = if due { Some(self.validate(validation, phase.boundary)?) } else { None };
+        let (mut metrics, mut best) = (None, false);
+        if due {
+            let passing = self.exchange()?;
+            let scores = self.validate(validation, phase.boundary)?;
+            best = phase.patience.is_some() && self.position.best.as_ref().is_none_or(|best| scores.beats(best));
+            if best {
+                self.best = self.copies()?;
+            }
+            for (name, value) in passing {
+                self.params.set(&name, value)?;
+            }
+            metrics = Some(scores);
+        }
         let (sum, count) = std::mem::take(&mut self.position.loss);
         let record = EpochRecord {
             kind: "epoch".into(),
@@ -226,8 +252,7 @@ impl Run<'_> {
         (self.position.epoch, self.position.step) = (epoch, 0);
         let Some(metrics) = metrics else { return Ok(()) };
         if phase.patience.is_some() {
-            if self.position.best.as_ref().is_none_or(|best| metrics.beats(best)) {
-                self.best = self.copies()?;
+            if best {
                 self.position.best = Some(metrics.clone());
                 self.position.stale = 0;
             } else {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Run;
+use super::{Run, check};
 use crate::Result;
 use crate::cache::{Extractor, Features, ViewSeed};
 use crate::data::{Activation, Dataset};
@@ -135,6 +135,13 @@ impl Split {
             None => Source::Computed(Some(Frozen::compile(fixed.stages, fixed.params, job.device)?)),
         };
         Ok(Self { name, dataset, views, source })
+    }
+
+    /// The same samples in views of `scale` times the usual size.
+    pub fn scaled(&self, scale: f64) -> Result<Self> {
+        let dataset = self.dataset.scaled(scale).filter(|_| matches!(self.source, Source::Computed(None)));
+        let dataset = dataset.ok_or_else(check::unscalable)?;
+        Ok(Self { name: self.name, dataset, views: self.views.clone(), source: Source::Computed(None) })
     }
 
     /// The samples that are not already known to be unreadable.

@@ -40,7 +40,8 @@ pub struct Gradient {
 impl<'a> Objective<'a> {
     /// Plain cross-entropy of what comes out of the last of `stages`.
     pub fn of_classes(stages: Vec<(&'a Stage, bool)>) -> Self {
-        let plain = CrossEntropy { output: stages.len(), class_weights: None, label_smoothing: 0.0, share: 1.0 };
+        let plain =
+            CrossEntropy { output: stages.len(), class_weights: None, label_smoothing: 0.0, share: 1.0, mixed: None };
         Self { stages, terms: vec![Box::new(plain)], reference: None, recompute: false }
     }
 

@@ -196,13 +196,14 @@ impl Guides {
         !self.compared.is_empty()
     }
 
-    /// The terms of a batch's loss; of pairs, their `rows`.
+    /// The terms of a batch's loss; of pairs, their `rows`; of a mixed batch, its other classes and the share of the first.
     pub fn terms<'a>(
         &'a self,
         phase: &Train,
         targets: &[u32],
         answer: Option<Answer>,
         rows: Vec<(u32, u32)>,
+        mixed: Option<(Vec<u32>, f64)>,
     ) -> Result<Vec<Box<dyn Term + 'a>>> {
         let output = self.features;
         let share = phase.teacher.as_ref().filter(|_| answer.is_some()).map_or(0.0, |teacher| teacher.share);
@@ -215,6 +216,7 @@ impl Guides {
                 class_weights: self.class_weights.as_deref(),
                 label_smoothing: phase.objective.label_smoothing,
                 share: 1.0 - share,
+                mixed,
             }));
         }
         if let (Some(Answer { features, logits }), Some(teacher)) = (answer, &phase.teacher) {

@@ -4,6 +4,7 @@
 //! what the run is made of and what becomes of the model is the caller's.
 
 mod attention;
+mod average;
 mod check;
 mod combine;
 mod descent;
@@ -11,6 +12,7 @@ mod feed;
 pub mod gradient;
 mod guides;
 pub mod logistic;
+mod mix;
 mod optim;
 mod pairs;
 mod position;
@@ -25,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::Tensor;
+use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, ViewSeed};
@@ -177,6 +179,8 @@ struct Run<'a> {
     touched: BTreeSet<String>,
     /// The best parameters of the current phase, where it keeps them.
     best: BTreeMap<String, Tensor>,
+    /// The running means of the current phase, where it takes them.
+    average: BTreeMap<String, Var>,
     /// Where the plan started from.
     start: Params,
     /// Parameters that had changed after this many phases, for later phases that go back to them.
@@ -207,6 +211,7 @@ pub fn execute(mut job: Job<'_>) -> Result<Outcome> {
         position: Position::default(),
         touched: BTreeSet::new(),
         best: BTreeMap::new(),
+        average: BTreeMap::new(),
         earlier: BTreeMap::new(),
         kept: BTreeMap::new(),
         restored: BTreeMap::new(),
@@ -225,6 +230,7 @@ pub fn execute(mut job: Job<'_>) -> Result<Outcome> {
         run.params.set_learning(&BTreeSet::new())?;
         run.position.next_phase();
         run.best.clear();
+        run.average.clear();
         run.remember()?;
         if run.due() {
             run.save(&BTreeMap::new(), 0)?;

@@ -30,6 +30,8 @@ pub struct Optimizer {
     members: BTreeMap<String, Member>,
     states: BTreeMap<String, State>,
     steps: u64,
+    /// Factor on the momentum.
+    momentum: f64,
 }
 
 impl Optimizer {
@@ -37,7 +39,8 @@ impl Optimizer {
     pub fn new(rule: Rule, members: impl IntoIterator<Item = (String, Role, f64)>) -> Self {
         let decays = |role| matches!(role, Role::Weight | Role::Table);
         let member = |(name, role, rate)| (name, Member { rate, decays: decays(role), anchor: None });
-        Self { rule, members: members.into_iter().map(member).collect(), states: BTreeMap::new(), steps: 0 }
+        let members = members.into_iter().map(member).collect();
+        Self { rule, members, states: BTreeMap::new(), steps: 0, momentum: 1.0 }
     }
 
     /// From now on pulls the member called `name` towards `anchor` after each step, in place of letting it decay: at rate
@@ -61,6 +64,11 @@ impl Optimizer {
         Ok(sum.sqrt())
     }
 
+    /// From now on the momentum, or the decay of the first moment, is `factor` times that of the rule.
+    pub fn set_momentum(&mut self, factor: f64) {
+        self.momentum = factor;
+    }
+
     /// Moves every member that has a gradient: at `rate` times its own factor, the gradient multiplied by `scale`.
     ///
     /// # Errors
@@ -81,11 +89,12 @@ impl Optimizer {
             }
             match (self.rule, self.states.get_mut(name)) {
                 (Rule::AdamW { beta1, beta2, eps, weight_decay }, Some(State::AdamW(state))) => {
-                    let weight_decay = decay(weight_decay);
+                    let (beta1, weight_decay) = (beta1 * self.momentum, decay(weight_decay));
                     let hyper = AdamWHyper { lr, beta1, beta2, eps, weight_decay, step: self.steps, scale };
                     adamw_step(var, grad, state, &hyper)?;
                 }
                 (Rule::Sgd { momentum, nesterov, weight_decay }, Some(State::Sgd(state))) => {
+                    let momentum = momentum * self.momentum;
                     let hyper = SgdHyper { lr, momentum, nesterov, weight_decay: decay(weight_decay), scale };
                     sgd_step(var, grad, state, &hyper)?;
                 }
@@ -143,6 +152,27 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn a_factor_on_the_momentum_is_that_of_a_rule_with_less() {
+        let value = |x: f32| Tensor::new(&[x], &Device::Cpu).unwrap();
+        let sgd = |momentum| Rule::Sgd { momentum, nesterov: true, weight_decay: 0.0 };
+        let adamw = |beta1| Rule::AdamW { beta1, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
+        let after = |rule: Rule, factor: f64| {
+            let mut params = Params::new(BTreeMap::from([("w".to_string(), value(1.0))]));
+            params.set_learning(&BTreeSet::from(["w".to_string()])).unwrap();
+            let mut optimizer = Optimizer::new(rule, [("w".to_string(), Role::Weight, 1.0)]);
+            optimizer.set_momentum(factor);
+            for grad in [1.0, -0.5, 2.0] {
+                let grads = [("w".to_string(), value(grad))].into_iter().collect();
+                optimizer.step(&params, &grads, 0.1, 1.0).unwrap();
+            }
+            params.get("w").unwrap().to_vec1::<f32>().unwrap()[0]
+        };
+        assert_eq!(after(sgd(0.8), 0.5), after(sgd(0.4), 1.0));
+        assert_eq!(after(adamw(0.8), 0.5), after(adamw(0.4), 1.0));
+        assert_ne!(after(sgd(0.8), 1.0), after(sgd(0.4), 1.0));
+    }
 
     #[test]
     fn what_is_pulled_goes_to_its_anchor_and_the_rest_decays() {

@@ -1,11 +1,11 @@
 //! Checkpoints: where a run stands, written so that a run that continues from one ends in the same bytes.
 //!
-//! The tensors are `params/…`, `best/…`, `optimizer/…` and `earlier/…`; the value beside them is the [`Position`].
+//! The tensors are `params/…`, `best/…`, `average/…`, `optimizer/…` and `earlier/…`; the value beside them is the [`Position`].
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use candle_core::Tensor;
+use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::{EpochRecord, Job, Run};
@@ -98,6 +98,8 @@ impl Run<'_> {
             tensors.insert(format!("params/{name}"), self.params.get(name)?.detach());
         }
         tensors.extend(self.best.iter().map(|(name, value)| (format!("best/{name}"), value.clone())));
+        let means = self.average.iter();
+        tensors.extend(means.map(|(name, mean)| (format!("average/{name}"), mean.as_detached_tensor())));
         tensors.extend(optimizer.iter().map(|(name, value)| (format!("optimizer/{name}"), value.clone())));
         for (phases, values) in &self.earlier {
             tensors.extend(values.iter().map(|(name, value)| (format!("earlier/{phases}/{name}"), value.clone())));
@@ -133,6 +135,8 @@ impl Run<'_> {
                 self.touched.insert(name.to_string());
             } else if let Some(name) = key.strip_prefix("best/") {
                 self.best.insert(name.to_string(), value);
+            } else if let Some(name) = key.strip_prefix("average/") {
+                self.average.insert(name.to_string(), Var::from_tensor(&value)?);
             } else if let Some(name) = key.strip_prefix("optimizer/") {
                 self.restored.insert(name.to_string(), value);
             } else if let Some((phases, name)) = key.strip_prefix("earlier/").and_then(|rest| rest.split_once('/'))

@@ -110,8 +110,11 @@ pub fn train(boundary: usize) -> Train {
         views: 2,
         patience: None,
         pairs: None,
+        mix: None,
+        scales: Vec::new(),
         teacher: None,
         penalties: Vec::new(),
+        average: None,
     }
 }
 

@@ -8,7 +8,7 @@ use super::testing::*;
 use super::*;
 use crate::cache::host_values;
 use crate::observe::Silent;
-use crate::plan::{BatchNormMode, Optimizer as Rule, Train};
+use crate::plan::{BatchNormMode, Decay, Optimizer as Rule, Schedule, Train};
 
 fn bits(params: &Params) -> BTreeMap<String, Vec<u32>> {
     let read = |(name, value)| (name, host_values(&value).unwrap().into_iter().map(f32::to_bits).collect());
@@ -39,8 +39,9 @@ fn a_solved_head_tells_the_clusters_apart_and_the_backbone_stays() {
 #[test]
 fn a_stopped_run_that_continues_ends_in_the_same_bytes() {
     let optimizers = [train(0).optimizer, Rule::Sgd { momentum: 0.9, nesterov: true, weight_decay: 1e-4 }];
-    for (boundary, optimizer, stop) in [(0, optimizers[0], 12), (0, optimizers[1], 27), (1, optimizers[0], 43)] {
-        let phases = vec![solve(1), Phase::Train(Train { optimizer, patience: Some(3), ..train(boundary) })];
+    let cases = [(0, optimizers[0], 12, None), (0, optimizers[1], 27, Some(0.9)), (1, optimizers[0], 43, None)];
+    for (boundary, optimizer, stop, average) in cases {
+        let phases = vec![solve(1), Phase::Train(Train { optimizer, average, patience: Some(3), ..train(boundary) })];
         let whole = finish(&Fixture::new(), "run", phases.clone());
 
         let fixture = Fixture::new();
@@ -55,6 +56,25 @@ fn a_stopped_run_that_continues_ends_in_the_same_bytes() {
         assert_eq!(bits(&resumed.params), bits(&whole.params), "boundary {boundary}, stopped after {stop}");
         assert_eq!(resumed.history, whole.history);
     }
+}
+
+#[test]
+fn the_running_mean_is_what_a_phase_leaves() {
+    let after = |epochs, average| {
+        let schedule = Schedule { warmup: 0.0, decay: Decay::Constant };
+        let phase = Train { epochs, average, batch_size: 60, augment: false, schedule, ..train(0) };
+        finish(&Fixture::new(), "run", vec![Phase::Train(phase)])
+    };
+    let (one, two, mean) = (after(1, None), after(2, None), after(2, Some(0.9)));
+    for (name, mean) in mean.params.snapshot() {
+        // The second step keeps 2 / 11 of the mean so far.
+        let (one, two) = (one.params.get(&name).unwrap(), two.params.get(&name).unwrap());
+        let want = (&two + ((one - &two).unwrap() * (2.0 / 11.0)).unwrap()).unwrap();
+        let off = (mean - want).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(off < 1e-6, "{name}: {off}");
+    }
+    assert_ne!(mean.metrics.loss, two.metrics.loss, "it is the mean that is judged");
+    assert_eq!(bits(&after(2, Some(0.0)).params), bits(&two.params));
 }
 
 #[test]

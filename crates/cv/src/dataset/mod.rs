@@ -55,6 +55,10 @@ pub struct DataArgs {
     #[arg(long, value_name = "PIXELS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<usize>,
+    /// Least share of a photo's area that a random view shows [default: 0.35]
+    #[arg(long, value_name = "SHARE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crop_scale: Option<f64>,
     /// Random changes of pixels in random views: one of the published policies
     #[arg(long, value_enum, value_name = "POLICY")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,7 +122,7 @@ impl Found {
             })?;
             photos.push((entry.path.clone(), target as u32));
         }
-        Ok(ImageData { photos, pipeline: *pipeline })
+        Ok(ImageData::new(photos, *pipeline))
     }
 }
 
@@ -134,14 +138,14 @@ pub(crate) fn quoted(names: &[String]) -> String {
 /// Photos with class indices, decoded when asked for.
 #[derive(Debug, Clone)]
 pub struct ImageData {
-    photos: Vec<(PathBuf, u32)>,
+    photos: Arc<[(PathBuf, u32)]>,
     pipeline: Pipeline,
 }
 
 impl ImageData {
     /// Photos with their class indices, rendered by `pipeline`.
     pub fn new(photos: Vec<(PathBuf, u32)>, pipeline: Pipeline) -> Self {
-        Self { photos, pipeline }
+        Self { photos: photos.into(), pipeline }
     }
 }
 
@@ -161,6 +165,9 @@ impl Dataset for ImageData {
     }
     fn load(&self, i: usize, view: View) -> Result<Sample> {
         self.pipeline.load_file(&self.photos[i].0, view)
+    }
+    fn scaled(&self, scale: f64) -> Option<Arc<dyn Dataset>> {
+        Some(Arc::new(Self { photos: self.photos.clone(), pipeline: self.pipeline.scaled(scale) }))
     }
 }
 

@@ -83,7 +83,7 @@ impl Pipeline {
     /// # Errors
     /// When `side` is no multiple of 32, by which the networks here reduce the resolution, or leaves them less than 2 × 2 to pool.
     pub fn sized(self, side: usize) -> Result<Self> {
-        if !side.is_multiple_of(32) || !(64..=1024).contains(&side) {
+        if side != self.crop && (!side.is_multiple_of(32) || !(64..=1024).contains(&side)) {
             return Err(Error::input(
                 format!("--size {side}"),
                 "it must be a multiple of 32 between 64 and 1024",
@@ -91,6 +91,13 @@ impl Pipeline {
             ));
         }
         Ok(Self { resize: (self.resize * side).div_ceil(self.crop), crop: side, ..self })
+    }
+
+    /// The same for an input of `scale` times the side, in whole multiples of 4 pixels, whatever the network: views for
+    /// progressive resizing.
+    pub fn scaled(self, scale: f64) -> Self {
+        let side = ((self.crop as f64 * scale / 4.0).round() as usize * 4).max(4);
+        Self { resize: (self.resize * side).div_ceil(self.crop), crop: side, ..self }
     }
 
     /// Checks what a configuration file may have got wrong; `subject` is that file.

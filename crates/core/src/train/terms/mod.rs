@@ -79,6 +79,9 @@ pub struct CrossEntropy<'a> {
     pub label_smoothing: f64,
     /// Factor.
     pub share: f64,
+    /// In a mixed batch, the other class of each sample and the share of the first one: share × loss of the one + (1 -
+    /// share) × loss of the other.
+    pub mixed: Option<(Vec<u32>, f64)>,
 }
 
 impl Term for CrossEntropy<'_> {
@@ -88,8 +91,14 @@ impl Term for CrossEntropy<'_> {
 
     fn loss(&self, seen: &Seen<'_>) -> Result<Tensor> {
         let logits = seen.output(self.output)?;
-        let targets = Tensor::new(seen.targets, logits.device())?;
-        let loss = cross_entropy(logits, &targets, self.class_weights, self.label_smoothing)?;
+        let against = |targets: &[u32]| -> Result<Tensor> {
+            let targets = Tensor::new(targets, logits.device())?;
+            Ok(cross_entropy(logits, &targets, self.class_weights, self.label_smoothing)?)
+        };
+        let mut loss = against(seen.targets)?;
+        if let Some((others, share)) = &self.mixed {
+            loss = ((loss * *share)? + (against(others)? * (1.0 - share))?)?;
+        }
         if self.share == 1.0 { Ok(loss) } else { Ok((loss * self.share)?) }
     }
 }
