@@ -7,6 +7,7 @@ import torch
 import language
 import training
 import vision
+import pretraining
 import zoo
 
 torch.set_num_threads(1)
@@ -15,6 +16,7 @@ vision.main()
 zoo.main()
 language.main()
 training.main()
+pretraining.main()
 if len(sys.argv) > 1:
     import minilm
 

@@ -167,7 +167,7 @@ fn measure<D: Domain>(
             };
             let summary = fit.run(&Silent)?.summary;
             let seconds = summary.seconds["total"] - summary.seconds.get("validate").copied().unwrap_or(0.0);
-            Figure { seconds, accuracy: Some(summary.metrics.accuracy), ..blank }
+            Figure { seconds, accuracy: Some(summary.metrics.score()), ..blank }
         };
         let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&args.out)?;
         writeln!(file, "{}", serde_json::to_string(&figure)?)?;

@@ -26,6 +26,9 @@ pub enum Command {
     },
     /// Builds the bundled package descriptions from the package lists of apt
     DebianSections(debian::Args),
+    /// Writes the long package descriptions of apt's lists as a text to pre-train on, without those of the test part of
+    /// debian-sections
+    DebianDescriptions(debian::corpus::Args),
 }
 
 /// Does it.
@@ -64,6 +67,7 @@ pub fn run(command: Command) -> Result<()> {
             }
         }
         Command::DebianSections(args) => debian::run(&args, &folder)?,
+        Command::DebianDescriptions(args) => debian::corpus::run(&args, &folder)?,
     }
     Ok(())
 }

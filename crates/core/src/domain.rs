@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::adapter::Upstream;
+use crate::cli::Common;
 use crate::data::{Sample, Splits};
 use crate::net::Network;
 use crate::onnx;
@@ -27,6 +28,8 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
 
     /// The model to start from when none is named.
     const DEFAULT_MODEL: &'static str;
+    /// The model to start from when none is named and that one cannot be had: it is part of the program.
+    const EMBEDDED_MODEL: Option<&'static str> = None;
     /// What to fetch of a hub repository that has no card.
     const HUB_FILES: &'static [RemoteFile];
     /// The libraries whose names [`Domain::state_dict`] can give.
@@ -43,6 +46,8 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
     type DataArgs: clap::Args + Clone + Debug + Default + Serialize + DeserializeOwned + Send + Sync;
     /// Flags that say what to predict on; flattened into `predict` and `embed`.
     type InputArgs: clap::Args + Clone + Debug;
+    /// Verbs that this domain alone has; [`NoVerbs`] where it has none.
+    type Verbs: Verbs;
 
     /// The models known by name.
     fn cards() -> &'static [Card];
@@ -135,6 +140,49 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
 
     /// Key of everything in `pipeline` that plain samples depend on, for the feature cache.
     fn fingerprint(pipeline: &Self::Pipeline) -> String;
+}
+
+/// Verbs of a domain's own, beside those that all share.
+pub trait Verbs: clap::Subcommand {
+    /// Does what the command line says.
+    ///
+    /// # Errors
+    /// What the user can mend, or a defect.
+    fn run(self, common: &Common) -> Result<()>;
+}
+
+/// No verbs of its own.
+#[derive(Debug, Clone, Copy)]
+pub enum NoVerbs {}
+
+impl clap::FromArgMatches for NoVerbs {
+    fn from_arg_matches(_: &clap::ArgMatches) -> Result<Self, clap::Error> {
+        Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand))
+    }
+
+    fn update_from_arg_matches(&mut self, _: &clap::ArgMatches) -> Result<(), clap::Error> {
+        Ok(())
+    }
+}
+
+impl clap::Subcommand for NoVerbs {
+    fn augment_subcommands(command: clap::Command) -> clap::Command {
+        command
+    }
+
+    fn augment_subcommands_for_update(command: clap::Command) -> clap::Command {
+        command
+    }
+
+    fn has_subcommand(_: &str) -> bool {
+        false
+    }
+}
+
+impl Verbs for NoVerbs {
+    fn run(self, _: &Common) -> Result<()> {
+        match self {}
+    }
 }
 
 /// A stream of (name, sample or why not).

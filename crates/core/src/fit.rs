@@ -106,6 +106,8 @@ pub struct Prepared<D: Domain> {
     pub params: Params,
     /// What the checkpoint gave.
     pub report: LoadReport,
+    /// The name of the model that is started from.
+    pub model: String,
     /// What will be done.
     pub plan: Plan,
     /// Tensors of the checkpoint that the description has no use for; the upstream library may want them in `model/`.
@@ -199,7 +201,16 @@ impl<D: Domain> Fit<D> {
         let (params, report) = match plan.start {
             Start::Pretrained => {
                 if opened.weights.is_empty() {
-                    opened.weights = open_model::<D>(name, self.machine.offline, observer)?.weights;
+                    opened.weights = match (open_model::<D>(name, self.machine.offline, observer), self.substitute()) {
+                        (Err(Error::Input { .. }), Some(embedded)) => {
+                            observer.message(&format!(
+                                "{name} cannot be had; {embedded}, which is part of this program, takes its place \
+                                 (--model names another)"
+                            ));
+                            return Self { model: Some(embedded.into()), ..self.clone() }.prepare(observer);
+                        }
+                        (found, _) => found?.weights,
+                    };
                 }
                 // A model of the very same classes goes on learning; other ones, however many, are another task.
                 let same = opened.task.as_ref() == Some(&splits.task);
@@ -220,13 +231,20 @@ impl<D: Domain> Fit<D> {
         let mut unused = opened.weights;
         unused.retain(|name, _| !used.contains(name));
         let pipeline = opened.pipeline;
-        Ok(Prepared { base, network, params, report, plan, unused, pipeline, splits, companions, device })
+        let model = name.clone();
+        Ok(Prepared { base, network, params, report, model, plan, unused, pipeline, splits, companions, device })
     }
 
     /// The model to start from; where runs are to be mixed and none is named, the first of them.
     fn model_name(&self) -> String {
         let first = || Some(Path::new(self.options.runs.as_ref()?.first()?).join("model").display().to_string());
         self.model.clone().or_else(first).unwrap_or_else(|| D::DEFAULT_MODEL.into())
+    }
+
+    /// What takes the default's place where that cannot be had.
+    fn substitute(&self) -> Option<&'static str> {
+        let named = self.model.is_some() || self.options.runs.is_some();
+        if named { None } else { D::EMBEDDED_MODEL }
     }
 
     /// Opens the other models that `plan` speaks of.
@@ -339,7 +357,7 @@ impl<D: Domain> Fit<D> {
         observer.message(&format!("model {}: {}", prepared.network.name, prepared.report));
         let options = self.options.clone().over(&Options::default());
         let resolved = Self {
-            model: Some(self.model_name()),
+            model: Some(prepared.model.clone()),
             strategy: Some(prepared.plan.strategy.clone()),
             seed: Some(self.seed.unwrap_or(0)),
             plan: Some(prepared.plan.clone()),
@@ -417,7 +435,7 @@ impl<D: Domain> Fit<D> {
             task: Some(task),
         };
         if !prepared.plan.adapters.is_empty() {
-            let name = self.model.as_deref().unwrap_or(D::DEFAULT_MODEL);
+            let name = prepared.model.as_str();
             let adapters = &prepared.plan.adapters;
             let trained = Trained::<D> { adapters, base: &prepared.base, model: name, args: &self.data };
             run.install_adapter(|folder| adapter::save(folder, &model, &trained))?;
@@ -559,6 +577,8 @@ pub fn fetch<D: Domain>(name: &str, offline: bool, observer: &dyn Observer) -> R
 /// As [`fetch`]; and when the files are not a model of this domain.
 pub fn open_model<D: Domain>(name: &str, offline: bool, observer: &dyn Observer) -> Result<Opened<D::Pipeline>> {
     match source::parse(name, D::cards())? {
+        // A run is meant for its model.
+        Reference::Path(path) if path.is_dir() => adapter::open_folder::<D>(&model_folder(&path)?, None),
         Reference::Path(path) => adapter::open_folder::<D>(&path, None),
         Reference::Card(card) => D::open(&fetch::<D>(name, offline, observer)?, Some(card)),
         Reference::Hub { .. } => D::open(&fetch::<D>(name, offline, observer)?, None),

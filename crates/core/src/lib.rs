@@ -33,6 +33,7 @@ pub mod rank;
 pub mod report;
 pub mod run;
 pub mod seed;
+pub mod snapshots;
 pub mod source;
 pub mod strategy;
 pub mod summary;

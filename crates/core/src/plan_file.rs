@@ -111,6 +111,13 @@ fn settings(phase: &Phase, complete: usize) -> (&str, Vec<Setting>) {
                 ("label_smoothing", train.objective.label_smoothing, 0.0, 1.0),
                 ("patience", train.patience.unwrap_or(1) as f64, 1.0, most),
             ];
+            settings.extend(train.scales.iter().map(|scale| ("a size of views", *scale, 0.1, 1.0)));
+            if let Some(mix) = &train.mix {
+                settings.push(("mixup", mix.mixup, 0.0, most));
+                settings.push(("cutmix", mix.cutmix, 0.0, most));
+                settings.push(("mixup and cutmix together", mix.mixup + mix.cutmix, least, most));
+                settings.push(("the probability of mixing", mix.probability, 0.0, 1.0));
+            }
             settings.extend(train.learn.iter().map(|rule| ("the rate of a rule", rule.rate, 0.0, most)));
             settings.extend(train.pairs.iter().map(|pairs| ("per_sample", pairs.per_sample as f64, 1.0, most)));
             if let Some(teacher) = &train.teacher {

@@ -118,6 +118,7 @@ impl<D: Domain> Rank<D> {
 
     fn score(&self, name: &str, model: &Ready<D>, open_seconds: f64, reader: &Reader<'_, D>) -> Result<Ranked> {
         let splits = reader.splits(model, fit::budget(self.limit, self.per_class)?, Seed(self.seed))?;
+        splits.task.only_classes("rank")?;
         let start = Instant::now();
         let (network, fingerprint) = (&model.network, D::fingerprint(&model.pipeline));
         let features = reader.features(network, &model.params, &fingerprint, &splits.train, ViewSeed::Plain)?;

@@ -194,10 +194,10 @@ fn environment() -> String {
 mod tests {
     use super::*;
     use crate::data::Targets;
-    use crate::task::Task;
     use crate::net::Params;
     use crate::observe::Timings;
     use crate::plan::Start;
+    use crate::task::Task;
 
     fn outcome() -> Outcome {
         let metrics = Metrics::of(

@@ -8,6 +8,7 @@ pub mod dataset;
 pub mod model_folder;
 pub mod models;
 pub mod pipeline;
+pub mod pretrain;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,10 +16,10 @@ use std::path::Path;
 use candle_core::Tensor;
 use topwork_core::data::{Sample, Splits, View};
 use topwork_core::domain::{Domain, Inputs, Opened};
-use topwork_core::plan::{Decay, Optimizer};
+use topwork_core::plan::Optimizer;
 use topwork_core::seed::Seed;
 use topwork_core::source::{Card, RemoteFile};
-use topwork_core::strategy::{Defaults, OptimizerName, Options, Recipe};
+use topwork_core::strategy::{Defaults, Recipe};
 use topwork_core::task::Task;
 use topwork_core::{Error, Result};
 
@@ -50,6 +51,7 @@ impl Domain for Photos {
     type Input = Path;
     type DataArgs = DataArgs;
     type InputArgs = InputArgs;
+    type Verbs = pretrain::Verbs;
 
     fn cards() -> &'static [Card] {
         &models::cards::CARDS
@@ -75,18 +77,6 @@ impl Domain for Photos {
                 warmup: 0.1,
                 augment: true,
             },
-            pretraining: Options {
-                batch_size: Some(128),
-                optimizer: Some(OptimizerName::Sgd),
-                momentum: Some(0.95),
-                nesterov: Some(true),
-                weight_decay: Some(5e-4),
-                learning_rate: Some(0.1),
-                schedule: Some(Decay::OneCycle),
-                warmup: Some(0.3),
-                label_smoothing: Some(0.1),
-                ..Options::default()
-            },
         }
     }
 
@@ -96,7 +86,7 @@ impl Domain for Photos {
 
     fn describe(card: &Card) -> Option<Opened<Pipeline>> {
         let pipeline = models::cards::prepares(card);
-        let network = models::network(card.architecture, 1000, pipeline.crop)?;
+        let network = models::network(card.architecture, models::cards::classes(card), pipeline.crop)?;
         Some(Opened { network, weights: BTreeMap::new(), pipeline, task: None })
     }
 

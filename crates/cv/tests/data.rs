@@ -51,7 +51,7 @@ fn names(data: &dyn topwork_core::data::Dataset) -> Vec<String> {
 fn folders_are_classes_in_the_order_of_their_names() {
     let root = photos(&["train/b/2.png", "train/b/1.PNG", "train/a/odd näme.jpg", "val/a/x.png", "val/b/y.webp"]);
     let found = read(&data(root.path())).unwrap();
-    assert_eq!(found.classes, ["a", "b"]);
+    assert_eq!(found.task, ["a", "b"]);
     assert_eq!(names(&*found.train), ["odd näme.jpg", "1.PNG", "2.png"]);
     assert_eq!((0..3).map(|i| found.train.target(i)).collect::<Vec<_>>(), [0, 1, 1]);
     assert_eq!(found.validation.len(), 2);
@@ -124,7 +124,7 @@ fn lists_name_paths_relative_to_themselves() {
     fs::write(&csv, "note,Path,label\n\"a, b\",p/2.png,zebra\n,p/1.png,ape\n,p/3.png,ape\n,p/4.png,zebra\n").unwrap();
     let args = DataArgs { train: Some(csv.clone()), validation: Some(csv), ..DataArgs::default() };
     let found = read(&args).unwrap();
-    assert_eq!(found.classes, ["ape", "zebra"]);
+    assert_eq!(found.task, ["ape", "zebra"]);
     assert_eq!(names(&*found.train), ["2.png", "1.png", "3.png", "4.png"]);
     assert_eq!(found.train.target(0), 1);
 }

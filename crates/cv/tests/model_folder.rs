@@ -29,7 +29,7 @@ fn what_is_saved_is_opened_again() {
         let opened = open(folder.path(), None).unwrap();
         assert_eq!(opened.network, saved.network);
         assert_eq!(opened.pipeline, saved.pipeline);
-        assert_eq!(opened.classes, saved.classes);
+        assert_eq!(opened.task, saved.classes);
         assert!(opened.weights.keys().eq(saved.weights.keys()));
         let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert!(opened.weights.iter().all(|(name, t)| values(t) == values(&saved.weights[name])));
@@ -56,7 +56,7 @@ fn a_bare_checkpoint_is_recognized_and_prepared_as_its_family() {
     let opened = open(&folder.path().join("model.safetensors"), None).unwrap();
     assert_eq!((opened.network.name.as_str(), opened.network.classes()), ("resnet18", 3));
     assert_eq!(opened.pipeline, Pipeline::imagenet());
-    assert_eq!(opened.classes, None);
+    assert_eq!(opened.task, None);
 }
 
 #[test]

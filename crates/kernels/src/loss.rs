@@ -1,7 +1,11 @@
 //! Cross entropy with class weights and label smoothing (Szegedy et al. 2016), as PyTorch defines it.
 
+use std::sync::{Mutex, PoisonError};
+
+use crate::attention::softmax_rows;
 use crate::cpu::{self, Values};
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
 
 /// The loss is -Σ coefficient · log softmax, with `coefficients` `[b, c]`.
 struct Op {
@@ -46,6 +50,57 @@ impl CustomOp1 for Op {
     }
 }
 
+/// From this many classes on, exponentials of all logits are most of the work.
+const MANY: usize = 512;
+
+/// The mean of log Σ eˣ - x\[target\] over many classes, in `f32` and several rows at a time.
+struct Plain {
+    targets: Vec<u32>,
+    classes: usize,
+    /// The softmax, for the way back.
+    shares: Mutex<Vec<f32>>,
+}
+
+impl CustomOp1 for Plain {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = cpu::values(storage, layout)?;
+        let mut shares = x.to_vec();
+        cpu::for_rows(&mut shares, self.classes, |_, rows| {
+            let mut logs = vec![0f32; rows.len() / self.classes];
+            softmax_rows(rows, self.classes, 1.0, &mut logs);
+        });
+        // A share is e^(x - log), so that any of them tells the logarithm; the largest tells it best.
+        let of_row = |(i, row): (usize, &[f32])| {
+            let own = &x[i * self.classes..(i + 1) * self.classes];
+            let best = (1..row.len()).fold(0, |best, c| if row[c] > row[best] { c } else { best });
+            f64::from(own[best]) - f64::from(row[best]).ln() - f64::from(own[self.targets[i] as usize])
+        };
+        let losses: Vec<f64> = shares.par_chunks(self.classes).enumerate().map(of_row).collect();
+        let loss = losses.iter().sum::<f64>() / self.targets.len() as f64;
+        *self.shares.lock().unwrap_or_else(PoisonError::into_inner) = shares;
+        Ok((CpuStorage::F32(vec![loss as f32]), Shape::from(())))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        let scale = dy.to_scalar::<f32>()? / self.targets.len() as f32;
+        let mut dx = std::mem::take(&mut *self.shares.lock().unwrap_or_else(PoisonError::into_inner));
+        if dx.len() != x.elem_count() {
+            bail!("cross_entropy: its gradient was taken already");
+        }
+        cpu::for_rows(&mut dx, self.classes, |first, rows| {
+            for (row, &target) in rows.chunks_exact_mut(self.classes).zip(&self.targets[first..]) {
+                row[target as usize] -= 1.0;
+                row.iter_mut().for_each(|x| *x *= scale);
+            }
+        });
+        cpu::like(dx, x).map(Some)
+    }
+}
+
 /// Mean cross entropy of `logits` `[b, c]` against class indices `targets` (`u32` `[b]`): a scalar.
 ///
 /// PyTorch's `F.cross_entropy(weight, label_smoothing, reduction='mean')`: the mean is weighted by the targets' class
@@ -66,6 +121,9 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, weights: Option<&[f32]>,
     let targets = targets.to_vec1::<u32>()?;
     if let Some(target) = targets.iter().find(|&&t| t as usize >= classes) {
         bail!("cross_entropy: target {target} is not one of {classes} classes");
+    }
+    if weights.is_none() && smoothing == 0.0 && classes >= MANY && logits.device().is_cpu() {
+        return logits.contiguous()?.apply_op1(Plain { targets, classes, shares: Mutex::default() });
     }
     let weight = |class: usize| weights.map_or(1.0, |w| f64::from(w[class]));
     let total: f64 = targets.iter().map(|&t| weight(t as usize)).sum();
@@ -136,6 +194,22 @@ mod tests {
         let y = targets(&[2, 0, 5, 5]);
         let weights = [1.0f32, 0.5, 2.0, 1.0, 0.1, 3.0];
         check_gradients(&[random(&[4, 6], 1, 2.0)], 2e-3, |x| cross_entropy(&x[0], &y, Some(&weights), 0.1));
+    }
+
+    #[test]
+    fn many_classes_have_the_loss_and_gradient_of_few() -> Result<()> {
+        let (x, y) = (random(&[5, MANY], 3, 4.0), targets(&[0, 7, 511, 7, 100]));
+        let weights = vec![1f32; MANY];
+        let run = |weights: Option<&[f32]>| -> Result<(Tensor, Tensor)> {
+            let x = candle_core::Var::from_tensor(&x)?;
+            let loss = (cross_entropy(&x, &y, weights, 0.0)? * 3.0)?;
+            let dx = loss.backward()?.get(&x).cloned();
+            Ok((loss, dx.ok_or_else(|| candle_core::Error::Msg("no gradient".into()))?))
+        };
+        let ((loss, dx), (expected, gradient)) = (run(None)?, run(Some(&weights))?);
+        crate::testing::close(&loss, &expected, 1e-5);
+        crate::testing::close(&dx, &gradient, 1e-5);
+        Ok(())
     }
 
     #[test]

@@ -380,7 +380,7 @@ mod tests {
     fn rows_keep_their_order_labels_tokens_and_names() {
         let files = Files::new(&[("a.tsv", TRAIN), ("b.csv", "label,text\n9,\"a, b\"\n10,the\n")]);
         let found = read(&files.args(Some("a.tsv"), Some("b.csv"))).unwrap();
-        assert_eq!(found.classes, ["9", "10"]);
+        assert_eq!(found.task.outputs, ["9", "10"]);
         assert_eq!((0..4).map(|i| found.train.target(i)).collect::<Vec<_>>(), [1, 0, 1, 0]);
         assert_eq!((found.validation.len(), found.validation.target(0)), (2, 0));
         assert!(found.validation.name(1).ends_with("b.csv, line 3"));
@@ -464,7 +464,7 @@ mod tests {
             ..files.args(Some("a.tsv"), Some("a.tsv"))
         };
         let found = read(&args).unwrap();
-        assert_eq!((found.classes.len(), found.train.rows(0)), (2, 4));
+        assert_eq!((found.task.len(), found.train.rows(0)), (2, 4));
         let args = DataArgs { label_column: Some(vec!["body".into()]), ..args };
         assert!(read(&args).err().unwrap().to_string().contains("two things"));
     }
@@ -484,9 +484,9 @@ mod tests {
     #[test]
     fn with_given_classes_a_validation_file_is_enough() {
         let files = Files::new(&[("b.tsv", "text\tlabel\na\ty\n")]);
-        let classes = ["x".to_string(), "y".to_string()];
+        let classes = Task::classes(vec!["x".into(), "y".into()]);
         let found = splits(&files.args(None, Some("b.tsv")), &pipeline(), Some(&classes), Seed(0)).unwrap();
-        assert_eq!((found.train.len(), found.validation.target(0), found.classes.len()), (0, 1, 2));
+        assert_eq!((found.train.len(), found.validation.target(0), found.task.len()), (0, 1, 2));
     }
 
     #[test]

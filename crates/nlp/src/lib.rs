@@ -8,11 +8,14 @@ mod folder;
 pub mod input;
 pub mod models;
 pub mod pipeline;
+pub mod pretrain;
 pub mod table;
 pub mod tokenizer;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use candle_core::Tensor;
 use topwork_core::Result;
 use topwork_core::adapter::Upstream;
 use topwork_core::data::{Sample, Splits};
@@ -21,7 +24,7 @@ use topwork_core::onnx;
 use topwork_core::plan::Optimizer;
 use topwork_core::seed::Seed;
 use topwork_core::source::{Card, RemoteFile};
-use topwork_core::strategy::{Defaults, Options, Recipe};
+use topwork_core::strategy::{Defaults, Recipe};
 use topwork_core::task::Task;
 
 pub use dataset::DataArgs;
@@ -47,6 +50,7 @@ impl Domain for Sentences {
 
     const DEFAULT_MODEL: &'static str = "all-minilm-l6-v2";
     const HUB_FILES: &'static [RemoteFile] = models::HUB_FILES;
+    const LIBRARIES: &'static [&'static str] = &["transformers"];
 
     const GRAPH_INPUTS: onnx::Inputs =
         onnx::Inputs::Rows { columns: &["input_ids", "token_type_ids"], mask: "attention_mask" };
@@ -55,6 +59,7 @@ impl Domain for Sentences {
     type Input = str;
     type DataArgs = DataArgs;
     type InputArgs = InputArgs;
+    type Verbs = pretrain::Verbs;
 
     fn cards() -> &'static [Card] {
         models::CARDS
@@ -67,7 +72,7 @@ impl Domain for Sentences {
             Recipe { epochs: 3, least_steps: 60, optimizer, learning_rate: 5e-5, warmup: 0.1, augment: false };
         let from_scratch =
             Recipe { epochs: 10, least_steps: 200, optimizer, learning_rate: 1e-4, warmup: 0.1, augment: false };
-        Defaults { batch_size: 16, fine_tuning, from_scratch, pretraining: Options::default() }
+        Defaults { batch_size: 16, fine_tuning, from_scratch }
     }
 
     fn open(folder: &Path, _card: Option<&Card>) -> Result<Opened<Pipeline>> {
@@ -76,6 +81,15 @@ impl Domain for Sentences {
 
     fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
         folder::save(folder, model)
+    }
+
+    fn state_dict(model: &Opened<Pipeline>, library: Option<&str>) -> Result<BTreeMap<String, Tensor>> {
+        let mut found = folder::state_dict(model);
+        if library.is_none() {
+            let family = model.pipeline.config.family;
+            found = found.into_iter().map(|(name, tensor)| (family.rename(&name), tensor)).collect();
+        }
+        Ok(found)
     }
 
     fn configure(mut model: Opened<Pipeline>, args: &DataArgs) -> Result<Opened<Pipeline>> {

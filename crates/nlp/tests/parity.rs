@@ -22,6 +22,8 @@ use topwork_core::testing::{parameter, relative_error};
 use topwork_core::train::Optimizer;
 use topwork_core::train::gradient::Objective;
 use topwork_nlp::models::bert::{BertConfig, Pooling};
+use topwork_nlp::pretrain::examples::Example;
+use topwork_nlp::pretrain::objective::{self, Batch, Scores};
 use topwork_nlp::tokenizer::Tokens;
 use topwork_nlp::{Embedder, Sentences};
 
@@ -36,6 +38,7 @@ struct Encoder {
     positions: usize,
     layer_norm_eps: f64,
     gain: f64,
+    #[serde(default)]
     classes: usize,
     ids: Vec<Vec<u32>>,
     segments: Vec<Vec<u32>>,
@@ -104,8 +107,8 @@ struct AdamW {
 }
 
 impl Encoder {
-    fn network(&self, pooling: Pooling) -> Network {
-        let config = BertConfig {
+    fn config(&self) -> BertConfig {
+        BertConfig {
             vocab_size: self.vocabulary,
             hidden_size: self.hidden,
             num_hidden_layers: self.layers,
@@ -116,8 +119,11 @@ impl Encoder {
             hidden_dropout_prob: 0.0,
             attention_probs_dropout_prob: 0.0,
             ..BertConfig::default()
-        };
-        config.network(pooling, self.classes)
+        }
+    }
+
+    fn network(&self, pooling: Pooling) -> Network {
+        self.config().network(pooling, self.classes)
     }
 
     fn start(&self) -> Start {
@@ -284,6 +290,65 @@ fn follows<E>(start: Start, stored: &Training<E>) {
 
     for (step, (&actual, &expected)) in losses.iter().zip(&stored.losses).enumerate() {
         assert_close(&format!("loss of step {step}"), &[actual], &[expected], 1e-3);
+    }
+    for (name, expected) in stored.whole.iter().chain(&stored.final_start) {
+        let actual: Vec<f32> = params.get(name).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        assert_eq!(actual.len() == expected.len(), stored.whole.contains_key(name), "{name}");
+        assert_close(name, &actual[..expected.len()], expected, 1e-3);
+    }
+}
+
+/// Pairs with hidden tokens; a label below 0 is none.
+#[derive(Deserialize)]
+struct Pretrained {
+    #[serde(flatten)]
+    encoder: Encoder,
+    batch: usize,
+    labels: Vec<Vec<i64>>,
+    breaks: Vec<u32>,
+    optimizer: AdamW,
+    losses: Vec<f32>,
+    #[serde(rename = "final")]
+    whole: BTreeMap<String, Vec<f32>>,
+    final_start: BTreeMap<String, Vec<f32>>,
+}
+
+impl Pretrained {
+    fn batch(&self, chosen: impl Iterator<Item = usize>) -> Batch {
+        let example = |i: usize| {
+            let first = self.encoder.segments[i].iter().filter(|&&segment| segment == 0).count();
+            let hidden = self.labels[i].iter().enumerate().filter(|(_, label)| **label >= 0);
+            Example {
+                sample: Tokens::sample(&self.encoder.ids[i], first),
+                hidden: hidden.map(|(row, label)| (row, *label as u32)).collect(),
+                follows: self.breaks[i] == 0,
+            }
+        };
+        Batch::of(chosen.map(example).collect(), &Place::default()).unwrap()
+    }
+}
+
+#[test]
+fn twenty_steps_of_pretraining_follow_transformers() {
+    let stored: Pretrained = serde_json::from_str(include_str!("parity/pretraining.json")).unwrap();
+    let heads = stored.encoder.config().pretraining().unwrap();
+    let specs = heads.params();
+    let value = |name: &str, shape: &[usize]| {
+        Tensor::from_vec(parameter(name, shape, stored.encoder.gain), shape, &Device::Cpu).unwrap()
+    };
+    let mut params = Params::new(specs.iter().map(|p| (p.name.clone(), value(&p.name, &p.shape))).collect());
+    let scores = Scores::of(&heads, &params, [Ok(stored.batch(0..stored.batch))].into_iter()).unwrap();
+    assert_close("loss in use", &[(scores.masked_loss + scores.next_loss) as f32], &stored.losses[..1], 1e-4);
+    params.set_learning(&specs.iter().map(|p| p.name.clone()).collect::<BTreeSet<_>>()).unwrap();
+    let AdamW { betas: [beta1, beta2], eps, learning_rate, weight_decay } = stored.optimizer;
+    let rule = Rule::AdamW { beta1, beta2, eps, weight_decay };
+    let mut optimizer = Optimizer::new(rule, specs.into_iter().map(|p| (p.name, p.role, 1.0)));
+    for (step, &expected) in stored.losses.iter().enumerate() {
+        let batch = stored.batch((0..stored.batch).map(|k| (stored.batch * step + k) % stored.breaks.len()));
+        let found = objective::gradient(&heads, &params, &batch, Seed(0)).unwrap();
+        let tolerance = if step == 0 { 1e-4 } else { 1e-3 };
+        assert_close(&format!("loss of step {step}"), &[found.loss as f32], &[expected], tolerance);
+        optimizer.step(&params, &found.grads.unwrap(), learning_rate, 1.0).unwrap();
     }
     for (name, expected) in stored.whole.iter().chain(&stored.final_start) {
         let actual: Vec<f32> = params.get(name).unwrap().flatten_all().unwrap().to_vec1().unwrap();

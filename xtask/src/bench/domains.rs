@@ -212,7 +212,12 @@ mod tests {
         let found = class_folders(&folder.path().join("train")).unwrap();
         let path = folder.path().join("list.csv");
         write_list(&path, &found).unwrap();
-        let read = topwork_cv::dataset::list::read(&path, &topwork_cv::DataArgs::default()).unwrap();
+        let read = topwork_cv::dataset::list::read(
+            &path,
+            &topwork_cv::DataArgs::default(),
+            &topwork_core::task::TaskArgs::default(),
+        )
+        .unwrap();
         assert_eq!(read.entries.len(), 1);
         assert_eq!((&read.entries[0].path, &*read.entries[0].label), (&found[0].0, "ants"));
     }

@@ -59,7 +59,7 @@ fn photos(size: Size, folder: &Path, say: &(dyn Fn(String) + Sync)) -> Result<Bo
     let fresh = folder.join("data/photo-model");
     let network = topwork_cv::models::network(FRESH_PHOTO_MODEL, 10, 224).context("an unknown network")?;
     let (weights, pipeline) = (random(&network)?, topwork_cv::models::cards::usual(FRESH_PHOTO_MODEL));
-    let opened = Opened { network, weights, pipeline, classes: None };
+    let opened = Opened { network, weights, pipeline, task: None };
     domains::replace(&fresh, |folder| Ok(Photos::save(folder, &opened)?))?;
     let side = if size == Size::Smallest { 64 } else { 96 };
     let epochs = if size == Size::Smallest { 12 } else { 20 };
@@ -154,6 +154,6 @@ mod tests {
         let sample = Sentences::sample("a SOUND player", &opened.pipeline).unwrap();
         // [CLS], unknown, the only word that occurs twice, unknown, [SEP].
         assert_eq!((sample.rows, opened.network.features()), (5, 128));
-        assert!(opened.classes.is_none());
+        assert!(opened.task.is_none());
     }
 }

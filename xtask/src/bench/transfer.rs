@@ -197,7 +197,7 @@ impl<D: Domain, I: AsRef<D::Input>> Transfer<D, I> {
         let test = watch.spent("extract validation");
         let processor = (clock.processor() - test.processor).max(0.0);
         let solved = SOLVED.contains(&strategy);
-        let accuracy = if solved { summary.metrics.accuracy } else { self.evaluate(folder.path())? };
+        let accuracy = if solved { summary.metrics.score() } else { self.evaluate(folder.path())? };
         let spent = |part: &str| summary.seconds.get(part).copied().unwrap_or(0.0);
         let training: f64 = ["load", "extract", "train", "solve", "combine"].into_iter().map(spent).sum();
         let seconds = (training - test.seconds).max(0.0);
@@ -251,7 +251,7 @@ impl<D: Domain, I: AsRef<D::Input>> Transfer<D, I> {
             let fit = Fit::<D> { fold, ..self.fit(strategy, model, labels, seed, options) };
             let metrics = fit.out(folder.path()).run(&Watch::default())?.summary.metrics;
             let count = metrics.samples as f64;
-            right += metrics.accuracy * count;
+            right += metrics.score() * count;
             loss += metrics.loss * count;
             samples += count;
         }

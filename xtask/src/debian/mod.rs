@@ -1,5 +1,6 @@
 //! `cargo xtask dataset debian-sections`: package descriptions with their section as label, from the lists of apt.
 
+pub mod corpus;
 mod packages;
 mod select;
 
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use packages::Package;
 use select::{Chosen, SECTIONS};
 
 /// Texts of each section in the two files.
@@ -19,6 +21,13 @@ pub struct Args {
     /// Folder to write train.tsv, test.tsv and sources.tsv to [default: datasets/debian-sections]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    lists: Lists,
+}
+
+/// Where package lists are.
+#[derive(Debug, Default, clap::Args)]
+struct Lists {
     /// An uncompressed `Packages` list to read instead of apt's
     #[arg(long, value_name = "FILE")]
     packages: Option<PathBuf>,
@@ -27,26 +36,34 @@ pub struct Args {
     translations: Option<PathBuf>,
 }
 
+impl Lists {
+    /// The packages, and where they come from.
+    fn read(&self) -> Result<(Vec<Package>, String)> {
+        let read = |path: &PathBuf| std::fs::read_to_string(path).with_context(|| path.display().to_string());
+        let (list, translations, origin) = match &self.packages {
+            Some(path) => {
+                let translations = self.translations.as_ref().map(read).transpose()?.unwrap_or_default();
+                (read(path)?, translations, path.display().to_string())
+            }
+            None => packages::from_apt()?,
+        };
+        let all = packages::parse(&list, &translations);
+        ensure!(!all.is_empty(), "{origin}: no packages in the list\n  run: apt-get update -o Acquire::Languages=en");
+        let told = all.iter().filter(|p| !p.long.is_empty()).count();
+        if told * 2 < all.len() {
+            bail!(
+                "{origin}: only {told} of {} packages have a long description\n  fetch those too: apt-get update -o \
+                 Acquire::Languages=en",
+                all.len()
+            );
+        }
+        Ok((all, origin))
+    }
+}
+
 /// Builds the data set.
 pub fn run(args: &Args, datasets: &Path) -> Result<()> {
-    let read = |path: &PathBuf| std::fs::read_to_string(path).with_context(|| path.display().to_string());
-    let (list, translations, origin) = match &args.packages {
-        Some(path) => {
-            let translations = args.translations.as_ref().map(read).transpose()?.unwrap_or_default();
-            (read(path)?, translations, path.display().to_string())
-        }
-        None => packages::from_apt()?,
-    };
-    let all = packages::parse(&list, &translations);
-    ensure!(!all.is_empty(), "{origin}: no packages in the list\n  run: apt-get update -o Acquire::Languages=en");
-    let told = all.iter().filter(|p| !p.long.is_empty()).count();
-    if told * 2 < all.len() {
-        bail!(
-            "{origin}: only {told} of {} packages have a long description\n  fetch those too: apt-get update -o \
-             Acquire::Languages=en",
-            all.len()
-        );
-    }
+    let (all, origin) = args.lists.read()?;
     let chosen = match select::select(&all, &SECTIONS, TRAIN + TEST) {
         Ok(chosen) => chosen,
         Err((section, found)) => bail!(
@@ -87,7 +104,8 @@ mod tests {
     use super::*;
 
     fn args(folder: &Path) -> Args {
-        Args { out: Some(folder.join("out")), packages: Some(folder.join("Packages")), translations: None }
+        let lists = Lists { packages: Some(folder.join("Packages")), translations: None };
+        Args { out: Some(folder.join("out")), lists }
     }
 
     /// A list with `n` packages of every section, all words their own.

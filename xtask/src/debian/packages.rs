@@ -20,6 +20,8 @@ pub struct Package {
     pub short: String,
     /// The rest, paragraphs joined by spaces; empty when the lists hold none.
     pub long: String,
+    /// The same by paragraphs; items of lists and lines that are not to be wrapped are paragraphs of their own.
+    pub paragraphs: Vec<String>,
 }
 
 /// The fields of each paragraph of a control file: continuation lines keep their line breaks.
@@ -42,12 +44,28 @@ fn paragraphs(text: &str) -> impl Iterator<Item = HashMap<&str, String>> {
     })
 }
 
-/// Short and long part of a description field (Debian Policy 5.6.13).
-fn description(field: &str) -> (String, String) {
+/// Short and long part of a description field, and the paragraphs of the latter (Debian Policy 5.6.13).
+fn description(field: &str) -> (String, String, Vec<String>) {
     let (short, rest) = field.split_once('\n').unwrap_or((field, ""));
-    let lines = rest.lines().map(str::trim).filter(|line| *line != ".");
-    let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
-    (short.trim().to_string(), words.join(" "))
+    let mut paragraphs: Vec<String> = Vec::new();
+    let mut open = false;
+    for line in rest.lines() {
+        let text: Vec<&str> = line.split_whitespace().collect();
+        if text.is_empty() || text == ["."] {
+            open = false;
+            continue;
+        }
+        let item = text.len() > 1 && ["*", "-", "+", "o", "•"].contains(&text[0]);
+        match paragraphs.last_mut() {
+            Some(last) if open && !item && !line.starts_with("  ") => {
+                last.push(' ');
+                last.push_str(&text.join(" "));
+            }
+            _ => paragraphs.push(text.join(" ")),
+        }
+        open = true;
+    }
+    (short.trim().to_string(), paragraphs.join(" "), paragraphs)
 }
 
 /// Packages of a `Packages` list; long descriptions come from `translations` where the list has none.
@@ -61,16 +79,17 @@ pub fn parse(packages: &str, translations: &str) -> Vec<Package> {
     let package = |mut fields: HashMap<&str, String>| {
         let name = fields.remove("Package")?;
         let field = fields.remove("Description").or_else(|| fields.remove("Description-en")).unwrap_or_default();
-        let (mut short, mut long) = description(&field);
+        let (mut short, mut long, mut paragraphs) = description(&field);
         if long.is_empty()
             && let Some(text) = fields.get("Description-md5").and_then(|sum| apart.get(sum))
         {
-            (short, long) = description(text);
+            (short, long, paragraphs) = description(text);
         }
         let source = fields.remove("Source").unwrap_or_else(|| name.clone());
         let source = source.split_whitespace().next().unwrap_or(&name).to_string();
         let section = fields.remove("Section")?;
-        Some(Package { source, section, short, long, version: fields.remove("Version").unwrap_or_default(), name })
+        let version = fields.remove("Version").unwrap_or_default();
+        Some(Package { name, source, version, section, short, long, paragraphs })
     };
     paragraphs(packages).filter_map(package).collect()
 }

@@ -16,7 +16,7 @@ const LONGEST: usize = 600;
 const SHORTEST: usize = 120;
 
 /// A text of which more than this share of its sequences of five words is known already is a near duplicate.
-const FAMILIAR: f64 = 0.3;
+pub const FAMILIAR: f64 = 0.3;
 
 /// A package that was chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,7 +134,7 @@ fn text(package: &Package) -> String {
 }
 
 /// Hashes of all sequences of five words, lower case.
-fn grams(text: &str) -> HashSet<u64> {
+pub fn grams(text: &str) -> HashSet<u64> {
     let lower = text.to_lowercase();
     let words: Vec<&str> = lower.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).collect();
     let hash = |gram: &[&str]| {
@@ -158,6 +158,7 @@ mod tests {
             section: section.into(),
             short: "A thing".into(),
             long: long.join(" "),
+            paragraphs: vec![],
         }
     }
 

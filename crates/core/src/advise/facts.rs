@@ -41,9 +41,9 @@ fn digests(data: &Arc<dyn Dataset>) -> Vec<(usize, [u8; 32])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::Task;
     use crate::Result;
     use crate::data::{Sample, View};
+    use crate::task::Task;
 
     /// Samples by a letter each and their classes.
     struct Letters(&'static str, Vec<u32>);

@@ -273,6 +273,7 @@ impl<D: Domain> Advise<D> {
     fn judge(&self, reader: &Reader<'_, D>, name: String, ready: Ready<D>) -> Result<Candidate<D>> {
         let seed = Seed(self.seed);
         let splits = reader.splits(&ready, fit::budget(self.limit, self.per_class)?, seed)?;
+        splits.task.only_classes("advise")?;
         let samples = at_most(splits.train.clone(), &splits.task, JUDGED, seed)?;
         let fingerprint = D::fingerprint(&ready.pipeline);
         let features = reader.features(&ready.network, &ready.params, &fingerprint, &samples, ViewSeed::Plain)?;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 
 use super::{Common, Console, print_line};
 use crate::domain::{Domain, Opened};
@@ -27,6 +27,9 @@ pub(super) struct ExportArgs {
     /// A library whose names and shapes the tensors get, safetensors for topwork's own, or onnx for a graph
     #[arg(long, value_name = "NAME", default_value = OWN)]
     format: String,
+    /// Matrices, kernels and tables in half precision (IEEE 754 binary16): half the size
+    #[arg(long)]
+    half: bool,
     /// The file to write: .safetensors or .onnx
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
@@ -41,6 +44,13 @@ pub(super) fn run<D: Domain>(args: ExportArgs, common: &Common) -> Result<()> {
     if let Some(other) = library.filter(|name| !D::LIBRARIES.contains(name)) {
         let known = [&[OWN, GRAPH][..], D::LIBRARIES].concat().join(", ");
         return Err(Error::input(format!("--format {other}"), "no such format", format!("use one of {known}")));
+    }
+    if args.half && args.format == GRAPH {
+        return Err(Error::input(
+            "--half",
+            "graphs are in single precision",
+            "leave it out, or choose another --format",
+        ));
     }
     let mut opened = fit::open_any::<D>(&args.model, common.offline, &console)?;
     let head = opened.network.head.params();
@@ -67,7 +77,13 @@ pub(super) fn run<D: Domain>(args: ExportArgs, common: &Common) -> Result<()> {
             let reason = format!("it carries an adapter of kind {kind}, for which no other library has layers");
             return Err(Error::input(args.model, reason, "export a model without it, or as onnx"));
         }
-        let tensors = D::state_dict(&Opened { network, weights, ..opened }, library)?;
+        // A library may have a place for what the description has none for.
+        let beside = opened.weights.iter().map(|(name, tensor)| (name.clone(), tensor.clone()));
+        let weights = beside.chain(weights).collect();
+        let mut tensors = D::state_dict(&Opened { network, weights, ..opened }, library)?;
+        if args.half {
+            tensors = halved(tensors)?;
+        }
         checkpoint::write_safetensors(&args.out, &tensors, &BTreeMap::new())?;
         format!("{} tensors are", tensors.len())
     };
@@ -76,4 +92,20 @@ pub(super) fn run<D: Domain>(args: ExportArgs, common: &Common) -> Result<()> {
     } else {
         format!("{written} in {}", args.out.display())
     })
+}
+
+/// What has two axes or more, in half precision; vectors are few numbers, of any size.
+fn halved(tensors: BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
+    let half = |(name, tensor): (String, Tensor)| {
+        if tensor.rank() < 2 || tensor.dtype() != DType::F32 {
+            return Ok((name, tensor));
+        }
+        let largest = tensor.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+        if largest > f32::from(half::f16::MAX) {
+            let reason = format!("a number of {name} is {largest:e}, more than half precision holds");
+            return Err(Error::input("--half", reason, "leave it out"));
+        }
+        Ok((name, tensor.to_dtype(DType::F16)?))
+    };
+    tensors.into_iter().map(half).collect()
 }

@@ -21,11 +21,12 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::classifier::model_folder;
 use crate::device::{self, Place};
-use crate::domain::{Domain, Opened};
+use crate::domain::{Domain, Opened, Verbs};
 use crate::machine::Machine;
 use crate::{Error, Result, adapter, fit};
 
 pub use console::Console;
+pub use train::{TrainArgs, pretrain, pretraining_flag};
 
 /// Flags that every verb understands.
 #[derive(Debug, Clone, clap::Args)]
@@ -51,7 +52,11 @@ pub struct Common {
 }
 
 impl Common {
-    fn place(&self) -> Result<Place> {
+    /// Where to compute.
+    ///
+    /// # Errors
+    /// As [`Place::parse`].
+    pub fn place(&self) -> Result<Place> {
         self.machine(Machine::default()).place()
     }
 
@@ -74,9 +79,7 @@ struct Cli<D: Domain> {
 #[derive(Subcommand)]
 enum Verb<D: Domain> {
     /// Fit a pre-trained model to your labelled data
-    Train(Box<train::TrainArgs<D>>),
-    /// Train a network from random weights on many labelled samples, to make a model that others start from
-    Pretrain(Box<train::TrainArgs<D>>),
+    Train(Box<TrainArgs<D>>),
     /// Measure a trained model on labelled data
     Evaluate(evaluate::EvaluateArgs<D>),
     /// Classify with a trained model
@@ -97,6 +100,8 @@ enum Verb<D: Domain> {
     Models(models::ModelsArgs),
     /// List the ways to carry knowledge over
     Strategies,
+    #[command(flatten)]
+    Own(D::Verbs),
 }
 
 /// Runs the command line of domain `D` and ends the process: exit code 0, 2 for what the user can mend, 1 for a defect.
@@ -130,7 +135,6 @@ fn run<D: Domain>(cli: Cli<D>) -> Result<()> {
     let common = cli.common;
     match cli.verb {
         Verb::Train(args) => train::run(*args, &common),
-        Verb::Pretrain(args) => train::run(args.pretraining()?, &common),
         Verb::Evaluate(args) => evaluate::run(args, &common),
         Verb::Predict(args) => predict::run(args, &common),
         Verb::Embed(args) => embed::run(args, &common),
@@ -141,6 +145,7 @@ fn run<D: Domain>(cli: Cli<D>) -> Result<()> {
         Verb::Export(args) => export::run::<D>(args, &common),
         Verb::Models(args) => models::run::<D>(args, &common),
         Verb::Strategies => strategies::run(&common),
+        Verb::Own(verb) => verb.run(&common),
     }
 }
 
@@ -154,7 +159,10 @@ fn open<D: Domain>(model: &str, adapter: Option<&Path>, common: &Common) -> Resu
 }
 
 /// Writes one line to standard output; a reader that went away (`| head`) ends the program quietly.
-fn print_line(line: &str) -> Result<()> {
+///
+/// # Errors
+/// When it cannot be written.
+pub fn print_line(line: &str) -> Result<()> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{line}").and_then(|()| out.flush()) {

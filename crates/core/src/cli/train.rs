@@ -13,8 +13,12 @@ use crate::plan_file;
 use crate::strategy::{FromScratch, Options, Strategy};
 use crate::{Error, Result};
 
-#[derive(clap::Args)]
-pub(super) struct TrainArgs<D: Domain> {
+const NETWORK: &str =
+    "Network: a name from `models list` or of an architecture, or a model folder; its weights are not used";
+
+/// The flags of `train`.
+#[derive(Debug, clap::Args)]
+pub struct TrainArgs<D: Domain> {
     #[command(flatten)]
     fit: Fit<D>,
     /// Take settings from this file (as a run's run.toml has them); flags win over it
@@ -31,27 +35,38 @@ pub(super) struct TrainArgs<D: Domain> {
     dry_run: bool,
 }
 
-impl<D: Domain> TrainArgs<D> {
-    /// The same for pre-training: from random weights, with what suits that where nothing is said.
-    pub(super) fn pretraining(mut self) -> Result<Self> {
-        let strategy = FromScratch.name();
-        if let Some(other) = self.fit.strategy.as_deref().filter(|name| *name != strategy) {
-            let reason = "pre-training starts from random weights";
-            return Err(Error::input(format!("--strategy {other}"), reason, "leave it out, or use the verb train"));
+/// Does what a domain's verb `pretrain` says: `train` from random weights, by `recipe` where the flags say nothing.
+///
+/// # Errors
+/// As those of `train`.
+pub fn pretrain<D: Domain>(mut args: TrainArgs<D>, recipe: &Options, common: &Common) -> Result<()> {
+    let strategy = FromScratch.name();
+    if let Some(other) = args.fit.strategy.as_deref().filter(|name| *name != strategy) {
+        let reason = "pre-training starts from random weights";
+        return Err(Error::input(format!("--strategy {other}"), reason, "leave it out, or use the verb train"));
+    }
+    if !args.resume && args.plan.is_none() {
+        if args.config.is_none() {
+            args.fit.options = args.fit.options.over(recipe);
+            if args.fit.model.is_none() {
+                let remedy = "add it: a name from `models list` or of an architecture, or a model folder";
+                return Err(Error::input("--model", "no network is named", remedy));
+            }
         }
-        if self.resume || self.plan.is_some() {
-            return Ok(self);
-        }
-        if self.fit.model.is_none() && self.config.is_none() {
-            let reason = "no network is named";
-            let remedy = "add it: a name from `models list`, of which only the description is used";
-            return Err(Error::input("--model", reason, remedy));
-        }
-        self.fit.strategy = Some(strategy.into());
-        if self.config.is_none() {
-            self.fit.options = self.fit.options.over(&D::defaults().pretraining);
-        }
-        Ok(self)
+        args.fit.strategy = Some(strategy.into());
+    }
+    run(args, common)
+}
+
+/// Hides a flag that says how other strategies train, or which.
+pub fn pretraining_flag(flag: clap::Arg) -> clap::Arg {
+    let is_strategy = |name: &str| crate::strategy::all().iter().any(|strategy| strategy.name() == name);
+    let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
+    let foreign = help.split_once(": ").is_some_and(|(names, _)| names.split(", ").all(is_strategy));
+    match flag.get_id().as_str() {
+        "model" => flag.value_name("NETWORK").help(NETWORK),
+        "strategy" | "probe" | "l2" | "views" | "stage_decay" => flag.hide(true),
+        _ => flag.hide(foreign),
     }
 }
 

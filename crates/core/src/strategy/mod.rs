@@ -124,8 +124,6 @@ pub struct Defaults {
     pub fine_tuning: Recipe,
     /// For training from random weights.
     pub from_scratch: Recipe,
-    /// What `pretrain` sets where the user says nothing.
-    pub pretraining: Options,
 }
 
 /// A setting of gradient descent known to work.

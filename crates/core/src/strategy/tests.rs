@@ -29,15 +29,7 @@ fn settings(options: Options) -> Settings {
         warmup: 0.1,
         augment: false,
     };
-    Settings {
-        options,
-        defaults: Defaults {
-            batch_size: 16,
-            fine_tuning: recipe.clone(),
-            from_scratch: recipe,
-            pretraining: Options::default(),
-        },
-    }
+    Settings { options, defaults: Defaults { batch_size: 16, fine_tuning: recipe.clone(), from_scratch: recipe } }
 }
 
 fn train(strategy: &dyn Strategy, samples: usize, options: Options) -> Train {

@@ -74,9 +74,15 @@ impl<'a> Objective<'a> {
         let found = value.backward()?;
         let entering = leaves.iter().filter_map(|(&i, leaf)| Some((i, found.get(leaf)?.clone())));
         let (mut grads, statistics) = tape.backward(entering.collect())?;
-        // Parameters that terms use beside the network.
-        let of_terms = params.learning().iter().filter_map(|(name, var)| Some((name.clone(), found.get(var)?.clone())));
-        grads.extend(of_terms);
+        // Parameters that terms use beside the network, or once more.
+        for (name, var) in params.learning() {
+            let Some(of_terms) = found.get(var) else { continue };
+            let sum = match grads.get(name) {
+                Some(of_network) => topwork_kernels::add(of_network, of_terms)?,
+                None => of_terms.clone(),
+            };
+            grads.insert(name.clone(), sum);
+        }
         Ok(Gradient { loss, grads: Some(grads), statistics })
     }
 

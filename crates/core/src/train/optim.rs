@@ -154,6 +154,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_factor_on_the_momentum_is_that_of_a_rule_with_less() {
+        let value = |x: f32| Tensor::new(&[x], &Device::Cpu).unwrap();
+        let sgd = |momentum| Rule::Sgd { momentum, nesterov: true, weight_decay: 0.0 };
+        let adamw = |beta1| Rule::AdamW { beta1, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
+        let after = |rule: Rule, factor: f64| {
+            let mut params = Params::new(BTreeMap::from([("w".to_string(), value(1.0))]));
+            params.set_learning(&BTreeSet::from(["w".to_string()])).unwrap();
+            let mut optimizer = Optimizer::new(rule, [("w".to_string(), Role::Weight, 1.0)]);
+            optimizer.set_momentum(factor);
+            for grad in [1.0, -0.5, 2.0] {
+                let grads = [("w".to_string(), value(grad))].into_iter().collect();
+                optimizer.step(&params, &grads, 0.1, 1.0).unwrap();
+            }
+            params.get("w").unwrap().to_vec1::<f32>().unwrap()[0]
+        };
+        assert_eq!(after(sgd(0.8), 0.5), after(sgd(0.4), 1.0));
+        assert_eq!(after(adamw(0.8), 0.5), after(adamw(0.4), 1.0));
+        assert_ne!(after(sgd(0.8), 1.0), after(sgd(0.4), 1.0));
+    }
+
+    #[test]
     fn what_is_pulled_goes_to_its_anchor_and_the_rest_decays() {
         let value = |x: f32| Tensor::new(&[x], &Device::Cpu).unwrap();
         let names = ["backbone", "head"].map(String::from);

@@ -1,11 +1,8 @@
 //! Checkpoints: where a run stands, written so that a run that continues from one ends in the same bytes.
 //!
-//! `checkpoints/000007.safetensors` holds the tensors (`params/…`, `best/…`, `average/…`, `optimizer/…`, `earlier/…`) and `000007.json` the
-//! position with the tensors' digest. The JSON file is written last: without it a checkpoint does not exist. The last
-//! two are kept.
+//! The tensors are `params/…`, `best/…`, `average/…`, `optimizer/…` and `earlier/…`; the value beside them is the [`Position`].
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::{Tensor, Var};
@@ -13,13 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{EpochRecord, Job, Run};
 use crate::cache::{boundary_key, host_values};
-use crate::checkpoint::write_safetensors;
-use crate::files::write_atomic_bytes;
 use crate::metrics::Metrics;
 use crate::net::{Params, Stage};
+use crate::snapshots::{self, Sealed};
 use crate::{Error, Result};
-
-const KEEP: usize = 2;
 
 /// Where a run stands: everything that is not a tensor.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -90,40 +84,16 @@ pub(super) fn identity(job: &Job<'_>, start: &Params) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-fn tensors_file(folder: &Path, number: usize) -> PathBuf {
-    folder.join(format!("{number:06}.safetensors"))
-}
-
-/// Numbers of the checkpoints in `folder`, ascending.
-fn numbers(folder: &Path) -> Vec<usize> {
-    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let number = |path: PathBuf| {
-        path.extension().is_some_and(|e| e == "json").then(|| path.file_stem()?.to_str()?.parse().ok())?
-    };
-    let mut all: Vec<usize> = files.filter_map(|entry| number(entry.path())).collect();
-    all.sort_unstable();
-    all
-}
-
-/// The latest whole checkpoint.
-fn latest(folder: &Path) -> Option<(Position, BTreeMap<String, Tensor>)> {
-    numbers(folder).into_iter().rev().find_map(|number| {
-        let text = std::fs::read(folder.join(format!("{number:06}.json"))).ok()?;
-        let position: Position = serde_json::from_slice(&text).ok()?;
-        let bytes = std::fs::read(tensors_file(folder, number)).ok()?;
-        if blake3::hash(&bytes).to_hex().as_str() != position.digest {
-            return None;
-        }
-        Some((position, crate::checkpoint::parse(&bytes, &tensors_file(folder, number)).ok()?))
-    })
+impl Sealed for Position {
+    fn digest(&mut self) -> &mut String {
+        &mut self.digest
+    }
 }
 
 impl Run<'_> {
     /// Writes a checkpoint of the present state.
     pub(super) fn save(&mut self, optimizer: &BTreeMap<String, Tensor>, optimizer_steps: u64) -> Result<()> {
         let start = Instant::now();
-        let folder = self.job.run.checkpoints();
-        std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         let mut tensors = BTreeMap::new();
         for name in &self.touched {
             tensors.insert(format!("params/{name}"), self.params.get(name)?.detach());
@@ -137,21 +107,8 @@ impl Run<'_> {
         }
         self.position.number += 1;
         self.position.optimizer_steps = optimizer_steps;
-        let number = self.position.number;
-        let file = tensors_file(&folder, number);
-        write_safetensors(&file, &tensors, &BTreeMap::new())?;
-        let bytes = std::fs::read(&file).map_err(Error::io(&file))?;
-        self.position.digest = blake3::hash(&bytes).to_hex().to_string();
-        let json = folder.join(format!("{number:06}.json"));
-        let text = serde_json::to_vec_pretty(&self.position).map_err(|e| Error::io(&json)(e.into()))?;
-        write_atomic_bytes(&json, &text)?;
+        snapshots::write(&self.job.run.checkpoints(), self.position.number, &tensors, &mut self.position)?;
         self.job.run.keep();
-        let all = numbers(&folder);
-        for &old in &all[..all.len().saturating_sub(KEEP)] {
-            // A leftover costs space, not correctness.
-            let _ = std::fs::remove_file(folder.join(format!("{old:06}.json")));
-            let _ = std::fs::remove_file(tensors_file(&folder, old));
-        }
         self.timings.add("checkpoint", start, 0);
         self.saved = Instant::now();
         Ok(())
@@ -160,7 +117,7 @@ impl Run<'_> {
     /// Continues from the latest checkpoint, or from the start when the run did not get as far as one.
     pub(super) fn resume(&mut self) -> Result<()> {
         let run = self.job.run;
-        let Some((position, tensors)) = latest(&run.checkpoints()) else {
+        let Some((position, tensors)) = snapshots::latest::<Position>(&run.checkpoints()) else {
             self.job.observer.message("there is no checkpoint yet; the run starts anew");
             return run.rewind(0);
         };

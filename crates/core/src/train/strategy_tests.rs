@@ -15,8 +15,8 @@ use crate::net::frozen::Frozen;
 use crate::observe::Silent;
 use crate::plan::Train;
 use crate::strategy::{
-    BitFit, Bss, CoTuning, ContrastiveFewShot, Delta, Distillation, FineTuning, GradualUnfreezing, L2Sp, LpFt,
-    NormOnly, OptimizerName, Options, Partial, Prototypes, Soup, StochNorm, Strategy, WiseFt, all,
+    BitFit, Bss, CoTuning, ContrastiveFewShot, Delta, Distillation, FineTuning, FromScratch, GradualUnfreezing, L2Sp,
+    LpFt, NormOnly, OptimizerName, Options, Partial, Prototypes, Soup, StochNorm, Strategy, WiseFt, all,
 };
 
 fn not_buffers(role: Role) -> bool {
@@ -338,6 +338,85 @@ fn run_of<'a>(job: &'a Job<'a>) -> Run<'a> {
         kept: BTreeMap::new(),
         restored: BTreeMap::new(),
         saved: Instant::now(),
+    }
+}
+
+#[test]
+fn views_have_the_sizes_of_the_plan_each_for_its_part_of_the_epochs() {
+    let toy = Toy::new(false);
+    let scales = Some(vec![0.5, 0.75, 1.0]);
+    toy.run(&FromScratch, Options { view_scales: scales, epochs: Some(6), ..Options::default() });
+    let sides = toy.data.sides.lock().unwrap().clone();
+    let by_epoch: Vec<BTreeSet<usize>> = sides.chunks(60).map(|epoch| epoch.iter().copied().collect()).collect();
+    assert_eq!(by_epoch, [2, 2, 3, 3, 4, 4].map(|side| BTreeSet::from([side])));
+}
+
+#[test]
+fn sizes_of_views_are_refused_where_there_is_one_size() {
+    let scales = || Options { view_scales: Some(vec![0.5, 1.0]), last_stages: Some(1), ..Options::default() };
+    let refused = |toy: &Toy, strategy: &dyn Strategy| {
+        let plan = toy.plan(strategy, scales());
+        let run = toy.fixture.run_dir("refused");
+        execute(toy.job(&plan, &run, &Silent)).unwrap_err().to_string()
+    };
+    let message = refused(&Toy::new(true), &FromScratch);
+    assert!(message.contains("--view-scales") && message.contains("one size"), "{message}");
+    let message = refused(&Toy::new(false), &Partial);
+    assert!(message.contains("--view-scales") && message.contains("frozen stages"), "{message}");
+}
+
+#[test]
+fn mixing_is_refused_where_single_samples_are_spoken_of() {
+    let mix = Options { mixup: Some(0.2), ..Options::default() };
+    let refused = |toy: &Toy, strategy: &dyn Strategy, options: Options| {
+        let plan = toy.plan(strategy, options);
+        let run = toy.fixture.run_dir("refused");
+        execute(toy.job(&plan, &run, &Silent)).unwrap_err().to_string()
+    };
+    let message = refused(&Toy::new(false), &ContrastiveFewShot, mix.clone());
+    assert!(message.contains("--mixup 0.2") && message.contains("pairs of samples"), "{message}");
+    let mut toy = Toy::new(false);
+    let teacher = Some(toy.teacher(teacher_network(false), random_params(&teacher_network(false), Seed(4))));
+    let message = refused(&toy, &Distillation, Options { teacher, ..mix.clone() });
+    assert!(message.contains("a teacher"), "{message}");
+    let message = refused(&Toy::new(true), &FromScratch, mix);
+    assert!(message.contains("--mixup") && message.contains("one length"), "{message}");
+}
+
+#[test]
+fn a_pretraining_that_is_stopped_and_goes_on_ends_in_the_same_bytes() {
+    let toy = Toy::new(false);
+    let options = Options {
+        epochs: Some(6),
+        mixup: Some(0.4),
+        cutmix: Some(1.0),
+        mix_share: Some(0.7),
+        view_scales: Some(vec![0.5, 1.0]),
+        schedule: Some(crate::plan::Decay::OneCycle),
+        average: Some(0.9),
+        nesterov: Some(true),
+        optimizer: Some(OptimizerName::Sgd),
+        ..Options::default()
+    };
+    let plan = toy.plan(&FromScratch, options);
+    let whole = toy.execute(&plan);
+    for stop in [5, 14, 23] {
+        let name = format!("stopped{stop}");
+        let run = toy.fixture.run_dir(&name);
+        execute(toy.job(&plan, &run, &Stopper::after(stop))).unwrap_err();
+        drop(run);
+        let run = RunDir::resume(&toy.fixture.path(&name)).unwrap();
+        let resumed = execute(Job { resume: true, threads: 1, ..toy.job(&plan, &run, &Silent) }).unwrap();
+        assert_eq!(bits(&resumed.params), bits(&whole.params), "stopped after {stop}");
+    }
+}
+
+#[test]
+fn mixed_samples_teach_their_classes() {
+    for mix in [Options { mixup: Some(0.4), ..Options::default() }, Options { cutmix: Some(1.0), ..Options::default() }]
+    {
+        let outcome = Toy::new(false).run(&FromScratch, Options { epochs: Some(40), ..mix.clone() });
+        assert!(outcome.metrics.score() > 0.8, "{mix:?}: {:?}", outcome.metrics);
     }
 }
 

@@ -1,8 +1,8 @@
 //! One small network of each kind for the tests of strategies: photos with batch normalization, texts with attention.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor};
 
@@ -140,7 +140,17 @@ pub struct Toys {
     text: bool,
     len: usize,
     seed: u64,
+    /// Height and width of the images.
+    side: usize,
     pub loads: AtomicUsize,
+    /// The sides that were loaded, in turn, of all sizes of the same images.
+    pub sides: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Toys {
+    fn new(text: bool, len: usize, seed: u64, side: usize) -> Self {
+        Self { text, len, seed, side, loads: AtomicUsize::new(0), sides: Arc::default() }
+    }
 }
 
 impl Dataset for Toys {
@@ -172,11 +182,20 @@ impl Dataset for Toys {
             View::Augmented(seed) => seed.stream(),
         };
         let jitter = if view == View::Plain { 0.0 } else { 0.1 };
+        let side = self.side;
+        self.sides.lock().unwrap().push(side);
         let pixel = |at: usize| {
-            let bright = if at / 4 == class { 1.5 } else { 0.0 };
+            let bright = if at / side == class { 1.5 } else { 0.0 };
             (bright + 0.3 * stream.normal() + jitter * noise.normal()) as f32
         };
-        Ok(Sample { rows: 1, shape: vec![4, 4, 1], values: Values::F32((0..16).map(pixel).collect()) })
+        let values = Values::F32((0..side * side).map(pixel).collect());
+        Ok(Sample { rows: 1, shape: vec![side, side, 1], values })
+    }
+    fn scaled(&self, scale: f64) -> Option<Arc<dyn Dataset>> {
+        let side = (scale * self.side as f64).round() as usize;
+        let sides = self.sides.clone();
+        (!self.text)
+            .then(|| Arc::new(Self { sides, ..Self::new(false, self.len, self.seed, side) }) as Arc<dyn Dataset>)
     }
 }
 
@@ -197,9 +216,9 @@ impl Toy {
     pub fn new(text: bool) -> Self {
         let mut fixture = Fixture::new();
         fixture.network = if text { text_network() } else { image_network() };
-        let data = Arc::new(Toys { text, len: 60, seed: 1, loads: AtomicUsize::new(0) });
+        let data = Arc::new(Toys::new(text, 60, 1, 4));
         fixture.train = data.clone();
-        fixture.validation = Arc::new(Toys { text, len: 30, seed: 2, loads: AtomicUsize::new(0) });
+        fixture.validation = Arc::new(Toys::new(text, 30, 2, 4));
         let params = random_params(&fixture.network, Seed(5));
         Self { fixture, data, params, companions: Companions::default() }
     }
@@ -217,15 +236,7 @@ impl Toy {
             warmup: 0.1,
             augment: false,
         };
-        Settings {
-            options,
-            defaults: Defaults {
-                batch_size: 10,
-                fine_tuning: recipe.clone(),
-                from_scratch: recipe,
-                pretraining: Options::default(),
-            },
-        }
+        Settings { options, defaults: Defaults { batch_size: 10, fine_tuning: recipe.clone(), from_scratch: recipe } }
     }
 
     pub fn plan(&self, strategy: &dyn Strategy, options: Options) -> Plan {

@@ -26,15 +26,28 @@ pub struct Weights {
     pub aliases: &'static [&'static str],
     /// What it is of.
     pub architecture: &'static str,
+    /// What it was trained on.
+    pub data: Data,
     /// SPDX identifier.
     pub licence: &'static str,
-    /// Top-1 on ImageNet's validation images.
+    /// Top-1 on the validation images of that.
     pub accuracy: Accuracy,
     /// Tried in order.
     pub sources: &'static [Source],
     /// How photos are prepared.
     pub pipeline: Pipeline,
 }
+
+/// What weights were trained on.
+#[derive(Debug, Clone, Copy)]
+pub struct Data {
+    /// What it is called.
+    pub name: &'static str,
+    /// Its number of classes.
+    pub classes: usize,
+}
+
+const IMAGENET: Data = Data { name: "ImageNet-1k", classes: 1000 };
 
 /// Where torchvision's files are.
 const TORCHVISION: &str = "https://download.pytorch.org/models";
@@ -82,6 +95,7 @@ macro_rules! torchvision {
             name: $name,
             aliases: &[$($alias),*],
             architecture: $architecture,
+            data: IMAGENET,
             licence: "BSD-3-Clause",
             accuracy: Accuracy { top1: $top1, from: "torchvision" },
             sources: &[
@@ -100,6 +114,7 @@ macro_rules! timm {
             name: $name,
             aliases: &[concat!("timm/", $name)],
             architecture: $architecture,
+            data: IMAGENET,
             licence: "Apache-2.0",
             accuracy: Accuracy { top1: $top1, from: concat!("timm, at ", $at) },
             sources: &[hub!($name)],
@@ -119,6 +134,7 @@ macro_rules! lite {
                 concat!("timm/tf_efficientnet_lite", $number, ".in1k"),
             ],
             architecture: concat!("efficientnet-lite", $number),
+            data: IMAGENET,
             licence: "Apache-2.0",
             accuracy: Accuracy { top1: $top1, from: "TensorFlow's EfficientNet-Lite table" },
             sources: &[
@@ -214,7 +230,7 @@ pub static CARDS: LazyLock<Vec<Card>> = LazyLock::new(|| {
         name: weights.name,
         aliases: weights.aliases,
         architecture: weights.architecture,
-        trained_on: "ImageNet-1k",
+        trained_on: weights.data.name,
         licence: weights.licence,
         paper: architecture(weights.architecture).map_or("", |architecture| architecture.paper),
         accuracy: Some(weights.accuracy),
@@ -228,9 +244,18 @@ pub fn card(name: &str) -> Option<&'static Card> {
     CARDS.iter().find(|card| card.name == name || card.aliases.contains(&name))
 }
 
+fn weights(card: &Card) -> Option<&'static Weights> {
+    WEIGHTS.iter().find(|weights| weights.name == card.name)
+}
+
 /// How photos are prepared for the weights of a card.
 pub fn prepares(card: &Card) -> Pipeline {
-    WEIGHTS.iter().find(|weights| weights.name == card.name).map_or_else(Pipeline::imagenet, |found| found.pipeline)
+    weights(card).map_or_else(Pipeline::imagenet, |found| found.pipeline)
+}
+
+/// How many classes the weights of a card tell apart.
+pub fn classes(card: &Card) -> usize {
+    weights(card).map_or(IMAGENET.classes, |found| found.data.classes)
 }
 
 /// How photos are usually prepared for an architecture (our name or timm's), for folders that do not say: as for the

@@ -83,7 +83,7 @@ impl Pipeline {
     /// # Errors
     /// When `side` is no multiple of 32, by which the networks here reduce the resolution, or leaves them less than 2 × 2 to pool.
     pub fn sized(self, side: usize) -> Result<Self> {
-        if !side.is_multiple_of(32) || !(64..=1024).contains(&side) {
+        if side != self.crop && (!side.is_multiple_of(32) || !(64..=1024).contains(&side)) {
             return Err(Error::input(
                 format!("--size {side}"),
                 "it must be a multiple of 32 between 64 and 1024",

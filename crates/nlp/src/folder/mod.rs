@@ -20,7 +20,7 @@ use topwork_core::task::{Kind, Task};
 use topwork_core::{Error, Result, checkpoint, files::create_dir_all, files::write_atomic_bytes};
 
 use crate::models::bert::family::{Family, Head};
-use crate::models::bert::{BertConfig, Pooling};
+use crate::models::bert::{BertConfig, Pooling, pretraining};
 use crate::pipeline::Pipeline;
 use crate::tokenizer::TextTokenizer;
 pub(crate) use modules::Dense;
@@ -150,10 +150,21 @@ fn class_names(raw: &Map<String, Value>, outputs: usize) -> Vec<String> {
 
 /// See [`topwork_core::domain::Domain::save`].
 pub(crate) fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
+    let classifier = model.task.is_some() && fits_classifier(&model.pipeline);
+    write(folder, model, if classifier { "ForSequenceClassification" } else { "Model" }, "")
+}
+
+/// The same with the heads of pre-training: what `BertForPreTraining` loads.
+pub(crate) fn save_pretrained(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
+    write(folder, model, "ForPreTraining", pretraining::PREFIX)
+}
+
+/// Writes a folder for the class of this `kind`; with the tensors called `beside…`, unless that is empty.
+fn write(folder: &Path, model: &Opened<Pipeline>, kind: &str, beside: &str) -> Result<()> {
     let pipeline = &model.pipeline;
     create_dir_all(folder)?;
     let mut files = (*pipeline.files).clone();
-    files.insert("config.json".into(), pretty(&Value::Object(config_json(model))));
+    files.insert("config.json".into(), pretty(&Value::Object(config_json(model, kind))));
     if pipeline.pooling != Pooling::Pooler {
         let mut longest = json!({"max_seq_length": pipeline.max_tokens(), "do_lower_case": false});
         let upstream = pipeline.files.iter().find(|(name, _)| name.starts_with("sentence_"));
@@ -178,6 +189,13 @@ pub(crate) fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
     for dense in pipeline.dense.iter() {
         dense.save(folder, &model.weights)?;
     }
+    let tensors = upstream(model, beside);
+    checkpoint::write_safetensors(&folder.join("model.safetensors"), &tensors, &BTreeMap::new())
+}
+
+/// The tensors under the names of the upstream class; with those called `beside…`, unless that is empty.
+fn upstream(model: &Opened<Pipeline>, beside: &str) -> BTreeMap<String, Tensor> {
+    let pipeline = &model.pipeline;
     let names = |layers: &[topwork_core::net::Stage]| -> BTreeSet<String> {
         layers.iter().flat_map(|stage| stage.params()).map(|spec| spec.name).collect()
     };
@@ -200,9 +218,16 @@ pub(crate) fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
             }
         } else if encoder.contains(name) || is_pooler(name) {
             tensors.insert(format!("{prefix}{name}"), tensor.clone());
+        } else if !beside.is_empty() && name.starts_with(beside) {
+            tensors.insert(name.clone(), tensor.clone());
         }
     }
-    checkpoint::write_safetensors(&folder.join("model.safetensors"), &tensors, &BTreeMap::new())
+    tensors
+}
+
+/// See [`topwork_core::domain::Domain::state_dict`]: all that the class that the folder is of has.
+pub(crate) fn state_dict(model: &Opened<Pipeline>) -> BTreeMap<String, Tensor> {
+    upstream(model, pretraining::PREFIX)
 }
 
 /// Whether the upstream classifier finds all its parameters. With another pooling than its own, one whose head has a layer
@@ -212,7 +237,7 @@ fn fits_classifier(pipeline: &Pipeline) -> bool {
     pipeline.pooling == Pooling::Pooler || plain
 }
 
-fn config_json(model: &Opened<Pipeline>) -> Map<String, Value> {
+fn config_json(model: &Opened<Pipeline>, kind: &str) -> Map<String, Value> {
     let pipeline = &model.pipeline;
     let mut config = (*pipeline.raw).clone();
     for stale in ["_name_or_path", "torch_dtype", "dtype", "id2label", "label2id", "num_labels"] {
@@ -220,8 +245,6 @@ fn config_json(model: &Opened<Pipeline>) -> Map<String, Value> {
     }
     let family = pipeline.config.family;
     config.insert("model_type".into(), json!(family.model_type));
-    let classifier = model.task.is_some() && fits_classifier(pipeline);
-    let kind = if classifier { "ForSequenceClassification" } else { "Model" };
     config.insert("architectures".into(), json!([format!("{}{kind}", family.class)]));
     if let Some(task) = &model.task {
         let names = || task.iter().enumerate();

@@ -6,6 +6,7 @@ use topwork_core::seed::Seed;
 
 use super::*;
 use crate::models::bert::family::FAMILIES;
+use topwork_core::task::Task;
 
 const CONFIG: &str = r#"{"model_type": "bert", "vocab_size": 400, "hidden_size": 8, "num_hidden_layers": 1,
     "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 64, "initializer_range": 0.02,
@@ -46,7 +47,7 @@ pub(crate) fn pipeline() -> Pipeline {
 }
 
 fn saved_again(mut model: Opened<Pipeline>, classes: Option<&[&str]>) -> (tempfile::TempDir, Opened<Pipeline>) {
-    model.classes = classes.map(|names| names.iter().map(|n| n.to_string()).collect());
+    model.task = classes.map(|names| Task::classes(names.iter().map(|n| n.to_string()).collect()));
     let folder = tempfile::tempdir().unwrap();
     save(folder.path(), &model).unwrap();
     let opened = open(folder.path()).unwrap();
@@ -60,7 +61,7 @@ fn every_parameter_of_an_upstream_folder_is_found() {
         for spec in opened.network.params() {
             assert_eq!(opened.weights[&spec.name].dims(), spec.shape, "{}", spec.name);
         }
-        assert_eq!(opened.classes.unwrap(), ["x", "y"]);
+        assert_eq!(opened.task.unwrap().outputs, ["x", "y"]);
     }
 }
 
@@ -68,7 +69,7 @@ fn every_parameter_of_an_upstream_folder_is_found() {
 fn a_folder_of_sentence_transformers_says_pooling_length_and_normalization() {
     let opened = open(upstream(&MEAN, "", false).path()).unwrap();
     assert_eq!((opened.pipeline.pooling, opened.pipeline.normalize), (Pooling::Mean, true));
-    assert_eq!((opened.pipeline.max_tokens(), opened.classes), (32, None));
+    assert_eq!((opened.pipeline.max_tokens(), opened.task), (32, None));
 }
 
 #[test]
@@ -82,7 +83,7 @@ fn what_is_saved_opens_as_the_same_model() {
     let model = open(upstream(&MEAN, "", true).path()).unwrap();
     let (_folder, again) = saved_again(model.clone(), Some(&["bad", "good"]));
     assert_eq!(again.network, model.network);
-    assert_eq!(again.classes.unwrap(), ["bad", "good"]);
+    assert_eq!(again.task.unwrap().outputs, ["bad", "good"]);
     assert_eq!(again.pipeline.fingerprint(), model.pipeline.fingerprint());
     for (name, tensor) in &model.weights {
         let (ours, theirs) = (tensor.flatten_all().unwrap(), again.weights[name].flatten_all().unwrap());
@@ -171,7 +172,7 @@ fn every_member_opens_with_its_head_and_is_saved_as_it_was() {
         let folder = of_member(family, false);
         let model = open(folder.path()).unwrap();
         assert!(model.network.params().iter().all(|spec| model.weights[&spec.name].dims() == spec.shape), "{what}");
-        assert_eq!(model.classes.as_deref().map(<[String]>::len), Some(2), "{what}");
+        assert_eq!(model.task.as_deref().map(<[String]>::len), Some(2), "{what}");
         let (saved, again) = saved_again(model.clone(), Some(&["bad", "good"]));
         assert_eq!((&again.network, again.pipeline.fingerprint()), (&model.network, model.pipeline.fingerprint()));
         let names = |folder: &Path| -> Vec<String> {
@@ -189,7 +190,7 @@ fn linear_layers_behind_pooling_are_part_of_the_network() {
         let what = family.model_type;
         let model = open(of_member(family, true).path()).unwrap();
         assert_eq!((model.pipeline.pooling, model.pipeline.normalize), (Pooling::Max, true), "{what}");
-        assert_eq!((model.network.features(), model.classes.is_none()), (6, true), "{what}");
+        assert_eq!((model.network.features(), model.task.is_none()), (6, true), "{what}");
         let (saved, again) = saved_again(model.clone(), None);
         assert_eq!(again.network, model.network, "{what}");
         assert!(saved.path().join("2_Dense/model.safetensors").exists(), "{what}");

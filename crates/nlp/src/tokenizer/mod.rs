@@ -143,6 +143,30 @@ impl TextTokenizer {
         &self.digest
     }
 
+    /// Tokens of a text without any around them, however long it is, and whether each begins a word.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn pieces(&self, text: &str) -> Result<Vec<(u32, bool)>> {
+        let whole = self.inner.get_truncation().is_none_or(|to| to.max_length > text.len());
+        let encoding = if whole {
+            self.inner.encode_fast(text, false)
+        } else {
+            let mut inner = (*self.inner).clone();
+            inner.with_truncation(None).map_err(internal)?;
+            inner.encode_fast(text, false)
+        };
+        let encoding = encoding.map_err(internal)?;
+        let words = encoding.get_word_ids();
+        let begins = |i: usize| i == 0 || words[i].is_none() || words[i] != words[i - 1];
+        Ok(encoding.get_ids().iter().enumerate().map(|(i, &id)| (id, begins(i))).collect())
+    }
+
+    /// The id of a token.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
     /// Tokens of a sentence, or of a pair of them; of a pair that is too long, the longer text is cut first.
     ///
     /// # Errors

@@ -109,6 +109,11 @@ fn gradients_agree_with_autograd_and_finite_differences() {
         for batch_norm in [Update, Frozen, Stochastic { running: 0.5 }] {
             check(&toy, "cross-entropy", || vec![classes()], batch_norm);
         }
+        let mixed = move || -> Box<dyn Term> {
+            let mixed = Some((vec![2, 0, 1, 1, 0, 2], 0.3));
+            Box::new(CrossEntropy { output: last, class_weights: None, label_smoothing: 0.0, share: 1.0, mixed })
+        };
+        check(&toy, "cross-entropy of mixed samples", || vec![mixed()], Update);
         // By stage: 8 channels come out of each.
         let weights = |seed| -> Vec<f32> { host_values(&random(&[8], seed).abs().unwrap()).unwrap() };
         let stages: &'static [(usize, Vec<f32>)] = vec![(1, weights(1)), (2, weights(2))].leak();
@@ -178,6 +183,21 @@ fn singular_values_are_those_of_a_matrix_made_of_them() {
         assert!((value(2) - 2.0 * 4.25).abs() < 1e-5);
         assert!((value(9) - 2.0 * 13.25).abs() < 1e-5, "no more than there are");
     }
+}
+
+#[test]
+fn the_loss_of_mixed_samples_is_that_of_both_labels_in_their_shares() {
+    let logits = random(&[4, 3], 6);
+    let outputs = BTreeMap::from([(1, Activation { data: logits, rows: crate::data::Rows::One })]);
+    let params = Params::default();
+    let loss = |targets: &[u32], mixed| {
+        let seen = Seen { outputs: &outputs, reference: &outputs, params: &params, targets };
+        let term = CrossEntropy { output: 1, class_weights: None, label_smoothing: 0.1, share: 1.0, mixed };
+        f64::from(term.loss(&seen).unwrap().to_scalar::<f32>().unwrap())
+    };
+    let (own, other) = ([0, 1, 2, 0], vec![2, 2, 1, 0]);
+    let expected = 0.7 * loss(&own, None) + 0.3 * loss(&other, None);
+    assert!((loss(&own, Some((other, 0.7))) - expected).abs() < 1e-6);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod family;
+pub mod pretraining;
 
 use serde::{Deserialize, Serialize};
 use topwork_core::net::{

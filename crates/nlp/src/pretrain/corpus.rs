@@ -1,0 +1,405 @@
+//! Text of any amount as numbered chunks, in files: what is in memory does not grow with it.
+//!
+//! A line is a sentence or paragraph; blank lines, and ends of files, stand between documents. Each line's tokens are
+//! written once; consecutive lines of a document that fit a sequence together are a chunk. The folder holds `tokens`
+//! (`u32`, the highest bit set where a word begins), `sentences` (the `u64` offset of each one's first token, and the end),
+//! `train` and `held-out` (a chunk's first sentence, number of sentences and document, three `u64`), and `index.json`, last.
+
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use topwork_core::observe::Observer;
+use topwork_core::seed::Seed;
+use topwork_core::{Error, Result, files};
+
+use crate::table::{Lines, open_source, place};
+use crate::tokenizer::TextTokenizer;
+
+/// Set in a token that begins a word.
+pub const WORD: u32 = 1 << 31;
+
+/// The files of a corpus, read line by line.
+pub struct Reader {
+    waiting: std::vec::IntoIter<PathBuf>,
+    current: Option<(String, Lines)>,
+}
+
+/// The files at `paths`, those of folders in the order of their names, and their bytes in all.
+///
+/// # Errors
+/// When one cannot be found, or there is none.
+pub fn files(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, u64)> {
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    let mut waiting: Vec<PathBuf> = paths.iter().rev().cloned().collect();
+    while let Some(path) = waiting.pop() {
+        let about = std::fs::metadata(&path).map_err(Error::io(&path))?;
+        if !about.is_dir() {
+            bytes += about.len();
+            found.push(path);
+            continue;
+        }
+        let mut inner: Vec<PathBuf> = Vec::new();
+        for entry in std::fs::read_dir(&path).map_err(Error::io(&path))? {
+            let entry = entry.map_err(Error::io(&path))?;
+            if !entry.file_name().to_string_lossy().starts_with('.') {
+                inner.push(entry.path());
+            }
+        }
+        inner.sort();
+        waiting.extend(inner.into_iter().rev());
+    }
+    match (paths.first(), found.is_empty()) {
+        (Some(first), true) => Err(Error::input(first.display(), "holds no files", "name text files or their folder")),
+        (None, _) => Err(Error::input("--corpus", "no text is named", "add a file or folder of text")),
+        _ => Ok((found, bytes)),
+    }
+}
+
+impl Reader {
+    /// Reads `files` one after the other.
+    pub fn new(files: Vec<PathBuf>) -> Self {
+        Self { waiting: files.into_iter(), current: None }
+    }
+
+    /// The next line; `Some(None)` where a document ends, which may come more than once.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is no text, with the line.
+    #[allow(clippy::option_option)] // The end of all text is not that of a document.
+    pub fn next_line(&mut self) -> Result<Option<Option<String>>> {
+        let Some((name, lines)) = &mut self.current else {
+            let Some(path) = self.waiting.next() else { return Ok(None) };
+            let name = path.display().to_string();
+            let lines = Lines::new(&name, open_source(&path)?);
+            self.current = Some((name, lines));
+            return Ok(Some(None));
+        };
+        let Some((number, line)) = lines.next_line() else {
+            self.current = None;
+            return Ok(Some(None));
+        };
+        let line = line?;
+        if line.contains('\0') {
+            let remedy = "leave the file out, or convert it to plain UTF-8 text";
+            return Err(Error::input(place(name, number), "holds a NUL byte: this is no text", remedy));
+        }
+        let line = line.trim();
+        Ok(Some((!line.is_empty()).then(|| line.to_string())))
+    }
+}
+
+/// How text becomes chunks.
+pub struct Cutting<'a> {
+    /// Text to tokens.
+    pub tokenizer: &'a TextTokenizer,
+    /// Most tokens of a chunk.
+    pub longest: usize,
+    /// Share of the documents that are held out.
+    pub hold_out: f64,
+    /// Decides which.
+    pub seed: Seed,
+}
+
+/// What is in the folder.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Counts {
+    documents: u64,
+    sentences: u64,
+    tokens: u64,
+    /// Chunks to learn from, and held out.
+    chunks: [u64; 2],
+    /// Documents that these are of.
+    told: [u64; 2],
+}
+
+/// The chunks' names, by part.
+const PARTS: [&str; 2] = ["train", "held-out"];
+
+/// A corpus of chunks.
+pub struct Corpus {
+    counts: Counts,
+    tokens: Records,
+    sentences: Records,
+    chunks: [Records; 2],
+}
+
+/// A file of numbers.
+struct Records {
+    file: Mutex<File>,
+    path: PathBuf,
+}
+
+/// A part of a corpus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// To learn from.
+    Train,
+    /// To judge by.
+    HeldOut,
+}
+
+/// Consecutive sentences of a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// Which document.
+    pub document: u64,
+    /// Each one's tokens.
+    pub sentences: Vec<Vec<u32>>,
+}
+
+struct Writer {
+    out: BufWriter<File>,
+    path: PathBuf,
+}
+
+impl Writer {
+    fn create(path: PathBuf) -> Result<Self> {
+        let out = BufWriter::with_capacity(1 << 16, File::create(&path).map_err(Error::io(&path))?);
+        Ok(Self { out, path })
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.out.write_all(bytes).map_err(Error::io(&self.path))
+    }
+
+    fn end(mut self) -> Result<()> {
+        self.out.flush().map_err(Error::io(&self.path))
+    }
+}
+
+impl Corpus {
+    /// Cuts the text of `reader` and writes it to `folder`; the number of its `bytes` is for the progress.
+    ///
+    /// # Errors
+    /// When text cannot be read, the folder cannot be written, or there is no sentence.
+    pub fn build(folder: &Path, reader: &mut Reader, cutting: &Cutting<'_>, observer: &dyn Observer) -> Result<Self> {
+        files::create_dir_all(folder)?;
+        let create = |name: &str| Writer::create(folder.join(name));
+        let (mut tokens, mut sentences) = (create("tokens")?, create("sentences")?);
+        let mut parts = [create(PARTS[0])?, create(PARTS[1])?];
+        let mut counts = Counts::default();
+        let mut document: Vec<usize> = Vec::new();
+        let mut told = 0;
+        loop {
+            let line = reader.next_line()?;
+            let Some(line) = line else {
+                close(&mut document, &mut counts, cutting, &mut parts)?;
+                break;
+            };
+            let Some(line) = line else {
+                close(&mut document, &mut counts, cutting, &mut parts)?;
+                continue;
+            };
+            let found: Vec<u32> = cutting
+                .tokenizer
+                .pieces(&line)?
+                .into_iter()
+                .map(|(id, begins)| id | if begins { WORD } else { 0 })
+                .collect();
+            for piece in found.chunks(cutting.longest) {
+                sentences.put(&counts.tokens.to_le_bytes())?;
+                for token in piece {
+                    tokens.put(&token.to_le_bytes())?;
+                }
+                counts.tokens += piece.len() as u64;
+                counts.sentences += 1;
+                document.push(piece.len());
+                // A document without end is cut where memory would grow.
+                if document.len() >= 1 << 16 {
+                    close(&mut document, &mut counts, cutting, &mut parts)?;
+                }
+            }
+            if counts.sentences / 100_000 > told {
+                told = counts.sentences / 100_000;
+                observer.message(&format!("read {} sentences, {} tokens", counts.sentences, counts.tokens));
+            }
+        }
+        sentences.put(&counts.tokens.to_le_bytes())?;
+        tokens.end()?;
+        sentences.end()?;
+        for part in parts {
+            part.end()?;
+        }
+        let path = folder.join("index.json");
+        let text = serde_json::to_vec_pretty(&counts).map_err(|e| Error::io(&path)(e.into()))?;
+        files::write_atomic_bytes(&path, &text)?;
+        Self::open(folder)?.ok_or_else(|| Error::io(&path)(std::io::ErrorKind::NotFound.into()))
+    }
+
+    /// What [`Corpus::build`] wrote, if it came to its end.
+    ///
+    /// # Errors
+    /// When a file of it is gone.
+    pub fn open(folder: &Path) -> Result<Option<Self>> {
+        let Ok(text) = std::fs::read(folder.join("index.json")) else { return Ok(None) };
+        let Ok(counts) = serde_json::from_slice::<Counts>(&text) else { return Ok(None) };
+        let open = |name: &str| -> Result<Records> {
+            let path = folder.join(name);
+            let file = Mutex::new(File::open(&path).map_err(Error::io(&path))?);
+            Ok(Records { file, path })
+        };
+        let chunks = [open(PARTS[0])?, open(PARTS[1])?];
+        Ok(Some(Self { counts, tokens: open("tokens")?, sentences: open("sentences")?, chunks }))
+    }
+
+    /// Number of chunks in a part.
+    pub fn len(&self, part: Part) -> u64 {
+        self.counts.chunks[part as usize]
+    }
+
+    /// Whether a part has no chunk.
+    pub fn is_empty(&self, part: Part) -> bool {
+        self.len(part) == 0
+    }
+
+    /// Number of documents that have a chunk in a part.
+    pub fn documents(&self, part: Part) -> u64 {
+        self.counts.told[part as usize]
+    }
+
+    /// Number of tokens in all.
+    pub fn tokens(&self) -> u64 {
+        self.counts.tokens
+    }
+
+    /// Chunk `i` of a part.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn chunk(&self, part: Part, i: u64) -> Result<Chunk> {
+        let record = self.chunks[part as usize].words(24 * i, 3)?;
+        let (first, count, document) = (record[0], record[1], record[2]);
+        let offsets = self.sentences.words(8 * first, count as usize + 1)?;
+        let (start, end) = (offsets[0], offsets[count as usize]);
+        let bytes = self.tokens.bytes(4 * start, 4 * (end - start) as usize)?;
+        let tokens: Vec<u32> =
+            bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap_or_default())).collect();
+        let sentence = |pair: &[u64]| tokens[(pair[0] - start) as usize..(pair[1] - start) as usize].to_vec();
+        Ok(Chunk { document, sentences: offsets.windows(2).map(sentence).collect() })
+    }
+}
+
+/// Writes the chunks of the document that ends here, given its sentences' lengths.
+fn close(document: &mut Vec<usize>, counts: &mut Counts, cutting: &Cutting<'_>, parts: &mut [Writer; 2]) -> Result<()> {
+    if document.is_empty() {
+        return Ok(());
+    }
+    let number = counts.documents;
+    let held = cutting.seed.child(number).stream().uniform() < cutting.hold_out;
+    let part = usize::from(held);
+    let mut first = counts.sentences - document.len() as u64;
+    let (mut count, mut length, mut any) = (0u64, 0, false);
+    let mut put = |first: u64, count: u64, length: usize| -> Result<bool> {
+        // A pair takes a token on either side.
+        if length < 2 {
+            return Ok(false);
+        }
+        for value in [first, count, number] {
+            parts[part].put(&value.to_le_bytes())?;
+        }
+        counts.chunks[part] += 1;
+        Ok(true)
+    };
+    for &next in document.iter() {
+        if length + next > cutting.longest {
+            any |= put(first, count, length)?;
+            (first, count, length) = (first + count, 0, 0);
+        }
+        (count, length) = (count + 1, length + next);
+    }
+    any |= put(first, count, length)?;
+    counts.told[part] += u64::from(any);
+    counts.documents += 1;
+    document.clear();
+    Ok(())
+}
+
+impl Records {
+    fn bytes(&self, offset: u64, count: usize) -> Result<Vec<u8>> {
+        let mut found = vec![0; count];
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(&mut found));
+        done.map_err(Error::io(&self.path))?;
+        Ok(found)
+    }
+
+    fn words(&self, offset: u64, count: usize) -> Result<Vec<u64>> {
+        let bytes = self.bytes(offset, 8 * count)?;
+        Ok(bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().unwrap_or_default())).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::bert::family::BERT;
+
+    fn tokenizer() -> TextTokenizer {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer");
+        TextTokenizer::open(&fixture, &BERT, false, 128).unwrap()
+    }
+
+    fn built(folder: &Path, files: Vec<PathBuf>, longest: usize, hold_out: f64) -> Result<Corpus> {
+        let tokenizer = tokenizer();
+        let cutting = Cutting { tokenizer: &tokenizer, longest, hold_out, seed: Seed(3) };
+        Corpus::build(&folder.join("corpus"), &mut Reader::new(files), &cutting, &topwork_core::observe::Silent)
+    }
+
+    #[test]
+    fn chunks_are_of_one_document_and_fit() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (folder.path().join("a.txt"), folder.path().join("b.txt"));
+        std::fs::write(&a, "a b c\na b\n\n\nb c\r\nc b a a b c a b c a b c").unwrap();
+        std::fs::write(&b, "c c\n").unwrap();
+        let (files, bytes) = files(&[folder.path().to_path_buf()]).unwrap();
+        assert_eq!((files.as_slice(), bytes), ([a, b].as_slice(), 45));
+        let corpus = built(folder.path(), files, 5, 0.0).unwrap();
+        let lengths: Vec<(u64, Vec<usize>)> = (0..corpus.len(Part::Train))
+            .map(|i| corpus.chunk(Part::Train, i).unwrap())
+            .map(|chunk| (chunk.document, chunk.sentences.iter().map(Vec::len).collect()))
+            .collect();
+        let expected = [(0, vec![3, 2]), (1, vec![2]), (1, vec![5]), (1, vec![5]), (1, vec![2]), (2, vec![2])];
+        assert_eq!(lengths, expected);
+        assert_eq!((corpus.documents(Part::Train), corpus.tokens()), (3, 21));
+        let own = tokenizer().encode("a b c", None).unwrap().ids;
+        assert_eq!(
+            corpus.chunk(Part::Train, 0).unwrap().sentences[0],
+            own[1..4].iter().map(|t| t | WORD).collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn whole_documents_are_held_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        std::fs::write(&path, "a b\nb c a\n\n".repeat(400)).unwrap();
+        let corpus = built(folder.path(), vec![path], 3, 0.25).unwrap();
+        let held = corpus.documents(Part::HeldOut);
+        assert!((70..=130).contains(&held), "{held}");
+        assert_eq!(corpus.documents(Part::Train) + held, 400);
+        assert_eq!(corpus.len(Part::HeldOut), 2 * held);
+    }
+
+    #[test]
+    fn a_long_text_has_its_tokens_once_and_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        std::fs::write(&path, "a b c ".repeat(1000)).unwrap();
+        let corpus = built(folder.path(), vec![path], 125, 0.0).unwrap();
+        assert_eq!((corpus.tokens(), corpus.len(Part::Train)), (3000, 24));
+    }
+
+    #[test]
+    fn what_is_no_text_is_refused_with_the_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        for (bytes, reason) in [(&b"fine\nnot \0 fine\n"[..], "NUL"), (b"fine\n\xff\xfe\n", "UTF-8")] {
+            std::fs::write(&path, bytes).unwrap();
+            let message = built(folder.path(), vec![path.clone()], 5, 0.0).err().unwrap().to_string();
+            assert!(message.contains(reason) && message.contains("line 2"), "{message}");
+        }
+    }
+}

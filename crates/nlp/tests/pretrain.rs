@@ -1,0 +1,166 @@
+//! `pretrain` end to end: from text to a model that `train` starts from; kills, wrong input, reproduced scores.
+
+mod support;
+
+use support::{Home, Ran, empty, model, table};
+
+/// Documents of two to four sentences, every one about one of three things.
+fn text(documents: usize) -> String {
+    let things = ["film plot actor scene", "bread oven flour salt", "river boat bridge bank"];
+    let mut draw = topwork_core::seed::Seed(4).stream();
+    let mut text = String::new();
+    for i in 0..documents {
+        let words: Vec<&str> = things[i % 3].split(' ').collect();
+        for _ in 0..2 + draw.below(3) {
+            let mut pick = || words[draw.below(words.len())];
+            text += &format!("the {} was near the {} and a {}\n", pick(), pick(), pick());
+        }
+        text.push('\n');
+    }
+    text
+}
+
+const SMALL: [&str; 19] = [
+    "--layers",
+    "2",
+    "--width",
+    "16",
+    "--heads",
+    "2",
+    "--vocabulary",
+    "60",
+    "--max-tokens",
+    "48",
+    "--batch-size",
+    "8",
+    "--hold-out",
+    "0.2",
+    "--steps",
+    "24",
+    "--seed",
+    "3",
+    "--quiet",
+];
+
+fn home() -> Home {
+    let home = empty();
+    home.write("text/a.txt", text(90));
+    home
+}
+
+fn args<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&["pretrain", "--corpus", "text", "--out", "run"], &SMALL[..], more].concat()
+}
+
+fn pretrained(home: &Home, more: &[&str]) -> Ran {
+    home.run(&args(more))
+}
+
+#[test]
+fn a_model_from_text_alone_is_what_train_starts_from() {
+    let home = home();
+    let said = pretrained(&home, &[]).well();
+    assert!(said.contains("hidden tokens guessed") && said.contains("run/model"), "{said}");
+    assert!(!home.path("run/corpus").exists());
+    let config = home.json("run/model/config.json");
+    assert_eq!(config["architectures"][0], "BertForPreTraining");
+    let weights = topwork_core::checkpoint::read(&home.path("run/model/model.safetensors")).unwrap();
+    for name in [
+        "bert.embeddings.word_embeddings.weight",
+        "bert.encoder.layer.1.attention.self.query.weight",
+        "bert.pooler.dense.weight",
+        "cls.predictions.bias",
+        "cls.predictions.transform.dense.weight",
+        "cls.predictions.transform.LayerNorm.bias",
+        "cls.seq_relationship.weight",
+    ] {
+        assert!(weights.contains_key(name), "{name}");
+    }
+    assert_eq!(weights.len(), 5 + 2 * 16 + 2 + 7);
+    home.write("train.tsv", table(24, 1));
+    home.run(&["train", "--train", "train.tsv", "--model", "run", "--out", "task", "--quiet"]).well();
+}
+
+#[test]
+fn a_run_that_is_killed_and_resumed_ends_in_the_same_bytes() {
+    let all: Vec<&str> = args(&[]).into_iter().map(|arg| if arg == "24" { "60" } else { arg }).collect();
+    let all = [&all[..], &["--checkpoint-every", "3"]].concat();
+    let other = home();
+    other.run(&all).well();
+    let expected = other.result("run");
+    let home = home();
+    home.kill_at(&all, "run", 0);
+    for checkpoints in [1, 3, 5] {
+        home.kill_at(&["pretrain", "--resume", "--out", "run", "--quiet"], "run", checkpoints);
+    }
+    // Another value of a flag would make it another run.
+    home.run(&["pretrain", "--resume", "--out", "run", "--seed", "4"]).refused(&["--seed", "started with 3"]);
+    home.run(&["pretrain", "--resume", "--out", "run", "--quiet"]).well();
+    assert!(home.result("run") == expected);
+    home.run(&["pretrain", "--resume", "--out", "run"]).refused(&["finished"]);
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let [one, three] = ["1", "3"].map(|threads| {
+        let home = home();
+        pretrained(&home, &["--threads", threads]).well();
+        home.result("run")
+    });
+    assert!(one == three);
+}
+
+#[test]
+fn the_scores_of_a_run_are_reproduced_from_its_model() {
+    let home = home();
+    let of_run: serde_json::Value = serde_json::from_str(&pretrained(&home, &["--json"]).well()).unwrap();
+    let judge = ["pretrain", "--evaluate", "run", "--corpus", "text", "--json", "--quiet"];
+    let judged = |more: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&home.run(&[&judge, more].concat()).well()).unwrap()
+    };
+    let again = judged(&["--hold-out", "0.2", "--seed", "3"]);
+    assert_eq!(again["scores"], of_run["summary"]["scores"]);
+    // Without a part held out, all of the text is judged.
+    let all = judged(&[]);
+    assert!(all["scores"]["pairs"].as_u64() > again["scores"]["pairs"].as_u64().map(|pairs| 3 * pairs));
+}
+
+#[test]
+fn a_model_goes_on_with_its_own_tokenizer_and_new_heads() {
+    let home = home();
+    let go_on = ["pretrain", "--corpus", "text", "--out", "run", "--model", model(), "--steps", "3"];
+    home.run(&go_on).well();
+    let [ours, theirs] = [&home.path("run/model"), std::path::Path::new(model())]
+        .map(|folder| std::fs::read(folder.join("vocab.txt")).unwrap());
+    assert!(ours == theirs);
+    // A classifier has lost the heads.
+    home.run(&["pretrain", "--evaluate", model(), "--corpus", "text"]).refused(&["heads of pre-training"]);
+}
+
+#[test]
+fn text_that_cannot_be_learned_from_is_refused_and_leaves_nothing() {
+    let home = home();
+    let small = &SMALL[..];
+    let refuses = |corpus: &str, parts: &[&str]| {
+        home.refuses(&[&["pretrain", "--corpus", corpus, "--out", "new/run"], small].concat(), parts);
+    };
+    home.write("empty.txt", "\n \n");
+    home.write("one.txt", "the film was near the plot\nthe actor and a scene\n".repeat(40));
+    home.write("nul.txt", text(20) + "a\0b\n");
+    home.write("latin.txt", [text(20).as_bytes(), b"caf\xe9\n"].concat());
+    std::fs::create_dir(home.path("nothing")).unwrap();
+    refuses("empty.txt", &["no text"]);
+    refuses("one.txt", &["single document", "blank line"]);
+    refuses("nul.txt", &["nul.txt, line", "NUL"]);
+    refuses("latin.txt", &["latin.txt, line", "UTF-8"]);
+    refuses("nothing", &["nothing: holds no files"]);
+    refuses("absent", &["absent"]);
+    home.refuses(&["pretrain", "--out", "new"], &["--corpus"]);
+    home.refuses(&["pretrain", "--corpus", "text"], &["--out"]);
+    home.refuses(&args(&["--mask", "2"]), &["--mask 2"]);
+    home.refuses(&["pretrain", "--corpus", "text", "--out", "new", "--vocabulary", "10"], &["--vocabulary 10"]);
+    home.refuses(
+        &["pretrain", "--corpus", "text", "--out", "new", "--model", model(), "--max-tokens", "64"],
+        &["--max-tokens 64", "only 32"],
+    );
+}
