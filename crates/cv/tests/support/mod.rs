@@ -13,6 +13,7 @@ use image::{Rgb, RgbImage};
 use topwork_core::domain::Opened;
 use topwork_core::net::Params;
 use topwork_core::seed::Seed;
+use topwork_core::task::Task;
 use topwork_cv::pipeline::{Interpolation, Pipeline};
 use topwork_cv::{model_folder, models};
 
@@ -34,7 +35,8 @@ pub fn saved(architecture: &str, side: usize, classes: Option<Vec<String>>) -> S
     let weights = Params::initial(&network.params(), Seed(1), &Device::Cpu).unwrap().snapshot();
     let pipeline =
         Pipeline { resize: side, crop: side, interpolation: Interpolation::Bilinear, ..Pipeline::imagenet() };
-    model_folder::save(&folder, &Opened { network, weights, pipeline, classes }).unwrap();
+    let task = classes.map(Task::classes);
+    model_folder::save(&folder, &Opened { network, weights, pipeline, task }).unwrap();
     folder.display().to_string()
 }
 

@@ -108,6 +108,15 @@ fn gradients_agree_with_autograd_and_finite_differences() {
         };
         for batch_norm in [Update, Frozen, Stochastic { running: 0.5 }] {
             check(&toy, "cross-entropy", || vec![classes()], batch_norm);
+            let labels = || -> Vec<Box<dyn Term>> {
+                let targets = random(&[6, 3], 8).ge(0.0).unwrap().to_dtype(candle_core::DType::F32).unwrap();
+                let weights = Some(Tensor::new(&[0.5f32, 1.0, 3.0], &Device::Cpu).unwrap());
+                vec![Box::new(BinaryCrossEntropy { output: last, targets, weights })]
+            };
+            check(&toy, "binary cross-entropy", labels, batch_norm);
+            let values =
+                || -> Vec<Box<dyn Term>> { vec![Box::new(SquaredError { output: last, targets: random(&[6, 3], 9) })] };
+            check(&toy, "squared error", values, batch_norm);
         }
         let mixed = move || -> Box<dyn Term> {
             let mixed = Some((vec![2, 0, 1, 1, 0, 2], 0.3));
@@ -209,4 +218,23 @@ fn a_distribution_diverges_from_itself_by_nothing() {
     let targets = log_softmax(&(logits / 3.0).unwrap()).unwrap();
     let term = SoftLabels { output: 2, layer: None, targets, weight: 1.0, temperature: 3.0 };
     assert!(term.loss(&seen).unwrap().to_scalar::<f32>().unwrap().abs() < 1e-6);
+}
+
+/// The formulas of torch's binary_cross_entropy_with_logits, `pos_weight` included, and mse_loss.
+#[test]
+fn losses_of_numbers_are_those_of_torch() {
+    let logits = Tensor::new(&[[1.5f32, -40.0], [-0.25, 3.0]], &Device::Cpu).unwrap();
+    let targets = Tensor::new(&[[1.0f32, 1.0], [0.0, 0.0]], &Device::Cpu).unwrap();
+    let rows = crate::data::Rows::One;
+    let outputs = BTreeMap::from([(1, Activation { data: logits, rows })]);
+    let (none, params) = (BTreeMap::new(), Params::default());
+    let seen = Seen { outputs: &outputs, reference: &none, params: &params, targets: &[] };
+    let weights = Some(Tensor::new(&[0.5f32, 2.0], &Device::Cpu).unwrap());
+    let value = |term: &dyn Term| term.loss(&seen).unwrap().to_scalar::<f32>().unwrap();
+    let binary = value(&BinaryCrossEntropy { output: 1, targets: targets.clone(), weights });
+    let soft = |x: f64| (1.0 + x.exp()).ln();
+    let expected = (0.5 * soft(-1.5) + 2.0 * 40.0 + soft(-0.25) + soft(3.0)) / 4.0;
+    assert!((f64::from(binary) - expected).abs() < 1e-5, "{binary} {expected}");
+    let squared = value(&SquaredError { output: 1, targets });
+    assert!((squared - (0.25 + 1681.0 + 0.0625 + 9.0) / 4.0).abs() < 1e-3, "{squared}");
 }
