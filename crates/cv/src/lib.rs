@@ -44,6 +44,7 @@ impl Domain for Photos {
     const BINARY: &'static str = "topwork-cv";
     const ITEM: (&'static str, &'static str) = ("photo", "photos");
     const DEFAULT_MODEL: &'static str = models::cards::DEFAULT;
+    const EMBEDDED_MODEL: Option<&'static str> = Some(models::cards::EMBEDDED);
     const HUB_FILES: &'static [RemoteFile] = models::cards::HUB_FILES;
     const LIBRARIES: &'static [&'static str] = &["torchvision", "timm"];
 

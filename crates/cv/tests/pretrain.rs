@@ -90,7 +90,7 @@ fn wrong_flags() {
     refuses(&["--crop-scale", "3"], &["--crop-scale 3", "from 0 to 1"]);
     let unnamed = ["pretrain", "--data", "data", "--out", "new"];
     home.refuses(&unnamed, &["--model: no network is named", "models list"]);
-    home.refuses(&[&unnamed[..], &["--model", "tiny-resnett"]].concat(), &["tiny-resnett", "no model of this name"]);
+    home.refuses(&[&unnamed[..], &["--model", "tiny-resnett"]].concat(), &["tiny-resnett", "did you mean tiny-resnet"]);
 }
 
 #[test]
@@ -98,4 +98,44 @@ fn the_help_shows_no_flags_of_other_strategies() {
     let help = Home::run(&home(), &["pretrain", "--help"]).well();
     assert!(["--view-scales", "--cutmix", "--resume", "NETWORK"].iter().all(|flag| help.contains(flag)), "{help}");
     assert!(["--lora-alpha", "--teacher", "--probe", "--strategy"].iter().all(|flag| !help.contains(flag)), "{help}");
+}
+
+#[test]
+fn where_the_default_cannot_be_had_the_embedded_model_takes_its_place() {
+    let home = home();
+    let flags = ["train", "--data", "data", "--out", "run", "--offline"];
+    let mut command = home.command(&flags);
+    // Not what this machine may have.
+    let ran = support::run(command.env("HF_HOME", home.path("none")).env("TORCH_HOME", home.path("none")));
+    assert!(ran.err.contains("efficientnet-lite0 cannot be had; tiny-resnet"), "{}", ran.err);
+    assert!(ran.well().contains("accuracy 1.0000"));
+    let text = std::fs::read_to_string(home.path("run/run.toml")).unwrap();
+    assert!(text.contains("model = \"tiny-resnet\""), "{text}");
+}
+
+#[test]
+fn the_embedded_model_is_listed_and_shown_and_needs_no_network() {
+    let home = home();
+    let line = home.run(&["models", "list"]).well();
+    let line = line.lines().find(|line| line.starts_with("tiny-resnet")).unwrap().to_string();
+    assert!(line.contains("2,753,896") && line.ends_with("embedded"), "{line}");
+    let shown = home.run(&["models", "show", "tiny-resnet"]).well();
+    assert!(shown.contains("Tiny ImageNet") && shown.contains("centre 32 × 32"), "{shown}");
+    home.run(&["models", "fetch", "tiny-resnet"]).well();
+}
+
+#[test]
+fn an_export_in_half_precision_is_half_as_large_and_answers_alike() {
+    let home = home();
+    home.run(&["export", "tiny-resnet", "--out", "whole.safetensors"]).well();
+    home.run(&["export", "tiny-resnet", "--half", "--out", "half.safetensors"]).well();
+    let size = |name: &str| std::fs::metadata(home.path(name)).unwrap().len();
+    assert!(size("half.safetensors") < size("whole.safetensors") * 51 / 100);
+    let features = |model: &str| -> Vec<f64> {
+        let line = home.run(&["embed", model, "data/red/1.png", "--offline"]).well();
+        line.trim().split('\t').skip(1).map(|number| number.parse().unwrap()).collect()
+    };
+    let (half, whole) = (features("half.safetensors"), features("whole.safetensors"));
+    assert_eq!(half.len(), 256);
+    assert!(half.iter().zip(&whole).all(|(a, b)| (a - b).abs() < 1e-3 * b.abs().max(1.0)));
 }

@@ -14,7 +14,7 @@ use topwork_nlp::Sentences;
 use super::grid::Entry;
 use super::transfer::Transfer;
 
-/// What photos are fitted with.
+/// What photos are fitted with in the long benchmark.
 pub const PHOTO_MODEL: &str = "efficientnet-lite0";
 /// What sentences are fitted with.
 pub const TEXT_MODEL: &str = "all-minilm-l6-v2";
@@ -24,11 +24,11 @@ pub type Parts<I> = (Vec<(I, String)>, Vec<(I, String)>);
 
 type Say<'a> = &'a (dyn Fn(String) + Sync);
 
-/// A contest on photos, seen `side` pixels wide.
+/// A contest on photos with a model, which sees them at a size of its own or `side` pixels wide.
 pub fn photos(
     name: &'static str,
     (train, test): Parts<PathBuf>,
-    side: usize,
+    (model, side): (&str, Option<usize>),
     entries: Vec<Entry>,
     setting: String,
     folder: &Path,
@@ -43,14 +43,14 @@ pub fn photos(
     let part = |validation: &str| topwork_cv::DataArgs {
         train: Some(lists.join("train.csv")),
         validation: Some(lists.join(validation)),
-        size: Some(side),
+        size: side,
         ..topwork_cv::DataArgs::default()
     };
     Ok(Transfer {
         domain: "cv",
         data: name,
         classes: first_of_each(&train).len(),
-        missing: missing::<Photos>(PHOTO_MODEL, say)?,
+        missing: missing::<Photos>(model, say)?,
         whole: part("test.csv"),
         brief: part("brief.csv"),
         test,

@@ -1,28 +1,26 @@
 //! The short benchmark: the two bundled sets, three strategies with given settings, in five minutes.
 //!
-//! From scratch learns a network that suits few samples better than the pre-trained one does: with those, some tens of
+//! Photos are fitted with the model that is embedded in the binary, and from scratch with the same network. Of sentences,
+//! from scratch learns a network that suits few samples better than the pre-trained one does: with that, some tens of
 //! samples and a minute stay at chance. It is written to disk here, so that it needs no download.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::{Device, Tensor};
 use serde_json::json;
-use topwork_core::domain::{Domain, Opened};
 use topwork_core::net::Network;
 use topwork_core::plan::BatchNormMode;
 use topwork_core::seed::Seed;
 use topwork_core::strategy::Options;
 use topwork_core::{checkpoint, model};
-use topwork_cv::Photos;
+use topwork_cv::models::cards::EMBEDDED;
 use topwork_nlp::models::bert::{BertConfig, Pooling};
 
 use super::Contest;
-use super::domains::{self, PHOTO_MODEL, TEXT_MODEL};
+use super::domains::{self, TEXT_MODEL};
 use super::grid::{self, Budget, Entry, Size};
-
-const FRESH_PHOTO_MODEL: &str = "resnet18";
 
 /// Prepares both contests below `folder`; `say` hears what takes time.
 pub fn contests(size: Size, folder: &Path, say: &(dyn Fn(String) + Sync)) -> Result<Vec<Box<dyn Contest>>> {
@@ -39,13 +37,13 @@ fn entry(strategy: &'static str, model: &str, options: Options, size: Size, clas
 }
 
 fn entries(
-    (fresh, from_scratch): (&Path, Options),
+    (fresh, from_scratch): (&str, Options),
     (model, fine_tuning): (&str, Options),
     size: Size,
     classes: usize,
 ) -> Vec<Entry> {
     let mut entries = vec![
-        entry("from-scratch", &fresh.to_string_lossy(), from_scratch, size, classes),
+        entry("from-scratch", fresh, from_scratch, size, classes),
         entry("feature-extraction", model, Options::default(), size, classes),
     ];
     if size != Size::Smallest {
@@ -56,12 +54,6 @@ fn entries(
 
 fn photos(size: Size, folder: &Path, say: &(dyn Fn(String) + Sync)) -> Result<Box<dyn Contest>> {
     let (train, test) = domains::digits(folder)?;
-    let fresh = folder.join("data/photo-model");
-    let network = topwork_cv::models::network(FRESH_PHOTO_MODEL, 10, 224).context("an unknown network")?;
-    let (weights, pipeline) = (random(&network)?, topwork_cv::models::cards::usual(FRESH_PHOTO_MODEL));
-    let opened = Opened { network, weights, pipeline, task: None };
-    domains::replace(&fresh, |folder| Ok(Photos::save(folder, &opened)?))?;
-    let side = if size == Size::Smallest { 64 } else { 96 };
     let epochs = if size == Size::Smallest { 12 } else { 20 };
     // A mirrored digit is another one or none.
     let plain = Options { augment: Some(false), batch_size: Some(8), ..Options::default() };
@@ -75,12 +67,11 @@ fn photos(size: Size, folder: &Path, say: &(dyn Fn(String) + Sync)) -> Result<Bo
     };
     let from_scratch = Options { epochs: Some(epochs), ..plain };
     let setting = format!(
-        "digits: {PHOTO_MODEL}, {side} × {side} pixels, {} test images; from scratch {FRESH_PHOTO_MODEL}, {epochs} \
-         epochs; fine-tuning 20 epochs, batch normalization frozen",
+        "digits: {EMBEDDED}, 32 × 32 pixels, {} test images; from scratch {epochs} epochs; fine-tuning 20 epochs, batch normalization frozen",
         test.len()
     );
-    let entries = entries((&fresh, from_scratch), (PHOTO_MODEL, fine_tuning), size, 10);
-    Ok(Box::new(domains::photos("digits", (train, test), side, entries, setting, folder, say)?))
+    let entries = entries((EMBEDDED, from_scratch), (EMBEDDED, fine_tuning), size, 10);
+    Ok(Box::new(domains::photos("digits", (train, test), (EMBEDDED, None), entries, setting, folder, say)?))
 }
 
 fn sentences(size: Size, folder: &Path, say: &(dyn Fn(String) + Sync)) -> Result<Box<dyn Contest>> {
@@ -105,7 +96,8 @@ fn sentences(size: Size, folder: &Path, say: &(dyn Fn(String) + Sync)) -> Result
         test.len()
     );
     let learn = |epochs, rate| Options { epochs: Some(epochs), learning_rate: Some(rate), ..Options::default() };
-    let entries = entries((&fresh, learn(20, 1e-3)), (TEXT_MODEL, learn(15, 1e-4)), size, labels.len());
+    let entries =
+        entries((&fresh.to_string_lossy(), learn(20, 1e-3)), (TEXT_MODEL, learn(15, 1e-4)), size, labels.len());
     Ok(Box::new(domains::sentences("debian-sections", (train, test), tokens, entries, setting, folder, say)?))
 }
 
@@ -141,6 +133,7 @@ fn small_encoder(folder: &Path, texts: &[(String, String)]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use topwork_core::domain::Domain;
     use topwork_nlp::Sentences;
 
     use super::*;

@@ -160,7 +160,7 @@ impl Set {
                 all.0.retain(sample);
                 let parts = self.part(all)?;
                 let entries = entries(PHOTO_MODEL, classes(&parts.0).len());
-                Ok(Box::new(domains::photos(name, parts, extent, entries, setting, folder, say)?))
+                Ok(Box::new(domains::photos(name, parts, (PHOTO_MODEL, Some(extent)), entries, setting, folder, say)?))
             }
             Kind::Sentences => {
                 let all = if self.bundled { domains::debian_sections()? } else { sentences_in(place)? };
