@@ -25,7 +25,7 @@ use crate::plan_file;
 use crate::report;
 use crate::run::{self, RunDir};
 use crate::seed::Seed;
-use crate::source::{self, Fetcher, Reference};
+use crate::source::{self, Fetcher, Reference, WRONG_CHECKSUM};
 use crate::strategy::{self, Facts, Options, Settings, Strategy};
 use crate::summary::Summary;
 use crate::task::Task;
@@ -202,7 +202,8 @@ impl<D: Domain> Fit<D> {
             Start::Pretrained => {
                 if opened.weights.is_empty() {
                     opened.weights = match (open_model::<D>(name, self.machine.offline, observer), self.substitute()) {
-                        (Err(Error::Input { .. }), Some(embedded)) => {
+                        // A file that is not what it should be is no reason to go on.
+                        (Err(Error::Input { reason, .. }), Some(embedded)) if !reason.contains(WRONG_CHECKSUM) => {
                             observer.message(&format!(
                                 "{name} cannot be had; {embedded}, which is part of this program, takes its place \
                                  (--model names another)"

@@ -376,7 +376,7 @@ mod tests {
         assert_eq!((scores.mean_absolute_error, metrics.loss), (1.25, 17.0 / 4.0));
         assert!((scores.r2 - (1.0 - 17.0 / 5.0)).abs() < 1e-12);
         assert_eq!(scores.spearman, 1.0);
-        assert!((scores.pearson - 0.9621404708847278).abs() < 1e-12, "{}", scores.pearson);
+        assert!((scores.pearson - 11.5 / (5.0 * 28.75f64).sqrt()).abs() < 1e-12, "{}", scores.pearson);
     }
 
     #[test]

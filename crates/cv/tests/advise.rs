@@ -126,7 +126,8 @@ fn advice_on_what_makes_no_sense_is_refused() {
     refuses(&with(&["--data", "data", "--per-class", "0"]), &["--per-class 0", "nothing to learn from"]);
     refuses(&with(&["--data", "data", "--per-class", "1"]), &["class \"blue\"", "a single sample"]);
     refuses(&["--data", "data", "--models", "resnet19"], &["--models: none of them can be opened", "resnet19"]);
-    refuses(&["--data", "data"], &["--models", "no model of `models list` has its weights on this machine"]);
+    let embedded = home.run(&["advise", "--quiet", "--data", "data", "--out", "plan.toml"]).well();
+    assert!(embedded.contains("tiny-resnet"), "the model that is part of the program is at hand: {embedded}");
     home.write("taken.toml", "title = \"something else\"\n");
     refuses(&with(&["--data", "data", "--out", "taken.toml"]), &["taken.toml: it holds something else than a plan"]);
 }

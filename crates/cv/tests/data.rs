@@ -7,6 +7,7 @@ use image::{Rgb, RgbImage};
 use tempfile::TempDir;
 use topwork_core::data::{Splits, View};
 use topwork_core::seed::Seed;
+use topwork_core::task::Task;
 use topwork_cv::dataset::inputs::{InputArgs, stream};
 use topwork_cv::dataset::{DataArgs, splits};
 use topwork_cv::pipeline::Pipeline;
@@ -51,7 +52,7 @@ fn names(data: &dyn topwork_core::data::Dataset) -> Vec<String> {
 fn folders_are_classes_in_the_order_of_their_names() {
     let root = photos(&["train/b/2.png", "train/b/1.PNG", "train/a/odd näme.jpg", "val/a/x.png", "val/b/y.webp"]);
     let found = read(&data(root.path())).unwrap();
-    assert_eq!(found.task, ["a", "b"]);
+    assert_eq!(found.task.outputs, ["a", "b"]);
     assert_eq!(names(&*found.train), ["odd näme.jpg", "1.PNG", "2.png"]);
     assert_eq!((0..3).map(|i| found.train.target(i)).collect::<Vec<_>>(), [0, 1, 1]);
     assert_eq!(found.validation.len(), 2);
@@ -124,7 +125,7 @@ fn lists_name_paths_relative_to_themselves() {
     fs::write(&csv, "note,Path,label\n\"a, b\",p/2.png,zebra\n,p/1.png,ape\n,p/3.png,ape\n,p/4.png,zebra\n").unwrap();
     let args = DataArgs { train: Some(csv.clone()), validation: Some(csv), ..DataArgs::default() };
     let found = read(&args).unwrap();
-    assert_eq!(found.task, ["ape", "zebra"]);
+    assert_eq!(found.task.outputs, ["ape", "zebra"]);
     assert_eq!(names(&*found.train), ["2.png", "1.png", "3.png", "4.png"]);
     assert_eq!(found.train.target(0), 1);
 }
@@ -141,7 +142,7 @@ fn tab_separated_lists_with_columns_of_any_name_are_read() {
         label_column: Some(vec!["what".into()]),
         ..DataArgs::default()
     };
-    assert_eq!(read(&args).unwrap().classes, ["a", "b"]);
+    assert_eq!(read(&args).unwrap().task.outputs, ["a", "b"]);
 }
 
 #[test]
@@ -203,12 +204,12 @@ fn flags_that_do_not_fit_together_are_refused() {
 #[test]
 fn known_classes_keep_their_indices() {
     let root = photos(&["a/1.png", "c/1.png"]);
-    let known = ["z", "c", "a"].map(String::from);
+    let known = Task::classes(["z", "c", "a"].map(String::from).to_vec());
     let args = DataArgs { validation: Some(root.path().into()), ..DataArgs::default() };
     let found = splits(&args, &Pipeline::imagenet(), Some(&known), Seed(0)).unwrap();
     assert_eq!((found.validation.target(0), found.validation.target(1)), (2, 1));
     assert!(found.train.is_empty());
-    let known = ["a", "b"].map(String::from);
+    let known = Task::classes(["a", "b"].map(String::from).to_vec());
     let message = splits(&args, &Pipeline::imagenet(), Some(&known), Seed(0)).err().unwrap().to_string();
     assert!(message.contains("\"c\" was unseen in training"), "{message}");
 }

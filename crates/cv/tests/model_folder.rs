@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor};
 use topwork_core::domain::{Domain, Opened};
 use topwork_core::net::Params;
 use topwork_core::seed::Seed;
+use topwork_core::task::Task;
 use topwork_cv::Photos;
 use topwork_cv::model_folder::{open, save};
 use topwork_cv::models::{self, cards::card};
@@ -16,7 +17,8 @@ fn model(architecture: &str) -> Opened<Pipeline> {
     let network = models::network(architecture, 3, 64).unwrap();
     let weights = Params::initial(&network.params(), Seed(1), &Device::Cpu).unwrap().snapshot();
     let pipeline = Pipeline { resize: 75, crop: 64, interpolation: Interpolation::Bicubic, ..Pipeline::imagenet() };
-    Opened { network, weights, pipeline, classes: Some(["ant", "bee", "wasp"].map(String::from).to_vec()) }
+    let task = Some(Task::classes(["ant", "bee", "wasp"].map(String::from).to_vec()));
+    Opened { network, weights, pipeline, task }
 }
 
 #[test]
@@ -29,7 +31,7 @@ fn what_is_saved_is_opened_again() {
         let opened = open(folder.path(), None).unwrap();
         assert_eq!(opened.network, saved.network);
         assert_eq!(opened.pipeline, saved.pipeline);
-        assert_eq!(opened.task, saved.classes);
+        assert_eq!(opened.task, saved.task);
         assert!(opened.weights.keys().eq(saved.weights.keys()));
         let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert!(opened.weights.iter().all(|(name, t)| values(t) == values(&saved.weights[name])));

@@ -66,7 +66,7 @@ fn what_a_strategy_lacks_is_said() {
     refuses(&["--strategy", "soup"], &["--runs"]);
     refuses(&["--strategy", "soup", "--runs", "nowhere"], &["nowhere", "no such run"]);
     refuses(&["--strategy", "distillation"], &["--teacher"]);
-    refuses(&["--strategy", "distillation", "--teacher", model()], &["names no classes"]);
+    refuses(&["--strategy", "distillation", "--teacher", model()], &["names no outputs"]);
     refuses(&["--strategy", "partial", "--last-stages", "40"], &["--last-stages 40", "9 stages"]);
     refuses(&["--strategy", "wise-ft", "--alpha", "1.5"], &["--alpha 1.5"]);
     refuses(&["--strategy", "l2-sp", "--penalty", "-1"], &["--penalty -1"]);

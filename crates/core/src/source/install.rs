@@ -102,12 +102,15 @@ pub(super) fn is_whole(folder: &Path) -> bool {
         })
 }
 
+/// How the reason begins where a file is not what it should be.
+pub const WRONG_CHECKSUM: &str = "wrong checksum";
+
 /// An error that names the file and both checksums, unless they are equal.
 pub(super) fn check(origin: &str, expected: &str, found: &str) -> Result<()> {
     if expected.eq_ignore_ascii_case(found) {
         return Ok(());
     }
-    let reason = format!("wrong checksum: SHA-256 {expected} was expected, {found} was found; the file was removed");
+    let reason = format!("{WRONG_CHECKSUM}: SHA-256 {expected} was expected, {found} was found; the file was removed");
     let remedy = "fetch it again; if this persists, what the source offers has changed: get the file elsewhere and \
                   pass `--model PATH`";
     Err(Error::input(origin, reason, remedy))

@@ -14,6 +14,7 @@ mod torch_hub;
 use std::path::PathBuf;
 
 pub use fetch::{Fetched, Fetcher, find_weights};
+pub(crate) use install::WRONG_CHECKSUM;
 pub use reference::parse;
 
 /// What is known of one set of pre-trained weights.

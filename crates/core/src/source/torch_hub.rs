@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::RemoteFile;
-use super::install::Staging;
+use super::install::{Staging, WRONG_CHECKSUM};
 use crate::{Error, Result, files};
 
 /// `$TORCH_HOME/hub/checkpoints`, else `$XDG_CACHE_HOME/torch/hub/checkpoints`, else `~/.cache/torch/hub/checkpoints`, as
@@ -34,7 +34,7 @@ pub(super) fn fetch(staging: &mut Staging, folder: &Path, file: &'static str, ur
         let found = files::sha256_file(&path)?;
         if !found.starts_with(expected) {
             let reason =
-                format!("wrong checksum: a SHA-256 that begins with {expected} was expected, {found} was found");
+                format!("{WRONG_CHECKSUM}: a SHA-256 that begins with {expected} was expected, {found} was found");
             return Err(Error::input(origin, reason, "remove it and fetch it again"));
         }
     }

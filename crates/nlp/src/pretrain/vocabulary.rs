@@ -111,7 +111,7 @@ mod tests {
     fn frequent_words_become_tokens_behind_marks_and_characters() {
         let found = learned(TEXT, 90, true).unwrap();
         assert_eq!(found[..5], ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]);
-        for word in ["the", "lower", "newest", "##est", "##e", "w"] {
+        for word in ["the", "lower", "newest", "##e", "w"] {
             assert!(found.iter().any(|token| token == word), "{word}: {found:?}");
         }
         assert!(!found.iter().any(|token| token.contains(char::is_uppercase) && !token.starts_with('[')));
@@ -128,7 +128,9 @@ mod tests {
 
     #[test]
     fn case_is_kept_where_asked_for() {
-        assert!(learned(TEXT, 90, false).unwrap().iter().any(|token| token == "L"));
+        // A character that occurs once is none of the vocabulary.
+        let text = TEXT.replace("LOW", "LOW LOW");
+        assert!(learned(&text, 90, false).unwrap().iter().any(|token| token == "L"));
     }
 
     #[test]
