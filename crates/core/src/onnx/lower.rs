@@ -305,11 +305,7 @@ impl Lowering<'_> {
         let Shape::Rows(_) = x.shape else { return Err(misplaced(&attention.output.name, x)) };
         let asking = match attention.asks {
             Asks::Every => x.clone(),
-            Asks::First => {
-                let (from, to, axis) = ([0], [1], [1]);
-                let [from, to, axis] = [from, to, axis].map(|ints| self.builder.ints(&ints, false));
-                x.same(self.builder.node("Slice", [&x.value, &from, &to, &axis], vec![]))
-            }
+            Asks::First => x.same(self.first(&x.value)),
         };
         let heads = attention.heads;
         let query = self.linear(&attention.query, &asking)?;
@@ -331,7 +327,10 @@ impl Lowering<'_> {
         let scale = self.builder.float(((width / heads) as f32).sqrt().recip());
         scores = self.builder.node("Mul", [&scores, &scale], vec![]);
         if let Some(distances) = &attention.distances {
-            let terms = self.terms(distances)?;
+            let mut terms = self.terms(distances)?;
+            if attention.asks == Asks::First {
+                terms = self.first(&terms);
+            }
             scores = self.builder.node("Add", [&scores, &terms], vec![]);
         }
         scores = self.builder.node("Add", [&scores, &mask], vec![]);
@@ -345,6 +344,12 @@ impl Lowering<'_> {
         let shape = self.builder.ints(&shape, false);
         let joined = self.builder.node("Reshape", [&joined, &shape], vec![]);
         self.linear(&attention.output, &Flow::new(joined, flow))
+    }
+
+    /// The first of the second axis, which stays.
+    fn first(&mut self, x: &str) -> String {
+        let [from, to, axis] = [0, 1, 1].map(|int| self.builder.ints(&[int], false));
+        self.builder.node("Slice", [x, &from, &to, &axis], vec![])
     }
 
     /// `[samples, rows, width]` to `[samples, heads, rows, width / heads]`.

@@ -1,6 +1,6 @@
 //! A network as an ONNX graph (opset 20), for ONNX Runtime, OpenVINO and whatever else reads one.
 //!
-//! The graph comes from the description that everything else comes from: [`lower`] has an entry for every kind of layer.
+//! The graph comes from the description that everything else comes from: `lower` has an entry for every kind of layer.
 //! Images go in with the channels first, `[samples, channels, height, width]`, at the size of the description; sequences as
 //! `[samples, rows]`, padded, with a mask that is 1 where there is a row. Out come `logits` `[samples, classes]` or, of a
 //! backbone, `features` `[samples, width]`. How inputs are prepared is not in the graph.

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::net::{
-    Act, Asks, Attention, BatchNorm, Conv, Embed, Index, Layer, LayerNorm, Linear, Padding, PoolRows, Residual, Stage,
-    Table, Window,
+    Act, Asks, Attention, BatchNorm, Conv, Distances, Embed, Index, Layer, LayerNorm, Linear, Padding, PoolRows,
+    Residual, Stage, Table, Window,
 };
 use crate::seed::Seed;
 use candle_core::Device;
@@ -42,9 +42,10 @@ fn pictures() -> Network {
 fn sentences(asks: Asks) -> Network {
     let table = |name: &str, rows, index| Table { name: name.into(), rows, index };
     let tables = vec![table("words", 11, Index::Column(0)), table("places", 7, Index::Position(1))];
+    let distances = Distances { name: "near".into(), buckets: 8, farthest: 16, shared: false };
     let [query, key, value, output] = ["q", "k", "v", "o"].map(|name| linear(name, 6, 6));
     let attention =
-        Attention { query, key, value, output, heads: 2, dropout: 0.1, prefix: None, distances: None, asks };
+        Attention { query, key, value, output, heads: 2, dropout: 0.1, prefix: None, distances: Some(distances), asks };
     let shortcut = if asks == Asks::First { vec![Layer::PoolRows(PoolRows::First)] } else { vec![] };
     let norm = LayerNorm { name: "ln".into(), width: 6, eps: 1e-12 };
     let layers = vec![
@@ -130,6 +131,9 @@ fn sentences_are_padded_and_masked() {
         let model = written(&sentences(asks), ROWS, Output::Logits);
         well_formed(&model);
         assert_eq!(operators(&model).contains(&"ReduceSum"), asks == Asks::Every);
+        // Where one row asks, the terms by distance are those of one row.
+        let cuts = operators(&model).iter().filter(|op| **op == "Slice").count();
+        assert_eq!(cuts, if asks == Asks::First { 2 } else { 0 });
         let graph = model.graph.unwrap();
         let names: Vec<&str> = graph.input.iter().map(|input| input.name.as_str()).collect();
         assert_eq!(names, ["ids", "mask"], "no table has a row for the second column");
