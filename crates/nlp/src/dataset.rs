@@ -54,12 +54,10 @@ pub struct DataArgs {
 }
 
 impl DataArgs {
-    /// How targets are to be understood; a model that is judged says itself what its outputs are.
+    /// How targets are to be understood.
     fn asked(&self, known: Option<&Task>) -> TaskArgs {
         let Self { task, label_column, label_separator, .. } = self.clone();
-        let columns = known.filter(|task| task.kind == Kind::Values).map(|task| task.outputs.clone());
-        let label_column = label_column.or(columns);
-        TaskArgs { task: known.map(|task| task.kind).or(task), label_column, label_separator }
+        TaskArgs { task, label_column, label_separator }.of_model(known)
     }
 }
 

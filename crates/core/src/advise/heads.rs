@@ -134,10 +134,8 @@ impl<'a> Labelled<'a> {
                 Ok((fit.weight, fit.bias))
             }
             Method::Ridge { l2 } => {
-                let fit = {
-                    let truth = &ridge::signs(targets, classes);
-                    ridge::Problem { rows, width, truth, outputs: classes, weights }.fit(l2)?
-                };
+                let truth = &ridge::signs(targets, classes);
+                let fit = ridge::Problem { rows, width, truth, outputs: classes, weights }.fit(l2)?;
                 Ok((fit.weight, fit.bias))
             }
             Method::Prototypes => prototypes::head(rows, width, targets, classes).map_err(|class| {

@@ -18,7 +18,7 @@ use crate::pooled::{Reader, Ready};
 use crate::run::{RunDir, peak_memory};
 use crate::seed::Seed;
 use crate::strategy::{Facts, Options, Settings, Strategy};
-use crate::task::{Kind, Task};
+use crate::task::Task;
 use crate::train::{self, Companions, Job, Outcome};
 use crate::{Error, Result};
 
@@ -72,7 +72,7 @@ impl<'a, D: Domain> Bench<'a, D> {
     pub(super) fn plan(&self, strategy: &dyn Strategy, options: &Options, samples: usize) -> Result<Plan> {
         let settings = Settings { options: options.clone(), defaults: D::defaults() };
         strategy.check(&self.base, &settings)?;
-        Ok(strategy.plan(&self.base, &Facts { kind: Kind::Classes, outputs: self.task.len(), samples }, &settings))
+        Ok(strategy.plan(&self.base, &Facts { kind: self.task.kind, outputs: self.task.len(), samples }, &settings))
     }
 
     /// Takes a few steps of the plan's first phase of gradient descent. `pass` is the seconds that a frozen pass over

@@ -64,7 +64,7 @@ pub(super) fn run<D: Domain>(args: EvaluateArgs<D>, common: &Common) -> Result<(
     print_line(&format!("{metrics} on {} {}", metrics.samples, D::ITEM.1))?;
     print_line(&others(&metrics))?;
     let wide = metrics.by_class().iter().map(|c| c.name.chars().count()).max().unwrap_or(0).max(5);
-    if wide > 5 || !metrics.by_class().is_empty() {
+    if !metrics.by_class().is_empty() {
         print_line(&format!("{:<wide$} {:>9} {:>9} {:>9} {:>9}", "class", "precision", "recall", "F1", "samples"))?;
     }
     for c in metrics.by_class() {

@@ -9,7 +9,6 @@ use super::proto::{self, Attribute, Node, ValueInfo};
 pub struct Builder {
     graph: proto::Graph,
     constants: BTreeSet<String>,
-    values: usize,
 }
 
 impl Builder {
@@ -18,10 +17,13 @@ impl Builder {
         self.graph.input.push(ValueInfo::tensor(name, kind, dims));
     }
 
-    /// Adds a node; gives the name of what comes out of it.
+    /// Adds a node, unless the very same is there: every operator used is a function. Gives the name of what comes out.
     pub fn node<const N: usize>(&mut self, op: &str, inputs: [&str; N], attribute: Vec<Attribute>) -> String {
-        let output = format!("{op}_{}", self.values);
-        self.values += 1;
+        let same = |node: &&Node| node.op_type == op && node.input == inputs && node.attribute == attribute;
+        if let Some(node) = self.graph.node.iter().find(same) {
+            return node.output[0].clone();
+        }
+        let output = format!("{op}_{}", self.graph.node.len());
         self.graph.node.push(Node {
             input: inputs.map(String::from).to_vec(),
             output: vec![output.clone()],

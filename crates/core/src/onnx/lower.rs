@@ -134,7 +134,7 @@ impl Lowering<'_> {
             }
             Layer::Embed(embed) => self.embed(embed, &x)?,
             Layer::Attention(attention) => self.attention(attention, &x)?,
-            Layer::PoolRows(pool) => self.pool_rows(*pool, &x),
+            Layer::PoolRows(pool) => self.pool_rows(*pool, &x)?,
             Layer::Gate(layers) => {
                 let factors = self.layers(layers, x.clone())?;
                 x.same(self.builder.node("Mul", [&x.value, &factors.value], vec![]))
@@ -398,8 +398,8 @@ impl Lowering<'_> {
         Ok(self.builder.node("Transpose", [&found], vec![Attribute::ints("perm", [2, 0, 1])]))
     }
 
-    fn pool_rows(&mut self, pool: PoolRows, x: &Flow) -> Flow {
-        let Shape::Rows(width) = x.shape else { return x.clone() };
+    fn pool_rows(&mut self, pool: PoolRows, x: &Flow) -> Result<Flow> {
+        let Shape::Rows(width) = x.shape else { return Ok(x.clone()) };
         let axis = self.builder.ints(&[1], false);
         let drop_axis = || vec![Attribute::int("keepdims", 0)];
         let value = match pool {
@@ -408,19 +408,19 @@ impl Lowering<'_> {
                 self.builder.node("Gather", [&x.value, &first], vec![Attribute::int("axis", 1)])
             }
             PoolRows::Mean => {
-                let Ok(mask) = self.mask(&[2]) else { return x.clone() };
+                let mask = self.mask(&[2])?;
                 let kept = self.builder.node("Mul", [&x.value, &mask], vec![]);
                 let sum = self.builder.node("ReduceSum", [&kept, &axis], drop_axis());
                 let count = self.builder.node("ReduceSum", [&mask, &axis], drop_axis());
                 self.builder.node("Div", [&sum, &count], vec![])
             }
             PoolRows::Max => {
-                let Ok(absent) = self.masked(&[2]) else { return x.clone() };
+                let absent = self.masked(&[2])?;
                 let kept = self.builder.node("Add", [&x.value, &absent], vec![]);
                 self.builder.node("ReduceMax", [&kept, &axis], drop_axis())
             }
         };
-        Flow::new(value, Shape::One(width))
+        Ok(Flow::new(value, Shape::One(width)))
     }
 
     /// Scaled to length 1.

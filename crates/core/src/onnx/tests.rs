@@ -141,6 +141,17 @@ fn sentences_are_padded_and_masked() {
 }
 
 #[test]
+fn what_layers_share_is_computed_once() {
+    let mut network = sentences(Asks::Every);
+    let again = network.stages[0].layers[1].clone();
+    network.stages[0].layers.insert(2, again);
+    let model = written(&network, ROWS, Output::Logits);
+    well_formed(&model);
+    let count = |wanted: &str| operators(&model).iter().filter(|op| **op == wanted).count();
+    assert_eq!((count("Softmax"), count("Range"), count("Sub")), (2, 1, 2), "positions, distances and the mask");
+}
+
+#[test]
 fn a_backbone_gives_its_features() {
     let model = written(&sentences(Asks::Every), ROWS, Output::Features { normalized: true });
     well_formed(&model);

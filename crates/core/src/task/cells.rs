@@ -36,6 +36,13 @@ pub struct Understood {
 }
 
 impl TaskArgs {
+    /// The same for judging a model whose task is `known`: it says itself what its outputs are.
+    pub fn of_model(self, known: Option<&Task>) -> Self {
+        let Some(task) = known else { return self };
+        let columns = (task.kind == Kind::Values).then(|| task.outputs.clone());
+        Self { task: Some(task.kind), label_column: self.label_column.or(columns), ..self }
+    }
+
     /// The kind of task.
     pub fn kind(&self) -> Kind {
         self.task.unwrap_or_default()

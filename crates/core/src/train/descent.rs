@@ -10,6 +10,7 @@ use super::terms::Term;
 use super::{EpochRecord, Optimizer, Run, StepRecord, check, mix, pairs, stopped};
 use crate::cache::ViewSeed;
 use crate::loader::epoch_batches;
+use crate::metrics::Metrics;
 use crate::net::forward::Mode;
 use crate::plan::{Pairs, Train};
 use crate::seed::Seed;
@@ -224,42 +225,41 @@ impl Run<'_> {
         // Without a part in pairs, the head says nothing yet.
         let judged = !validation.dataset.is_empty() && phase.pairs.is_none();
         let due = judged && (epoch.is_multiple_of(every) || epoch == phase.epochs);
-        let (mut metrics, mut best) = (None, false);
-        if due {
-            let passing = self.exchange()?;
-            let scores = self.validate(validation, phase.boundary)?;
-            best = phase.patience.is_some() && self.position.best.as_ref().is_none_or(|best| scores.beats(best));
-            if best {
-                self.best = self.copies()?;
-            }
-            for (name, value) in passing {
-                self.params.set(&name, value)?;
-            }
-            metrics = Some(scores);
-        }
+        let metrics = due.then(|| self.judge(phase, validation)).transpose()?;
         let (sum, count) = std::mem::take(&mut self.position.loss);
         let record = EpochRecord {
             kind: "epoch".into(),
             phase: self.position.phase + 1,
             epoch,
             train_loss: (count > 0).then(|| sum / count as f64),
-            validation: metrics.clone(),
+            validation: metrics,
         };
         self.announce(&record, phase);
         self.position.recorded = self.job.run.record(&record)?;
         self.position.history.push(record);
         (self.position.epoch, self.position.step) = (epoch, 0);
-        let Some(metrics) = metrics else { return Ok(()) };
-        if phase.patience.is_some() {
-            if best {
+        Ok(())
+    }
+
+    /// Scores what would be kept if the phase ended here, and remembers the best where the phase watches for it.
+    fn judge(&mut self, phase: &Train, validation: &Split) -> Result<Metrics> {
+        let passing = self.exchange()?;
+        let metrics = self.validate(validation, phase.boundary)?;
+        let better = self.position.best.as_ref().is_none_or(|best| metrics.beats(best));
+        match (phase.patience, better) {
+            (None, _) => {}
+            (Some(_), true) => {
+                self.best = self.copies()?;
                 self.position.best = Some(metrics.clone());
                 self.position.stale = 0;
-            } else {
-                self.position.stale += 1;
             }
+            (Some(_), false) => self.position.stale += 1,
         }
-        self.position.metrics = Some(metrics);
-        Ok(())
+        for (name, value) in passing {
+            self.params.set(&name, value)?;
+        }
+        self.position.metrics = Some(metrics.clone());
+        Ok(metrics)
     }
 
     fn announce(&self, record: &EpochRecord, phase: &Train) {
