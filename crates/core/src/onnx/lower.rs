@@ -317,9 +317,7 @@ impl Lowering<'_> {
             key = self.behind(&prefix.name, "key", &key)?;
             value = self.behind(&prefix.name, "value", &value)?;
             // Before every row's own keys there are as many that are never masked.
-            let [zero, length] = [0, prefix.length as i64];
-            let pads = self.builder.ints(&[zero, zero, zero, length, zero, zero, zero, zero], false);
-            mask = self.builder.node("Pad", [&mask, &pads], vec![]);
+            mask = self.in_front(&mask, 4, prefix.length);
         }
         let [key, value] = [key, value].map(|part| self.heads(&part, heads, width));
         let turned = self.builder.node("Transpose", [&key], vec![Attribute::ints("perm", [0, 1, 3, 2])]);
@@ -330,6 +328,10 @@ impl Lowering<'_> {
             let mut terms = self.terms(distances)?;
             if attention.asks == Asks::First {
                 terms = self.first(&terms);
+            }
+            if let Some(prefix) = &attention.prefix {
+                // Keys of a prefix are at no distance.
+                terms = self.in_front(&terms, 3, prefix.length);
             }
             scores = self.builder.node("Add", [&scores, &terms], vec![]);
         }
@@ -344,6 +346,14 @@ impl Lowering<'_> {
         let shape = self.builder.ints(&shape, false);
         let joined = self.builder.node("Reshape", [&joined, &shape], vec![]);
         self.linear(&attention.output, &Flow::new(joined, flow))
+    }
+
+    /// So many zeros in front along the last of `rank` axes.
+    fn in_front(&mut self, x: &str, rank: usize, count: usize) -> String {
+        let mut pads = vec![0; 2 * rank];
+        pads[rank - 1] = count as i64;
+        let pads = self.builder.ints(&pads, false);
+        self.builder.node("Pad", [x, &pads], vec![])
     }
 
     /// The first of the second axis, which stays.
