@@ -213,7 +213,18 @@ impl Options {
         }
         complete!(epochs, batch_size, learning_rate, optimizer, weight_decay, momentum, schedule, warmup, clip_norm);
         complete!(nesterov, mixup, cutmix, mix_share, view_scales, average);
-        complete!(label_smoothing, sampler, class_weights, patience, batch_norm, views, stage_decay, head_rate, probe, l2);
+        complete!(
+            label_smoothing,
+            sampler,
+            class_weights,
+            patience,
+            batch_norm,
+            views,
+            stage_decay,
+            head_rate,
+            probe,
+            l2
+        );
         self.targets = self.targets.or_else(|| below.targets.clone());
         complete!(rank, lora_alpha, lora_dropout, bottleneck, adapter_placement, prefix_length);
         complete!(last_stages, stage_epochs, alpha, runs, soup, penalty, compared_stages, channel_weights, smallest);

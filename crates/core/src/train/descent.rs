@@ -57,7 +57,9 @@ impl Run<'_> {
             let order = seed.named("shuffle").child(self.position.epoch as u64);
             let target = |i: usize| job.train.target(i);
             let batches = match (phase.pairs, phase.sampler) {
-                (Some(Pairs { per_sample }), _) => pairs::batches(&indices, target, per_sample, phase.batch_size, order),
+                (Some(Pairs { per_sample }), _) => {
+                    pairs::batches(&indices, target, per_sample, phase.batch_size, order)
+                }
                 (None, Sampler::Each) => epoch_batches(&indices, phase.batch_size, order),
                 (None, Sampler::Balanced) => {
                     let drawn = balance::drawn(&indices, target, self.position.epoch, seed.named("balance"));
