@@ -26,23 +26,67 @@ pub fn write_atomic_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 fn write_then_rename(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let folder = folder_of(path);
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".writing-").suffix(".tmp");
-    #[cfg(unix)]
-    {
-        // Temporary files are private by default; the result should have the permissions of any new file.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    let temporary = builder.tempfile_in(folder)?;
-    let mut writer = BufWriter::with_capacity(1 << 20, temporary.as_file());
+    let mut writer = BufWriter::with_capacity(1 << 20, Partial::begin(path)?);
     write(&mut writer)?;
-    writer.flush()?;
-    drop(writer);
-    temporary.as_file().sync_all()?;
-    temporary.persist(path).map_err(|e| e.error)?;
-    sync_folder(folder)
+    writer.into_inner().map_err(io::IntoInnerError::into_error)?.complete()
+}
+
+/// A file that is not there before it is whole: dropped, it leaves nothing behind.
+pub struct Partial {
+    file: tempfile::NamedTempFile,
+    path: PathBuf,
+}
+
+impl Partial {
+    /// Begins the file that will be at `path`.
+    ///
+    /// # Errors
+    /// When its folder cannot be written to.
+    pub fn create(path: &Path) -> Result<Self> {
+        Self::begin(path).map_err(Error::io(path))
+    }
+
+    fn begin(path: &Path) -> io::Result<Self> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".writing-").suffix(".tmp");
+        #[cfg(unix)]
+        {
+            // Temporary files are private by default; the result should have the permissions of any new file.
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        Ok(Self { file: builder.tempfile_in(folder_of(path))?, path: path.to_path_buf() })
+    }
+
+    /// Puts it in its place, in that of what may be there.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn finish(self) -> Result<()> {
+        let path = self.path.clone();
+        self.complete().map_err(Error::io(path))
+    }
+
+    fn complete(self) -> io::Result<()> {
+        self.file.as_file().sync_all()?;
+        self.file.persist(&self.path).map_err(|e| e.error)?;
+        sync_folder(folder_of(&self.path))
+    }
+}
+
+impl Write for Partial {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.as_file_mut().write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.as_file_mut().flush()
+    }
+}
+
+impl io::Seek for Partial {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.file.as_file_mut().seek(to)
+    }
 }
 
 /// The folder a file lies in; `.` for a bare file name.

@@ -42,5 +42,6 @@ pub mod task;
 pub mod testing;
 pub mod train;
 pub mod transferability;
+pub mod vectors;
 
 pub use error::{Error, Result};

@@ -115,3 +115,22 @@ fn features_are_streamed() {
         assert_eq!(numbers.len(), 16);
     }
 }
+
+#[test]
+fn vectors_go_into_a_file_and_what_could_not_be_read_is_told() {
+    let home = home();
+    home.write("texts.txt", "a good film\nthe plot\n");
+    let told = home.run(&["embed", model(), "texts.txt", "--out", "v.npy"]).well();
+    assert!(told.contains("2 vectors of 16 numbers are in v.npy"), "{told}");
+    let bytes = fs::read(home.path("v.npy")).unwrap();
+    let first: Vec<String> =
+        bytes[128..128 + 64].chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()).to_string()).collect();
+    let printed = home.run(&["embed", model(), "texts.txt"]).well();
+    assert_eq!(printed.lines().next().unwrap().split('\t').skip(1).collect::<Vec<_>>(), first);
+    assert_eq!(fs::read_to_string(home.path("v.names.jsonl")).unwrap().lines().count(), 2);
+
+    fs::write(home.path("bad.txt"), b"one\ncaf\xe9\ntwo\n").unwrap();
+    home.run(&["embed", model(), "bad.txt", "--out", "bad.parquet"]).refused(&["line 2", "1 of 3"]);
+    assert!(home.path("bad.parquet").is_file());
+    home.run(&["embed", model(), "texts.txt", "--out", "v.xyz"]).refused(&["--out v.xyz", ".npy"]);
+}

@@ -1,6 +1,7 @@
 //! What a run tells the person who started it: a bar with rate and time left on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,9 @@ struct Current {
     told: Option<Instant>,
 }
 
+/// Whether the user pressed Ctrl-C.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
 /// Between two plain lines of progress.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -29,6 +33,18 @@ impl Console {
     /// Says nothing when `quiet`.
     pub fn new(quiet: bool) -> Self {
         Self { quiet, terminal: std::io::stderr().is_terminal(), current: Mutex::default() }
+    }
+
+    /// Lets Ctrl-C end a run after its present step, with a checkpoint, instead of at once; a second one does not wait.
+    pub fn catch_interrupts(&self) {
+        let asked = || {
+            if INTERRUPTED.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+            eprintln!("stopping after this step; press again to stop at once");
+        };
+        // Without a handler, Ctrl-C does what it does to any program.
+        let _ = ctrlc::set_handler(asked);
     }
 
     fn lock(&self) -> MutexGuard<'_, Current> {
@@ -47,6 +63,10 @@ impl Observer for Console {
         }
     }
 
+    fn pause(&self) -> bool {
+        INTERRUPTED.load(Ordering::Relaxed)
+    }
+
     fn progress(&self, part: &str, done: usize, total: usize) {
         if self.quiet {
             return;
@@ -58,7 +78,13 @@ impl Observer for Console {
             }
             *current = Current { part: part.into(), bar: None, told: Some(Instant::now()) };
         }
-        if self.terminal {
+        if total == 0 {
+            // Nobody knows how many there will be.
+            if current.told.is_none_or(|told| told.elapsed() >= SILENCE) {
+                current.told = Some(Instant::now());
+                eprintln!("{part}: {done}");
+            }
+        } else if self.terminal {
             let bar = current.bar.get_or_insert_with(|| {
                 let style = ProgressStyle::with_template("{prefix:<14} {wide_bar} {pos}/{len} {per_sec} {eta} left");
                 let bar = ProgressBar::new(total as u64).with_prefix(part.to_string());

@@ -1,14 +1,17 @@
-//! `embed`: streams the pooled features of each photo or sentence.
+//! `embed`: streams the pooled features of each photo or sentence, to standard output or into a file of vectors.
 
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::predict::stream;
 use super::{Common, Console, print_line};
-use crate::Result;
 use crate::domain::Domain;
 use crate::embedder::Embedder;
+use crate::observe::Observer;
+use crate::vectors::Vectors;
+use crate::{Error, Result};
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct EmbedArgs<D: Domain> {
@@ -23,6 +26,9 @@ pub(super) struct EmbedArgs<D: Domain> {
     /// Scale each vector to length 1 [default: where the model's own library does]
     #[arg(long)]
     normalize: bool,
+    /// Write the vectors to this file instead, whose ending tells the format: .npy, .safetensors or .parquet
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
 }
 
 pub(super) fn run<D: Domain>(args: EmbedArgs<D>, common: &Common) -> Result<()> {
@@ -38,10 +44,17 @@ pub(super) fn run<D: Domain>(args: EmbedArgs<D>, common: &Common) -> Result<()> 
     if args.normalize {
         embedder = embedder.normalized();
     }
-    stream(
+    let file = args.out.as_deref().map(Vectors::create).transpose()?.map(RefCell::new);
+    let told = Cell::new(0);
+    let outcome = stream(
         D::inputs(&args.inputs, embedder.pipeline())?,
         |samples| embedder.embed_samples(samples),
         |name, vector| {
+            if let Some(file) = &file {
+                told.set(told.get() + 1);
+                console.progress("embed", told.get(), 0);
+                return file.borrow_mut().push(name, vector);
+            }
             print_line(&if common.json {
                 json!({ "input": name, "embedding": vector }).to_string()
             } else {
@@ -50,11 +63,23 @@ pub(super) fn run<D: Domain>(args: EmbedArgs<D>, common: &Common) -> Result<()> 
             })
         },
         |name, error| {
-            if common.json {
+            if common.json && file.is_none() {
                 print_line(&json!({ "input": name, "error": error.to_string() }).to_string())
             } else {
                 Ok(())
             }
         },
-    )
+    );
+    let (Some(file), Some(out)) = (file, &args.out) else { return outcome };
+    // What could not be read is missing from the file, and told as an error; whatever else went wrong leaves no file.
+    if matches!(&outcome, Err(error) if told.get() == 0 || !matches!(error, Error::Input { .. })) {
+        return outcome;
+    }
+    let (rows, width) = file.into_inner().finish()?;
+    print_line(&if common.json {
+        json!({ "file": out, "vectors": rows, "numbers": width }).to_string()
+    } else {
+        format!("{rows} vectors of {width} numbers are in {}", out.display())
+    })?;
+    outcome
 }
