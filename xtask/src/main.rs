@@ -7,6 +7,7 @@ mod bench;
 mod dataset;
 mod debian;
 mod digits;
+mod faults;
 mod manifest;
 mod speed;
 
@@ -32,6 +33,8 @@ enum Chore {
     Advice(advice::Args),
     /// Compares strategies at several numbers of labels, in both domains
     Bench(bench::Args),
+    /// Kills, fills, truncates, corrupts and races real runs, and looks at what becomes of them
+    Faults(faults::Args),
     /// Throughput and peak memory of whole networks, alone or against the peers
     Speed(speed::Args),
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Chore::Dataset(command) => dataset::run(command),
         Chore::Advice(args) => advice::run(&args),
         Chore::Bench(args) => bench::run(&args),
+        Chore::Faults(args) => faults::run(&args),
         Chore::Speed(args) => speed::run(&args),
     };
     match done {

@@ -27,6 +27,12 @@ pub enum Error {
         /// The refusal.
         source: std::io::Error,
     },
+    /// The user stopped it; nothing that was done is lost.
+    #[error("stopped\n  {remedy}")]
+    Stopped {
+        /// How to go on.
+        remedy: String,
+    },
     /// A tensor operation failed: a defect of topwork or a device out of memory, not of the input.
     #[error("internal: {0}")]
     Tensor(#[from] candle_core::Error),
@@ -59,10 +65,12 @@ impl Error {
         move |source| Self::Io { path, source }
     }
 
-    /// The exit code of a binary that ends with this error: 2 for what the user can mend, 1 for the rest.
+    /// The exit code of a binary that ends with this error: 2 for what the user can mend, 130 as of any program that Ctrl-C
+    /// ended, 1 for the rest.
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::Input { .. } | Self::Io { .. } => 2,
+            Self::Stopped { .. } => 130,
             Self::Tensor(_) => 1,
         }
     }

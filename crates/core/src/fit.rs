@@ -29,7 +29,7 @@ use crate::source::{self, Fetcher, Reference, WRONG_CHECKSUM};
 use crate::strategy::{self, Facts, Options, Settings, Strategy};
 use crate::summary::Summary;
 use crate::task::Task;
-use crate::train::{self, Companions, Job, Outcome, Teacher};
+use crate::train::{self, Companions, Job, OnNan, Outcome, Teacher};
 use crate::{Error, Result};
 
 const REPORT: &str = "report.html";
@@ -69,6 +69,9 @@ pub struct Fit<D: Domain> {
     /// Make the first unreadable sample an error instead of leaving it out
     #[arg(long)]
     pub strict: bool,
+    /// What to do when a loss is no number [default: stop]
+    #[arg(long, value_name = "NAME")]
+    pub on_nan: Option<OnNan>,
     /// Also write a checkpoint every N steps [default: at the end of each epoch]
     #[arg(long, value_name = "N")]
     pub checkpoint_every: Option<usize>,
@@ -408,6 +411,7 @@ impl<D: Domain> Fit<D> {
             judgements: if self.fold.is_some() { 1 } else { JUDGEMENTS },
             recompute: self.recompute,
             strictness,
+            on_nan: self.on_nan.unwrap_or_default(),
             threads,
             resume,
             observer,

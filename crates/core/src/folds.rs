@@ -26,6 +26,7 @@ use crate::plan::{Phase, Plan};
 use crate::run::RunDir;
 use crate::seed::Seed;
 use crate::task::{Kind, Task};
+use crate::train::paused;
 use crate::{Error, Result};
 
 /// What a fold's run leaves for the run it belongs to.
@@ -276,7 +277,13 @@ pub(crate) fn cross_validate<D: Domain>(
         let within = Within { observer, fold: Fold { number, of: count } };
         let child = Fit { out: Some(folder.clone()), folds: None, fold: Some(within.fold), ..fit.clone() };
         // What a fold has got to stays, so that the run can go on from there.
-        child.complete(&within).inspect_err(|_| _ = folder.join("run.toml").is_file().then(|| run.keep()))?;
+        child.complete(&within).map_err(|error| {
+            if folder.join("run.toml").is_file() {
+                run.keep();
+            }
+            // What goes on is the whole, not the fold.
+            if matches!(error, Error::Stopped { .. }) { paused(run.path()) } else { error }
+        })?;
         run.keep();
         let judged = read(&folder.join(JUDGED), part.len(), task.len())?;
         let of_fold = Targets::of(all, judged.iter().map(|judged| part[judged.sample]));
@@ -356,6 +363,9 @@ impl Observer for Within<'_> {
     }
     fn stop(&self) -> bool {
         self.observer.stop()
+    }
+    fn pause(&self) -> bool {
+        self.observer.pause()
     }
 }
 

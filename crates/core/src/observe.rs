@@ -17,6 +17,10 @@ pub trait Observer: Sync {
     fn stop(&self) -> bool {
         false
     }
+    /// Asked after every step; true ends the run there with a checkpoint of that step.
+    fn pause(&self) -> bool {
+        false
+    }
 }
 
 /// Listens to nothing.

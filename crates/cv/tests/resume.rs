@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::process::{Command, Stdio};
+
 use support::{Home, home};
 
 /// Fine-tuning with batch norm that learns, random views and dropout: everything that a checkpoint must carry.
@@ -71,4 +73,20 @@ fn a_resumed_run_keeps_its_settings() {
     resume(&["--seed", "6"]).refused(&["--seed", "started with 5"]);
     home.photo("data/red/more.png", [200, 0, 0], 7);
     resume(&[]).refused(&["run", "another plan, model, seed or data", "--out"]);
+}
+
+#[test]
+fn an_interrupted_run_keeps_its_last_step_and_says_how_to_go_on() {
+    let expected = trained("run", &[]).result("run");
+    let home = home();
+    let mut child = home.command(&Home::training("run", &FLAGS)).stderr(Stdio::piped()).spawn().unwrap();
+    home.wait(&mut child, || home.path("run/checkpoints/000001.json").is_file());
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{told}");
+    assert!(told.contains("stopping after this step") && told.contains("--resume --out run"), "{told}");
+    home.run(&["train", "--resume", "--out", "run", "--quiet"]).well();
+    assert!(home.result("run") == expected);
 }

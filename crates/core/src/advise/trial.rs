@@ -19,7 +19,7 @@ use crate::run::{RunDir, peak_memory};
 use crate::seed::Seed;
 use crate::strategy::{Facts, Options, Settings, Strategy};
 use crate::task::Task;
-use crate::train::{self, Companions, Job, Outcome};
+use crate::train::{self, Companions, Job, OnNan, Outcome};
 use crate::{Error, Result};
 
 /// Steps that are timed, after one that is not.
@@ -134,6 +134,7 @@ impl<'a, D: Domain> Bench<'a, D> {
             judgements: 1,
             recompute: false,
             strictness: Strictness { strict: self.reader.strict, ..Strictness::default() },
+            on_nan: OnNan::Stop,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             resume: false,
             observer,

@@ -271,6 +271,11 @@ impl Extractor<'_> {
             if self.observer.stop() {
                 return Err(crate::train::stopped());
             }
+            if self.observer.pause() {
+                cuts.iter_mut().filter(|cut| cut.draft.bytes() > 0).for_each(|cut| self.finish(cut));
+                let remedy = "give the command again, with --resume if the run had begun; what was computed is kept";
+                return Err(Error::Stopped { remedy: remedy.into() });
+            }
         }
         for cut in cuts.iter_mut().filter(|cut| cut.draft.bytes() > 0 && cut.place != Place::Nowhere) {
             self.finish(cut);

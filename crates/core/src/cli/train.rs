@@ -72,6 +72,7 @@ pub fn pretraining_flag(flag: clap::Arg) -> clap::Arg {
 
 pub(super) fn run<D: Domain>(args: TrainArgs<D>, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
+    console.catch_interrupts();
     if args.resume {
         let out = args.fit.out.ok_or_else(|| {
             Error::input("--resume", "no run is named", "add --out with the interrupted run's directory")

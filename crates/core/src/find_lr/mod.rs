@@ -20,7 +20,7 @@ use crate::observe::Observer;
 use crate::plan::{Decay, Phase, Plan, Schedule, Train};
 use crate::run::RunDir;
 use crate::seed::Seed;
-use crate::train::{self, Job};
+use crate::train::{self, Job, OnNan};
 use crate::{Error, Result};
 
 /// Rates and length of a range test.
@@ -133,6 +133,7 @@ pub fn find_lr<D: Domain>(fit: &Fit<D>, sweep: Sweep, observer: &dyn Observer) -
         judgements: 1,
         recompute: fit.recompute,
         strictness: Strictness { strict: fit.strict, ..Strictness::default() },
+        on_nan: OnNan::Stop,
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         resume: false,
         observer: &recorder,

@@ -7,7 +7,7 @@ use super::feed::{Input, Split};
 use super::gradient::{Gradient, Objective};
 use super::guides::Guides;
 use super::terms::Term;
-use super::{EpochRecord, Optimizer, Run, StepRecord, balance, check, mix, pairs, stopped};
+use super::{EpochRecord, Optimizer, Run, StepRecord, balance, check, mix, pairs, paused, stopped};
 use crate::cache::ViewSeed;
 use crate::loader::epoch_batches;
 use crate::metrics::Metrics;
@@ -135,6 +135,10 @@ impl Run<'_> {
             if job.observer.stop() {
                 return Err(stopped());
             }
+            if job.observer.pause() {
+                self.checkpoint(optimizer)?;
+                return Err(paused(job.run.path()));
+            }
         }
         Ok(())
     }
@@ -178,27 +182,15 @@ impl Run<'_> {
             let objective = Objective { stages, terms, reference, recompute: job.recompute };
             objective.gradient(&self.params, mode, &input.activation, &input.targets.classes)?
         };
-        let diverged = |what: &str, number: f64| {
-            let names: Vec<String> = input.indices.iter().take(5).map(|&i| job.train.name(i)).collect();
-            let more = if input.indices.len() > 5 { ", …" } else { "" };
-            Error::input(
-                format!("step {} of phase {:?}", taken + 1, phase.name),
-                format!("the {what} is {number} on the samples {}{more}", names.join(", ")),
-                format!(
-                    "lower --learning-rate (now {:e}), set --clip-norm, or look at these samples",
-                    phase.learning_rate
-                ),
-            )
-        };
-        let rate = phase.learning_rate * phase.schedule.factor(taken, pace.steps.1);
+        let rate = phase.learning_rate * phase.schedule.factor(taken, pace.steps.1) * self.rate_share();
         job.observer.step(rate, number);
-        let Some(grads) = grads else { return Err(diverged("loss", number)) };
+        let Some(grads) = grads else { return self.diverged(phase, input, taken, "loss", number) };
         let mut scale = 1.0;
         if let Some(most) = phase.clip_norm {
             let norm = optimizer.norm(&grads)?;
             if !norm.is_finite() {
                 job.observer.step(rate, f64::NAN);
-                return Err(diverged("norm of the gradient", norm));
+                return self.diverged(phase, input, taken, "norm of the gradient", norm);
             }
             scale = (most / (norm + 1e-6)).min(1.0);
         }

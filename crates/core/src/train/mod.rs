@@ -9,6 +9,7 @@ mod balance;
 mod check;
 mod combine;
 mod descent;
+mod divergence;
 mod feed;
 pub mod gradient;
 mod guides;
@@ -25,6 +26,7 @@ mod solve;
 mod terms;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,6 +46,7 @@ use crate::seed::Seed;
 use crate::task::Task;
 use crate::{Error, Result};
 
+pub use divergence::OnNan;
 use feed::Split;
 pub use optim::Optimizer;
 use position::Position;
@@ -86,6 +89,8 @@ pub struct Job<'a> {
     pub recompute: bool,
     /// How many unreadable samples to bear.
     pub strictness: Strictness,
+    /// What to do when a loss is no number.
+    pub on_nan: OnNan,
     /// Threads that load samples.
     pub threads: usize,
     /// Continue from the last checkpoint in `run`.
@@ -193,6 +198,8 @@ struct Run<'a> {
     restored: BTreeMap<String, Tensor>,
     /// When the last checkpoint was written, or the job begun.
     saved: Instant,
+    /// Whether the error that ends it is a reason to go back.
+    goes_back: bool,
 }
 
 /// Executes a job's plan.
@@ -204,41 +211,64 @@ pub fn execute(mut job: Job<'_>) -> Result<Outcome> {
     check::job(&job)?;
     let params = start(&mut job)?;
     let job = &job;
-    let mut run = Run {
-        job,
-        start: if job.plan.looks_back() { params.clone() } else { Params::default() },
-        params,
-        faults: Faults::new(job.strictness),
-        timings: Timings::default(),
-        position: Position::default(),
-        touched: BTreeSet::new(),
-        best: BTreeMap::new(),
-        average: BTreeMap::new(),
-        earlier: BTreeMap::new(),
-        kept: BTreeMap::new(),
-        restored: BTreeMap::new(),
-        saved: Instant::now(),
-    };
-    run.position.identity = position::identity(job, &run.params)?;
-    if job.resume {
-        run.resume()?;
-    }
-    while let Some(phase) = job.plan.phases.get(run.position.phase) {
-        match phase {
-            Phase::Train(train) => run.descend(train)?,
-            Phase::Solve(solve) => run.solve(solve)?,
-            Phase::Combine(combine) => run.combine(combine)?,
+    let identity = position::identity(job, &params)?;
+    let mut cuts = 0;
+    loop {
+        let mut run = Run::new(job, &params, &identity);
+        match cuts {
+            0 if job.resume => run.resume()?,
+            0 => {}
+            _ => run.go_back(cuts)?,
         }
-        run.params.set_learning(&BTreeSet::new())?;
-        run.position.next_phase();
-        run.best.clear();
-        run.average.clear();
-        run.remember()?;
-        if run.due() {
-            run.save(&BTreeMap::new(), 0)?;
+        match run.phases() {
+            Ok(()) => return run.outcome(),
+            Err(_) if run.goes_back && run.position.cuts < divergence::MOST_CUTS => cuts = run.position.cuts + 1,
+            Err(error) => return Err(error),
         }
     }
-    run.outcome()
+}
+
+impl<'a> Run<'a> {
+    /// At the beginning.
+    fn new(job: &'a Job<'a>, params: &Params, identity: &str) -> Self {
+        let position = Position { identity: identity.into(), ..Position::default() };
+        Self {
+            job,
+            start: if job.plan.looks_back() { params.clone() } else { Params::default() },
+            params: params.clone(),
+            faults: Faults::new(job.strictness),
+            timings: Timings::default(),
+            position,
+            touched: BTreeSet::new(),
+            best: BTreeMap::new(),
+            average: BTreeMap::new(),
+            earlier: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            restored: BTreeMap::new(),
+            saved: Instant::now(),
+            goes_back: false,
+        }
+    }
+
+    /// Executes what is left of the plan.
+    fn phases(&mut self) -> Result<()> {
+        while let Some(phase) = self.job.plan.phases.get(self.position.phase) {
+            match phase {
+                Phase::Train(train) => self.descend(train)?,
+                Phase::Solve(solve) => self.solve(solve)?,
+                Phase::Combine(combine) => self.combine(combine)?,
+            }
+            self.params.set_learning(&BTreeSet::new())?;
+            self.position.next_phase();
+            self.best.clear();
+            self.average.clear();
+            self.remember()?;
+            if self.due() {
+                self.save(&BTreeMap::new(), 0)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The parameters that the plan starts from; all of the network's, and no others.
@@ -268,6 +298,12 @@ fn start(job: &mut Job<'_>) -> Result<Params> {
 /// The error of a run that its observer ended.
 pub(crate) fn stopped() -> Error {
     Error::input("the run", "it was stopped", "continue it with --resume")
+}
+
+/// The error of the run at `run` that was ended with a checkpoint.
+pub fn paused(run: &Path) -> Error {
+    let out = run.display();
+    Error::Stopped { remedy: format!("all steps so far are kept in {out}; go on with --resume --out {out}") }
 }
 
 impl Run<'_> {

@@ -40,6 +40,12 @@ pub(super) struct Position {
     pub metrics: Option<Metrics>,
     /// All epochs so far.
     pub history: Vec<EpochRecord>,
+    /// Steps left out because the loss was no number.
+    #[serde(default)]
+    pub skipped: usize,
+    /// How often the run went back for that reason.
+    #[serde(default)]
+    pub cuts: u32,
     /// Length of `metrics.jsonl`.
     pub recorded: u64,
     /// BLAKE3 of the tensors' file.

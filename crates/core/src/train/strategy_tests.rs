@@ -1,6 +1,6 @@
 //! What defines each strategy, on a network of photos and on one of texts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use candle_core::Device;
@@ -324,21 +324,7 @@ fn delta_compares_the_last_stages_with_channels_weighted_by_what_they_are_worth(
 
 /// A run of a job that has not begun.
 fn run_of<'a>(job: &'a Job<'a>) -> Run<'a> {
-    Run {
-        job,
-        params: job.params.clone(),
-        start: job.params.clone(),
-        faults: Faults::new(job.strictness),
-        timings: Timings::default(),
-        position: Position::default(),
-        touched: BTreeSet::new(),
-        best: BTreeMap::new(),
-        average: BTreeMap::new(),
-        earlier: BTreeMap::new(),
-        kept: BTreeMap::new(),
-        restored: BTreeMap::new(),
-        saved: Instant::now(),
-    }
+    Run::new(job, &job.params, "")
 }
 
 #[test]

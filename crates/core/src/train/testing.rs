@@ -21,7 +21,7 @@ use crate::seed::Seed;
 use crate::task::Task;
 use crate::{Error, Result};
 
-use super::Job;
+use super::{Job, OnNan};
 
 /// Points around three centres; every `broken`-th cannot be read.
 pub struct Clusters {
@@ -197,6 +197,7 @@ impl Fixture {
             judgements: 5,
             recompute: false,
             strictness: Strictness::default(),
+            on_nan: OnNan::Stop,
             threads: 2,
             resume: false,
             observer,

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::testing::*;
 use super::*;
 use crate::cache::host_values;
+use crate::data::{Sample, Values, View};
 use crate::observe::Silent;
 use crate::plan::{BatchNormMode, Decay, Optimizer as Rule, Schedule, Train};
 
@@ -220,8 +221,8 @@ fn convolutional(fixture: &mut Fixture) {
         fn digest(&self, i: usize) -> Result<[u8; 32]> {
             self.0.digest(i)
         }
-        fn load(&self, i: usize, view: crate::data::View) -> Result<crate::data::Sample> {
-            Ok(crate::data::Sample { shape: vec![2, 2, 1], ..self.0.load(i, view)? })
+        fn load(&self, i: usize, view: View) -> Result<Sample> {
+            Ok(Sample { shape: vec![2, 2, 1], ..self.0.load(i, view)? })
         }
     }
     let window = Window { padding: crate::net::Padding::Even([1, 1]), ..Window::square(3, 1) };
@@ -272,4 +273,88 @@ fn frozen_batch_norm_leaves_its_running_statistics() {
     let outcome = finish(&fixture, "run", vec![Phase::Train(phase)]);
     assert_eq!(bits(&outcome.params)["bn.running_mean"], start["bn.running_mean"]);
     assert_ne!(bits(&outcome.params)["bn.weight"], start["bn.weight"]);
+}
+
+/// The points, of which number 7 is no number for the first so many times that it is read.
+struct Faulty(Arc<dyn Dataset>, AtomicUsize);
+
+impl Dataset for Faulty {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn target(&self, i: usize) -> u32 {
+        self.0.target(i)
+    }
+    fn name(&self, i: usize) -> String {
+        self.0.name(i)
+    }
+    fn digest(&self, i: usize) -> Result<[u8; 32]> {
+        self.0.digest(i)
+    }
+    fn load(&self, i: usize, view: View) -> Result<Sample> {
+        let mut sample = self.0.load(i, view)?;
+        let take = |left: usize| left.checked_sub(1);
+        if i == 7 && self.1.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
+            sample.values = Values::F32(vec![f32::NAN; sample.shape.iter().product::<usize>() * sample.rows]);
+        }
+        Ok(sample)
+    }
+}
+
+/// A run on points of which one is no number so often, and its last learning rate.
+fn with_a_fault(times: usize, on_nan: OnNan, epochs: usize) -> (Result<Outcome>, f64) {
+    let fixture = Fixture::new();
+    let schedule = Schedule { warmup: 0.0, decay: Decay::Constant };
+    let plan = plan(vec![Phase::Train(Train { schedule, epochs, ..train(0) })]);
+    let run = fixture.run_dir("run");
+    let job = fixture.job(&plan, &run, &Silent);
+    let train = Arc::new(Faulty(job.train.clone(), AtomicUsize::new(times)));
+    let outcome = execute(Job { train, on_nan, ..job });
+    let text = std::fs::read_to_string(fixture.path("run/metrics.jsonl")).unwrap_or_default();
+    let rate = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["learning_rate"].as_f64();
+    (outcome, text.lines().filter_map(rate).next_back().unwrap_or(0.0))
+}
+
+#[test]
+fn a_loss_that_is_no_number_names_the_sample_behind_it() {
+    let message = with_a_fault(usize::MAX, OnNan::Stop, 4).0.unwrap_err().to_string();
+    assert!(message.contains("of phase \"test\"") && message.contains("--on-nan"), "{message}");
+    assert!(message.contains("what is computed of point 7 is no number"), "{message}");
+}
+
+#[test]
+fn a_parameter_without_bound_is_named() {
+    let fixture = Fixture::new();
+    let plan = plan(vec![Phase::Train(train(0))]);
+    let run = fixture.run_dir("run");
+    let job = fixture.job(&plan, &run, &Silent);
+    let mut params = job.params.clone();
+    let name = job.network.stages[0].params()[0].name.clone();
+    let shape = params.get(&name).unwrap().dims().to_vec();
+    params.set(&name, Tensor::full(f32::NAN, shape, &candle_core::Device::Cpu).unwrap()).unwrap();
+    let message = execute(Job { params, ..job }).unwrap_err().to_string();
+    assert!(
+        message.contains(&format!("the parameter {name} holds numbers without bound as the model came")),
+        "{message}"
+    );
+}
+
+#[test]
+fn steps_without_a_number_are_left_out_while_they_are_few() {
+    let (outcome, rate) = with_a_fault(3, OnNan::Skip, 4);
+    let params = outcome.unwrap().params;
+    assert!(params.snapshot().values().all(|v| host_values(v).unwrap().iter().all(|x| x.is_finite())));
+    assert_eq!(rate, 0.02);
+    // One in each epoch of eight steps.
+    assert!(with_a_fault(usize::MAX, OnNan::Skip, 5).0.is_ok());
+    assert!(with_a_fault(usize::MAX, OnNan::Skip, 6).0.unwrap_err().to_string().contains("point 7"));
+}
+
+#[test]
+fn going_back_halves_the_rate_and_ends_where_it_does_not_help() {
+    let (outcome, rate) = with_a_fault(1, OnNan::Rollback, 4);
+    assert!(outcome.is_ok());
+    assert_eq!(rate, 0.01);
+    let message = with_a_fault(usize::MAX, OnNan::Rollback, 4).0.unwrap_err().to_string();
+    assert!(message.contains("now 6.25e-4"), "{message}");
 }

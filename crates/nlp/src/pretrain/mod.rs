@@ -71,6 +71,7 @@ impl topwork_core::domain::Verbs for Verbs {
 
 fn run(args: PretrainArgs, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
+    console.catch_interrupts();
     let place = common.place()?;
     let result = match &args.evaluate {
         Some(model) => {
@@ -371,9 +372,13 @@ impl Run<'_> {
                 Some(every) => position.steps.is_multiple_of(every.max(1)),
                 None => saved.elapsed() >= Duration::from_secs(300),
             };
-            if due && position.steps < total {
+            let paused = console.pause();
+            if (due || paused) && position.steps < total {
                 self.save(&subject.params, &optimizer, &mut position)?;
                 saved = Instant::now();
+                if paused {
+                    return Err(topwork_core::train::paused(self.run.path()));
+                }
             }
         }
         subject.params.set_learning(&BTreeSet::new())?;
