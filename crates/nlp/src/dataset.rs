@@ -32,9 +32,13 @@ pub struct DataArgs {
     /// Column of the second text of a pair [default: sentence2, question2 or hypothesis, beside its partner]
     #[arg(long, value_name = "NAME")]
     pub pair_column: Option<String>,
-    /// What is asked of a sample: one of several classes, any number of labels, or values, which are numbers [default: classes]
+    /// What is asked of a sample: one of several classes, any number of labels, values, which are numbers, a label for each
+    /// word (tokens), or passages that answer questions (spans) [default: classes]
     #[arg(long, value_name = "KIND")]
     pub task: Option<Kind>,
+    /// tokens: the labels that stand as numbers in the files, in their order, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub label_names: Option<Vec<String>>,
     /// Column of the class; of labels the column that lists them, or one of 0 and 1 for each, of values one for each, separated by
     /// commas [default: label, labels, class, category or target]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
@@ -42,9 +46,17 @@ pub struct DataArgs {
     /// What stands between the labels in a column that lists them [default: ;]
     #[arg(long, value_name = "TEXT")]
     pub label_separator: Option<String>,
-    /// Longest sequence, in tokens; what is longer is cut [default: 128]
+    /// Longest sequence, in tokens; what is longer is cut, or read in windows [default: 128; spans: 384]
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
+    /// tokens, spans: tokens that the windows of a text longer than --max-tokens share with the next [default: a quarter of it;
+    /// spans: 128]
+    #[arg(long, value_name = "N")]
+    pub stride: Option<usize>,
+    /// spans: by how much no answer must be more probable than the best one, in logits, to be given [default: what suits the
+    /// validation part best, where questions without an answer are learned from]
+    #[arg(long, value_name = "X")]
+    pub no_answer_threshold: Option<f64>,
     /// How the rows of a sentence become one [default: as the model comes]
     #[arg(long, value_name = "NAME")]
     pub pooling: Option<Pooling>,
@@ -282,13 +294,19 @@ fn class_names(labels: &[String]) -> Vec<String> {
     names
 }
 
-/// See [`topwork_core::domain::Domain::splits`]. With a `known` task the training file may be absent: an empty part then.
-pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>, seed: Seed) -> Result<Splits> {
+/// The share to hold out.
+pub(crate) fn held_share(args: &DataArgs) -> Result<f64> {
     let share = args.validation_share.unwrap_or(0.2);
     if !(share > 0.0 && share < 1.0) {
         let subject = format!("--validation-share {share}");
         return Err(Error::input(subject, "is not between 0 and 1", "use a share such as 0.2"));
     }
+    Ok(share)
+}
+
+/// See [`topwork_core::domain::Domain::splits`]. With a `known` task the training file may be absent: an empty part then.
+pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>, seed: Seed) -> Result<Splits> {
+    let share = held_share(args)?;
     let pipeline = pipeline.clone().for_training(args.max_tokens)?;
     let asked = args.asked(known);
     asked.check()?;
@@ -340,8 +358,8 @@ pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>,
     Ok(Splits { task, train, validation, held_out })
 }
 
-fn missing(flag: &str, reason: &str) -> Error {
-    Error::input(flag, reason, format!("name a .tsv, .csv or .jsonl file of labelled sentences with {flag}"))
+pub(crate) fn missing(flag: &str, reason: &str) -> Error {
+    Error::input(flag, reason, format!("name a file of labelled sentences with {flag}"))
 }
 
 #[cfg(test)]

@@ -5,14 +5,13 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use topwork_core::data::Sample;
 use topwork_core::domain::Inputs;
 use topwork_core::{Error, Result};
 
 use crate::dataset::text_columns;
 use crate::pipeline::Pipeline;
 use crate::table::{Format, Lines, Source, Table, decompressed, format_of, open_source, place};
-use crate::tokenizer::{TextTokenizer, Tokens};
+use crate::tokenizer::Tokens;
 
 /// What to predict on.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
@@ -29,6 +28,10 @@ pub struct InputArgs {
     /// Column of the second text of a pair
     #[arg(long, value_name = "NAME")]
     pub pair_column: Option<String>,
+    /// Tokens that the windows of a long text share with the next, where a model reads it in windows [default: as the model was
+    /// trained]
+    #[arg(long, value_name = "N")]
+    pub stride: Option<usize>,
     /// Longest sequence, in tokens [default: as the model was trained]
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
@@ -104,13 +107,12 @@ impl Reader {
 
 struct Stream {
     args: InputArgs,
-    tokenizer: TextTokenizer,
     waiting: std::vec::IntoIter<Origin>,
     current: Option<Reader>,
 }
 
 impl Iterator for Stream {
-    type Item = (String, Result<Sample>);
+    type Item = (String, Result<Vec<String>>);
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -131,11 +133,7 @@ impl Iterator for Stream {
                 self.current = None;
                 continue;
             };
-            let sample = texts.and_then(|texts| {
-                let tokens = self.tokenizer.encode(&texts[0], texts.get(1).map(String::as_str))?;
-                Ok(Tokens::sample(&tokens.ids, tokens.first))
-            });
-            return Some((name, sample));
+            return Some((name, texts));
         }
     }
 }
@@ -147,6 +145,24 @@ pub(crate) fn inputs(args: &InputArgs, pipeline: &Pipeline) -> Result<Inputs> {
 }
 
 fn inputs_with(args: &InputArgs, pipeline: &Pipeline, stdin: impl Fn() -> Source) -> Result<Inputs> {
+    let tokenizer = pipeline.clone().limited(args.max_tokens)?.tokenizer;
+    let sample = move |texts: Vec<String>| {
+        let tokens = tokenizer.encode(&texts[0], texts.get(1).map(String::as_str))?;
+        Ok(Tokens::sample(&tokens.ids, tokens.first))
+    };
+    let texts = texts_with(args, stdin)?;
+    Ok(Box::new(texts.map(move |(name, texts)| (name, texts.and_then(&sample)))))
+}
+
+/// The texts themselves, or both of a pair, with what to call them.
+pub(crate) type Texts = Box<dyn Iterator<Item = (String, Result<Vec<String>>)> + Send>;
+
+/// As [`inputs`], before they are samples.
+pub(crate) fn texts(args: &InputArgs) -> Result<Texts> {
+    texts_with(args, || Box::new(BufReader::new(std::io::stdin())))
+}
+
+fn texts_with(args: &InputArgs, stdin: impl Fn() -> Source) -> Result<Texts> {
     if args.files.is_empty() && args.text.is_empty() {
         let remedy = "name a file, give a sentence with --text, or - to read standard input";
         return Err(Error::input("no input", "there is nothing to predict on", remedy));
@@ -168,15 +184,14 @@ fn inputs_with(args: &InputArgs, pipeline: &Pipeline, stdin: impl Fn() -> Source
         }
         origins.push(Origin::File(path.clone()));
     }
-    let tokenizer = pipeline.clone().limited(args.max_tokens)?.tokenizer;
-    Ok(Box::new(Stream { args: args.clone(), tokenizer, waiting: origins.into_iter(), current: None }))
+    Ok(Box::new(Stream { args: args.clone(), waiting: origins.into_iter(), current: None }))
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
 
-    use topwork_core::data::Values;
+    use topwork_core::data::{Sample, Values};
 
     use super::*;
     use crate::folder::tests::pipeline;

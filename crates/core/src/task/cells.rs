@@ -53,6 +53,11 @@ impl TaskArgs {
     /// # Errors
     /// Naming the flag that has no meaning here.
     pub fn check(&self) -> Result<()> {
+        let kind = self.kind();
+        if kind.of_rows() {
+            let reason = "it is asked of the words of a text";
+            return Err(Error::input(format!("--task {kind}"), reason, "use classes, labels or values"));
+        }
         if self.kind() == Kind::Classes && self.label_column.as_ref().is_some_and(|names| names.len() != 1) {
             let reason = "classes stand in one column";
             return Err(Error::input("--label-column", reason, "name one, or say --task labels or --task values"));

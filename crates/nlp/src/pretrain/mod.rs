@@ -438,6 +438,8 @@ impl Run<'_> {
             pooling: Pooling::Mean,
             dense: Arc::default(),
             normalize: false,
+            stride: None,
+            no_answer_threshold: None,
             chosen: false,
             raw: raw.into(),
             files: kept.into(),

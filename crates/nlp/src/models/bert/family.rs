@@ -29,6 +29,8 @@ pub struct Family {
     pub dropouts: [bool; 2],
     /// The layers between the first row and the classes, in the classifier of `transformers`.
     pub head: Head,
+    /// Whether the head that labels rows has the dropout of the classifier, else that of the encoder.
+    pub classifier_drops_rows: bool,
     /// Tokens with a meaning of their own.
     pub marks: Marks,
 }
@@ -140,6 +142,7 @@ pub const BERT: Family = Family {
     segments: Segments::Two,
     dropouts: [true, true],
     head: Head::Pooler("pooler.dense"),
+    classifier_drops_rows: true,
     marks: BERT_MARKS,
 };
 
@@ -164,7 +167,7 @@ pub const FAMILIES: &[Family] = &[
         model_type: "distilbert",
         class: "DistilBert",
         prefix: "distilbert.",
-        defaults: r#"{"num_hidden_layers": 6, "classifier_dropout": 0.2}"#,
+        defaults: r#"{"num_hidden_layers": 6, "classifier_dropout": 0.2, "qa_dropout": 0.1}"#,
         keys: &[
             ("dim", "hidden_size"),
             ("n_layers", "num_hidden_layers"),
@@ -186,6 +189,7 @@ pub const FAMILIES: &[Family] = &[
         segments: Segments::None,
         dropouts: [false, true],
         head: Head::Dense { dense: "pre_classifier", act: Act::Relu, output: "classifier", dropout_first: false },
+        classifier_drops_rows: false,
         ..BERT
     },
     Family {
