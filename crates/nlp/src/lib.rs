@@ -6,6 +6,7 @@
 pub mod dataset;
 mod folder;
 pub mod input;
+pub mod masked;
 pub mod models;
 pub mod pipeline;
 pub mod pretrain;
@@ -13,6 +14,7 @@ pub mod spans;
 pub mod table;
 pub mod tokenizer;
 pub mod tokens;
+pub mod verbs;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -62,7 +64,7 @@ impl Domain for Sentences {
     type Input = str;
     type DataArgs = DataArgs;
     type InputArgs = InputArgs;
-    type Verbs = pretrain::Verbs;
+    type Verbs = verbs::Verbs;
 
     fn cards() -> &'static [Card] {
         models::CARDS

@@ -114,3 +114,44 @@ fn begins(before: Option<(Part, usize)>, now: Option<(Part, usize)>) -> bool {
     matches!(part, Part::Begin | Part::Single)
         || before.is_none_or(|(before, of)| matches!(before, Part::End | Part::Single) || of != kind)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(labels: &[&str]) -> Vec<String> {
+        labels.iter().map(|label| label.to_string()).collect()
+    }
+
+    /// (type, first, last) of the entities in these labels.
+    fn found(labels: &str) -> Vec<(String, usize, usize)> {
+        let labels = names(&labels.split(' ').collect::<Vec<_>>());
+        let scheme = Scheme::of(&labels).unwrap();
+        let numbers: Vec<usize> = (0..labels.len()).collect();
+        let named = |e: Entity| (scheme.types()[e.kind].clone(), e.first, e.last);
+        scheme.entities(&numbers).into_iter().map(named).collect()
+    }
+
+    #[test]
+    fn entities_begin_and_end_as_conlleval_has_it() {
+        let entity = |kind: &str, first, last| (kind.to_string(), first, last);
+        assert_eq!(found("B-X I-X O I-X B-X"), [entity("X", 0, 1), entity("X", 3, 3), entity("X", 4, 4)]);
+        // Another type begins another one, with B or without.
+        assert_eq!(
+            found("I-X I-Y B-Y I-X"),
+            [entity("X", 0, 0), entity("Y", 1, 1), entity("Y", 2, 2), entity("X", 3, 3)]
+        );
+        assert_eq!(
+            found("B-X I-X E-X E-X S-X I-X"),
+            [entity("X", 0, 2), entity("X", 3, 3), entity("X", 4, 4), entity("X", 5, 5)]
+        );
+        assert_eq!(found("O B-New-York I-New-York"), [entity("New-York", 1, 2)]);
+    }
+
+    #[test]
+    fn other_labels_name_no_entities() {
+        assert_eq!(Scheme::of(&names(&["NOUN", "VERB"])), None);
+        assert_eq!(Scheme::of(&names(&["O"])), None);
+        assert_eq!(Scheme::of(&names(&["O", "B-X", "X"])), None);
+    }
+}

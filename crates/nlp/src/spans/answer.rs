@@ -111,7 +111,8 @@ fn stream(args: &InputArgs) -> Result<Stream> {
         return Err(Error::input("--question", reason, "give each --text one --question"));
     }
     let pairs: Vec<_> = args.question.iter().cloned().zip(args.text.iter().cloned()).collect();
-    let mut all: Stream = Box::new(pairs.into_iter().map(|(question, text)| (question.clone(), Ok(vec![question, text]))));
+    let mut all: Stream =
+        Box::new(pairs.into_iter().map(|(question, text)| (question.clone(), Ok(vec![question, text]))));
     for file in &args.files {
         let of_file: Stream = if file.as_os_str() != "-" && read::is_nested(file)? {
             let mut found = Vec::new();
@@ -142,7 +143,8 @@ pub(crate) fn answers<'a>(classifier: &'a Classifier, args: &InputArgs, top: Opt
         let answer = texts.and_then(|texts| {
             let mut found = said(classifier, &reading, &texts[0], &texts[1], threshold)?;
             found.answers.truncate(top.unwrap_or(1));
-            let line = |p: &Passage| format!("{}\t{}\t{}\t{:.4}", p.text.replace(['\t', '\n'], " "), p.start, p.end, p.score);
+            let line =
+                |p: &Passage| format!("{}\t{}\t{}\t{:.4}", p.text.replace(['\t', '\n'], " "), p.start, p.end, p.score);
             let lines = match found.answers.is_empty() {
                 true => vec![String::new()],
                 false => found.answers.iter().map(line).collect(),

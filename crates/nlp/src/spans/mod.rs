@@ -56,8 +56,14 @@ impl Reading {
         let least = room - room.min(LONGEST_QUESTION).min(room / 2);
         let shared = stride.or(pipeline.stride).unwrap_or(USUAL_STRIDE.min(least / 2));
         if shared >= least {
-            let reason = format!("beside a question, windows may have only {least} tokens, and the next one must bring new ones");
-            return Err(Error::input(format!("--stride {shared}"), reason, "use a smaller number, or more --max-tokens"));
+            let reason = format!(
+                "beside a question, windows may have only {least} tokens, and the next one must bring new ones"
+            );
+            return Err(Error::input(
+                format!("--stride {shared}"),
+                reason,
+                "use a smaller number, or more --max-tokens",
+            ));
         }
         Ok(Self { tokenizer: pipeline.tokenizer.whole()?, frame, room, shared })
     }
@@ -175,9 +181,8 @@ impl SpanData {
             let (number, row) = (data.questions.len(), reading.row(&ids));
             for tokens in reading.windows(&ids, pieces.len()) {
                 let within = span.filter(|(first, last)| tokens.start <= *first && *last < tokens.end);
-                let ends = within.map_or([0.0; 2], |(first, last)| {
-                    [first, last].map(|token| (row + token - tokens.start) as f32)
-                });
+                let ends = within
+                    .map_or([0.0; 2], |(first, last)| [first, last].map(|token| (row + token - tokens.start) as f32));
                 data.windows.push(Window { question: number, tokens, ends });
             }
             let answers = answers.into_iter().map(|(text, _)| text).collect();
@@ -306,10 +311,11 @@ fn cross_entropy(logits: &[f32], side: usize, target: usize) -> f64 {
 /// See [`topwork_core::domain::Domain::splits`]; of questions.
 pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>, seed: Seed) -> Result<Splits> {
     let share = held_share(args)?;
-    if let Some(flag) = [args.text_column.as_ref().map(|_| "--text-column"), args.label_column.as_ref().map(|_| "--label-column")]
-        .into_iter()
-        .flatten()
-        .next()
+    if let Some(flag) =
+        [args.text_column.as_ref().map(|_| "--text-column"), args.label_column.as_ref().map(|_| "--label-column")]
+            .into_iter()
+            .flatten()
+            .next()
     {
         let reason = "questions, texts and answers stand in columns or under keys of those names";
         return Err(Error::input(flag, reason, "leave it out, and call them question, context and answers"));
@@ -367,7 +373,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.jsonl");
         std::fs::write(&path, text).unwrap();
-        splits(&DataArgs { train: Some(path.clone()), validation: Some(path), ..args.clone() }, &pipeline(), None, Seed(1))
+        splits(
+            &DataArgs { train: Some(path.clone()), validation: Some(path), ..args.clone() },
+            &pipeline(),
+            None,
+            Seed(1),
+        )
     }
 
     fn line(question: &str, context: &str, answer: &str) -> String {
@@ -409,7 +420,8 @@ mod tests {
 
     #[test]
     fn a_threshold_is_chosen_where_some_questions_have_no_answer() {
-        let text = line("film", "good movie", "good") + &line("film", "bad movie", "") + &line("the", "good film", "film");
+        let text =
+            line("film", "good movie", "good") + &line("film", "bad movie", "") + &line("the", "good film", "film");
         let found = data(&text, &DataArgs::default()).unwrap().validation;
         // Rows: [CLS] q [SEP] w w [SEP]. The second question's best answer is none.
         let none = |how| saying(6, [0, 0], how);

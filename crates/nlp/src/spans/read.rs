@@ -6,8 +6,8 @@ use std::io::BufRead;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use topwork_core::{Error, Result};
 
@@ -187,7 +187,8 @@ fn of_squad(path: &Path, name: &str, mut take: impl FnMut(Asked) -> Result<()>) 
 /// An answer with its first byte: at character `start`, else where it is first found.
 fn found(subject: &str, context: &str, text: String, start: Option<usize>) -> Result<(String, usize)> {
     let missing = || {
-        let remedy = "correct the answer: it has to stand in the passage as it is written, answer_start in characters from 0";
+        let remedy =
+            "correct the answer: it has to stand in the passage as it is written, answer_start in characters from 0";
         let place = start.map_or(String::new(), |start| format!(" at character {start}"));
         Error::input(subject, format!("its answer {text:?} is not in the passage{place}"), remedy)
     };
@@ -225,7 +226,9 @@ fn of_lines(name: &str, mut lines: Lines, mut take: impl FnMut(Asked) -> Result<
         let start = |value: &Value| value.as_u64().map(|start| start as usize);
         let one = |answer: &Value| match answer {
             Value::String(text) => Some((text.clone(), object.get("answer_start").and_then(start))),
-            Value::Object(answer) => Some((answer.get("text")?.as_str()?.to_string(), answer.get("answer_start").and_then(start))),
+            Value::Object(answer) => {
+                Some((answer.get("text")?.as_str()?.to_string(), answer.get("answer_start").and_then(start)))
+            }
             _ => None,
         };
         // Columns of texts and of places, as the `datasets` library has them; a list of both; a text.
@@ -326,8 +329,14 @@ mod tests {
     #[test]
     fn what_is_not_as_it_should_be_is_named() {
         let refused = |name: &str, text: &str| read(name, text).unwrap_err().to_string();
-        let message = refused("a.json", &SQUAD.replace("\"answer_start\": 10}], \"is_impossible\": false", "\"answer_start\": 9}]"));
-        assert!(message.contains("a.json, question 1") && message.contains("\"Rome\"") && message.contains("character 9"), "{message}");
+        let message = refused(
+            "a.json",
+            &SQUAD.replace("\"answer_start\": 10}], \"is_impossible\": false", "\"answer_start\": 9}]"),
+        );
+        assert!(
+            message.contains("a.json, question 1") && message.contains("\"Rome\"") && message.contains("character 9"),
+            "{message}"
+        );
         assert!(refused("a.json", &SQUAD[..200]).contains("a.json, line "));
         assert!(refused("a.json", "{\n}\n").contains("no \"data\""));
         let message = refused("a.jsonl", "{\"question\": \"q\", \"body\": \"a\"}\n");

@@ -51,7 +51,8 @@ pub fn f1(right: &str, said: &str) -> f64 {
 
 /// The best exact match and F1 over the right answers; without any, that of no answer.
 pub fn best(right: &[String], said: &str) -> (f64, f64) {
-    let mut right: Vec<&str> = right.iter().map(String::as_str).filter(|answer| !normalized(answer).is_empty()).collect();
+    let mut right: Vec<&str> =
+        right.iter().map(String::as_str).filter(|answer| !normalized(answer).is_empty()).collect();
     if right.is_empty() {
         right.push("");
     }

@@ -218,6 +218,16 @@ impl TextTokenizer {
         Ok(encoding.get_ids().iter().enumerate().map(|(i, &id)| (id, begins(i))).collect())
     }
 
+    /// A token as text: without the mark of the space in front.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn word(&self, id: u32) -> Result<String> {
+        let decoded = self.inner.decode(&[id], false).map_err(internal)?;
+        let plain = decoded.trim().trim_start_matches(['Ġ', '▁']);
+        Ok(if plain.is_empty() { self.inner.id_to_token(id).unwrap_or_default() } else { plain.to_string() })
+    }
+
     /// The same without a longest sequence: for texts that are cut by other rules.
     ///
     /// # Errors

@@ -84,3 +84,49 @@ impl Term for SpanEnds {
         Ok(cross_entropy(&logits, &Tensor::new(ends, device)?, None, 0.0)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use candle_core::Device;
+
+    use super::*;
+    use crate::data::{Activation, Rows};
+    use crate::net::Params;
+
+    /// The value of a term of rows of two outputs, in samples of these lengths.
+    fn value(term: &dyn Term, logits: &[[f32; 2]; 5], lengths: &[usize]) -> f32 {
+        let data = Tensor::new(logits, &Device::Cpu).unwrap();
+        let outputs = BTreeMap::from([(3, Activation { data, rows: Rows::Each(Arc::new(lengths.to_vec())) })]);
+        let (reference, params) = (BTreeMap::new(), Params::default());
+        let seen = Seen { outputs: &outputs, reference: &reference, params: &params, targets: &[] };
+        term.loss(&seen).unwrap().to_scalar().unwrap()
+    }
+
+    const LOGITS: [[f32; 2]; 5] = [[0.5, 1.0], [2.0, -1.0], [0.0, 0.0], [1.0, 3.0], [-1.0, 0.5]];
+
+    #[test]
+    fn rows_without_a_label_have_no_part_in_the_loss() {
+        let cross = |row: usize, label: usize| {
+            let [a, b] = LOGITS[row];
+            (a.exp() + b.exp()).ln() - LOGITS[row][label]
+        };
+        let term = RowLabels::of(3, &[-2.0, 1.0, -1.0, 0.0, -1.0], None, 0.0);
+        let expected = (cross(1, 1) + cross(3, 0)) / 2.0;
+        assert!((value(&term, &LOGITS, &[3, 2]) - expected).abs() < 1e-6);
+        assert_eq!(value(&RowLabels::of(3, &[-1.0; 5], None, 0.0), &LOGITS, &[3, 2]), 0.0);
+    }
+
+    #[test]
+    fn the_ends_of_a_passage_are_told_among_the_rows_of_their_sample() {
+        let cross = |rows: std::ops::Range<usize>, side: usize, target: usize| {
+            let sum: f32 = LOGITS[rows.clone()].iter().map(|row| row[side].exp()).sum();
+            sum.ln() - LOGITS[rows.start + target][side]
+        };
+        let term = SpanEnds::of(3, &[1.0, 2.0, 0.0, 1.0]);
+        let expected = (cross(0..3, 0, 1) + cross(0..3, 1, 2) + cross(3..5, 0, 0) + cross(3..5, 1, 1)) / 4.0;
+        assert!((value(&term, &LOGITS, &[3, 2]) - expected).abs() < 1e-6);
+    }
+}

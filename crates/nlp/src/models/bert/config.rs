@@ -156,7 +156,7 @@ impl BertConfig {
     }
 
     /// Width of the tables.
-    pub(super) fn table_width(&self) -> usize {
+    pub(crate) fn table_width(&self) -> usize {
         match self.family.names.projection {
             Some(_) => self.embedding_size.unwrap_or(self.hidden_size),
             None => self.hidden_size,

@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod family;
+pub mod masked;
 pub mod pretraining;
 
 use serde::{Deserialize, Serialize};
