@@ -66,6 +66,27 @@ pub struct DataArgs {
 }
 
 impl DataArgs {
+    /// Refuses flags that say nothing of data of this kind.
+    pub(crate) fn fit(&self, kind: Kind) -> Result<()> {
+        let whole = [Kind::Classes, Kind::Labels, Kind::Values];
+        let named = |set: bool, flag: &'static str, kinds: &[Kind]| (set && !kinds.contains(&kind)).then_some(flag);
+        let foreign = [
+            named(self.text_column.is_some(), "--text-column", &[&whole[..], &[Kind::Tokens]].concat()),
+            named(self.pair_column.is_some(), "--pair-column", &whole),
+            named(self.label_column.is_some(), "--label-column", &[&whole[..], &[Kind::Tokens]].concat()),
+            named(self.label_separator.is_some(), "--label-separator", &whole),
+            named(self.label_names.is_some(), "--label-names", &[Kind::Tokens]),
+            named(self.stride.is_some(), "--stride", &[Kind::Tokens, Kind::Spans]),
+            named(self.no_answer_threshold.is_some(), "--no-answer-threshold", &[Kind::Spans]),
+        ];
+        let Some(flag) = foreign.into_iter().flatten().next() else { return Ok(()) };
+        let reason = match (kind, flag.ends_with("column")) {
+            (Kind::Spans, true) => "questions, texts and answers are called question, context and answers".to_string(),
+            _ => format!("it says nothing of data of {kind}"),
+        };
+        Err(Error::input(flag, reason, "leave it out, or name another --task"))
+    }
+
     /// How targets are to be understood.
     fn asked(&self, known: Option<&Task>) -> TaskArgs {
         let Self { task, label_column, label_separator, .. } = self.clone();

@@ -57,6 +57,19 @@ enum Origin {
 }
 
 impl InputArgs {
+    /// Refuses flags of models of other tasks than those that have the flags `known`.
+    pub(crate) fn fit(&self, known: &[&str]) -> Result<()> {
+        let given = [
+            (!self.question.is_empty(), "--question"),
+            (self.no_answer_threshold.is_some(), "--no-answer-threshold"),
+            (self.stride.is_some(), "--stride"),
+        ];
+        match given.into_iter().find(|(given, flag)| *given && !known.contains(flag)) {
+            None => Ok(()),
+            Some((_, flag)) => Err(Error::input(flag, "it says nothing to a model of this task", "leave it out")),
+        }
+    }
+
     fn is_table(&self, path: &Path, find: Option<Find>) -> bool {
         find.is_some() || self.column.is_some() || self.pair_column.is_some() || format_of(path).is_some()
     }
@@ -161,10 +174,7 @@ fn inputs_with(args: &InputArgs, pipeline: &Pipeline, stdin: impl Fn() -> Source
         let tokens = tokenizer.encode(&texts[0], texts.get(1).map(String::as_str))?;
         Ok(Tokens::sample(&tokens.ids, tokens.first))
     };
-    if let Some(question) = args.question.first() {
-        let reason = "the model answers no questions";
-        return Err(Error::input(format!("--question {question:?}"), reason, "leave it out"));
-    }
+    args.fit(&[])?;
     let texts = texts_with(args, None, stdin)?;
     Ok(Box::new(texts.map(move |(name, texts)| (name, texts.and_then(&sample)))))
 }

@@ -152,10 +152,12 @@ impl Domain for Sentences {
     }
 
     fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>, seed: Seed) -> Result<Splits> {
-        match known.map(|task| task.kind).or(args.task) {
-            Some(Kind::Tokens) => tokens::splits(args, pipeline, known, seed),
-            Some(Kind::Spans) => spans::splits(args, pipeline, known, seed),
-            _ => dataset::splits(args, pipeline, known, seed),
+        let kind = known.map(|task| task.kind).or(args.task).unwrap_or_default();
+        args.fit(kind)?;
+        match kind {
+            Kind::Tokens => tokens::splits(args, pipeline, known, seed),
+            Kind::Spans => spans::splits(args, pipeline, known, seed),
+            Kind::Classes | Kind::Labels | Kind::Values => dataset::splits(args, pipeline, known, seed),
         }
     }
 

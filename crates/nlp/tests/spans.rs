@@ -81,11 +81,12 @@ fn answers_are_learned_judged_and_told_with_their_places() {
         serde_json::from_str(&home.run(&["evaluate", "run", "--validation", "dev.json", "--json"]).well()).unwrap();
     assert_eq!((&judged["f1"], &judged["samples"]), (&summary["f1"], &json!(40)));
 
-    let text = "Été: the film was good . Olga lives in old Rome .";
+    // Characters, not bytes.
+    let text = "Thé film was göod . Olga lives in old Rome .";
     let line = home.run(&["predict", "run", "--text", text, "--question", "Where?", "--json"]).well();
     let found: Value = serde_json::from_str(&line).unwrap();
     let best = &found["answers"][0];
-    assert_eq!((&best["text"], &best["start"], &best["end"]), (&json!("old Rome"), &json!(39), &json!(47)), "{line}");
+    assert_eq!((&best["text"], &best["start"], &best["end"]), (&json!("old Rome"), &json!(34), &json!(42)), "{line}");
     // Files of all kinds, and several answers.
     home.write("rows.tsv", "question\tcontext\nwho ?\tjohn lives in oslo .\n");
     let of_rows = home.run(&["predict", "run", "rows.tsv"]).well();
@@ -122,10 +123,16 @@ fn questions_without_an_answer_get_none_by_a_threshold_from_the_validation_part(
 #[test]
 fn a_long_text_is_searched_whole() {
     let home = empty();
-    home.write("train.json", squad(&questions(160, 1, false)));
-    home.write("dev.json", squad(&questions(40, 2, false)));
+    // What is around the answer is longer than a window here, too.
+    let long = |mut questions: Vec<(String, String, String)>| {
+        let filling = |i: usize| "the film was good . ".repeat(i % 8);
+        questions.iter_mut().enumerate().for_each(|(i, q)| q.1 = format!("{}{} {}", filling(i), q.1, filling(i / 8)));
+        questions
+    };
+    home.write("train.json", squad(&long(questions(160, 1, false))));
+    home.write("dev.json", squad(&long(questions(40, 2, false))));
     train(&home, "run", &[&TUNED[..], &["--max-tokens", "24", "--stride", "8"]].concat());
-    let text = "the film was good . ".repeat(20) + "chen lives in madrid . " + &"the plot was good . ".repeat(20);
+    let text = "the film was good . ".repeat(20) + "chen lives in madrid . " + &"the film was good . ".repeat(20);
     let found = home.run(&["predict", "run", "--text", &text, "--question", "where ?"]).well();
     assert!(found.contains("\tmadrid\t414\t420\t"), "{found}");
 }

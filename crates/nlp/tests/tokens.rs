@@ -156,6 +156,13 @@ fn members_of_the_family_label_words_and_come_back() {
         let judged: Value = serde_json::from_str(&judged).unwrap();
         assert_eq!(judged["token_accuracy"], home.json(&format!("{kind}/summary.json"))["token_accuracy"], "{kind}");
     }
+    // As transformers saves them, without a word of ours.
+    let said = |name: &str| home.run(&["predict", name, "--text", "anna met the film", "--json"]).well();
+    let before = said("roberta");
+    let mut config = home.json("roberta/model/config.json");
+    config.as_object_mut().unwrap().remove("topwork");
+    home.write("roberta/model/config.json", config.to_string());
+    assert_eq!(said("roberta"), before);
     let class = |kind: &str| home.json(&format!("{kind}/model/config.json"))["architectures"][0].clone();
     assert_eq!(
         (class("roberta"), class("albert")),
@@ -173,11 +180,15 @@ fn json_lines_with_numbers_are_learned_by_the_names_that_are_given() {
         json!({ "tokens": words, "ner_tags": tags }).to_string() + "\n"
     };
     home.write("train.jsonl", sentences(60, 1).iter().map(line).collect::<String>());
-    let args = ["train", "--task", "tokens", "--train", "train.jsonl", "--model", &model(), "--out", "run", "--quiet"];
+    let model = model();
+    let args = ["train", "--task", "tokens", "--train", "train.jsonl", "--model", &model, "--out", "run", "--quiet"];
     let names = ["--label-names", "O,B-PER,I-PER,B-LOC,I-LOC", "--l2", "1e-3"];
     home.run(&[&args[..], &names].concat()).well();
     assert_eq!(home.json("run/model/config.json")["label2id"]["I-LOC"], 4);
+    let mut args = args.to_vec();
+    args[8] = "new";
     home.refuses(&args, &["train.jsonl, line 1", "--label-names"]);
+    home.refuses(&[&args[..], &["--no-answer-threshold", "1"]].concat(), &["--no-answer-threshold", "data of tokens"]);
 }
 
 #[test]

@@ -311,15 +311,6 @@ fn cross_entropy(logits: &[f32], side: usize, target: usize) -> f64 {
 /// See [`topwork_core::domain::Domain::splits`]; of questions.
 pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>, seed: Seed) -> Result<Splits> {
     let share = held_share(args)?;
-    if let Some(flag) =
-        [args.text_column.as_ref().map(|_| "--text-column"), args.label_column.as_ref().map(|_| "--label-column")]
-            .into_iter()
-            .flatten()
-            .next()
-    {
-        let reason = "questions, texts and answers stand in columns or under keys of those names";
-        return Err(Error::input(flag, reason, "leave it out, and call them question, context and answers"));
-    }
     let pipeline = pipeline.clone().for_training(args.max_tokens)?;
     let reading = Reading::of(&pipeline, args.stride)?;
     let read = |path: &PathBuf| SpanData::read(path, &reading);
@@ -450,7 +441,5 @@ mod tests {
         assert!(refused(&line("q", "a", ""), &DataArgs::default()).contains("no question in it has an answer"));
         let args = DataArgs { stride: Some(60), max_tokens: Some(64), ..DataArgs::default() };
         assert!(refused(&line("q", "a", "a"), &args).contains("--stride 60"));
-        let args = DataArgs { text_column: Some("x".into()), ..DataArgs::default() };
-        assert!(refused(&line("q", "a", "a"), &args).contains("--text-column"));
     }
 }

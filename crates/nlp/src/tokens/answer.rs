@@ -156,6 +156,10 @@ pub(crate) fn answers<'a>(classifier: &'a Classifier, args: &InputArgs, top: Opt
         let reason = "each word has the one label that is most probable";
         return Err(Error::input(format!("--top-k {top}"), reason, "leave it out"));
     }
+    args.fit(&["--stride"])?;
+    if args.pair_column.is_some() {
+        return Err(Error::input("--pair-column", "words of one text are labelled", "leave it out"));
+    }
     let pipeline = classifier.pipeline().clone().limited(args.max_tokens)?;
     let cutting = Cutting::of(&pipeline, args.stride)?;
     let texts = input::texts(args)?;
