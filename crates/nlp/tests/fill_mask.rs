@@ -20,8 +20,18 @@ fn a_pretrained_model_guesses_the_words_that_it_has_read() {
     home.write("text/a.txt", text());
     let args =
         ["pretrain", "--corpus", "text", "--out", "run", "--layers", "1", "--width", "32", "--heads", "2", "--quiet"];
-    let more =
-        ["--vocabulary", "200", "--max-tokens", "32", "--batch-size", "16", "--steps", "200", "--learning-rate", "5e-3"];
+    let more = [
+        "--vocabulary",
+        "200",
+        "--max-tokens",
+        "32",
+        "--batch-size",
+        "16",
+        "--steps",
+        "200",
+        "--learning-rate",
+        "5e-3",
+    ];
     home.run(&[&args[..], &more].concat()).well();
     for mask in ["[MASK]", "<mask>"] {
         let line =

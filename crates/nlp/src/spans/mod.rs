@@ -419,7 +419,7 @@ mod tests {
         let outputs = [saying(6, [3, 3], 5.0), none(2.0), saying(6, [4, 4], 5.0)].concat();
         let Scores::Spans(scores) = found.judge(&[0, 1, 2], &outputs).unwrap().scores else { panic!() };
         assert_eq!((scores.f1, scores.exact_match, scores.unanswerable_accuracy), (1.0, 1.0, Some(1.0)));
-        assert_eq!((scores.answerable_f1, scores.no_answer_threshold), (Some(1.0), Some(-10.0)));
+        assert_eq!((scores.answerable_f1, scores.no_answer_threshold), (Some(1.0), Some(-3.0)));
         let args = DataArgs { no_answer_threshold: Some(100.0), ..DataArgs::default() };
         let found = data(&text, &args).unwrap().validation;
         let Scores::Spans(scores) = found.judge(&[0, 1, 2], &outputs).unwrap().scores else { panic!() };

@@ -72,16 +72,18 @@ pub struct Judged {
     pub margin: f64,
 }
 
-/// The margin above which no answer is given that makes the mean F1 largest.
+/// The margin above which no answer is given that makes the mean F1 largest: in the middle between two questions, so that others
+/// have room.
 pub fn threshold(questions: &[Judged]) -> f64 {
     let mut order: Vec<&Judged> = questions.iter().collect();
     order.sort_by(|a, b| a.margin.total_cmp(&b.margin));
     let mut score = order.iter().filter(|question| !question.answerable).count() as f64;
     let (mut best, mut found) = (score, order.first().map_or(0.0, |question| question.margin - 1.0));
-    for question in order {
+    for (i, question) in order.iter().enumerate() {
         score += if question.answerable { question.f1 } else { -1.0 };
         if score > best {
-            (best, found) = (score, question.margin);
+            let next = order.get(i + 1).map_or(question.margin + 2.0, |next| next.margin);
+            (best, found) = (score, 0.5 * (question.margin + next));
         }
     }
     found
@@ -96,7 +98,7 @@ mod tests {
         let judged = |answerable, f1, margin| Judged { answerable, f1, margin };
         let questions =
             [judged(true, 1.0, -3.0), judged(true, 0.5, -1.0), judged(false, 0.0, 1.0), judged(true, 0.1, 2.0)];
-        assert_eq!(threshold(&questions), -1.0);
+        assert_eq!(threshold(&questions), 0.0);
         // Where no passage is right, none is given.
         assert!(threshold(&[judged(true, 0.0, 1.0), judged(false, 0.0, -2.0)]) < -2.0);
         assert_eq!(threshold(&[]), 0.0);

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, json};
 use topwork_core::domain::{Answer, Answers};
 use topwork_core::metrics::entities::Scheme;
+use topwork_core::task::Task;
 use topwork_core::{Error, Result};
 
 use super::Cutting;
@@ -55,27 +56,19 @@ fn split(text: &str, chunk: Range<usize>, found: &mut Vec<Range<usize>>) {
     let word = &text[chunk.clone()];
     let inner = |c: char| c.is_alphanumeric() || matches!(c, '$' | '€' | '£' | '%' | '#' | '@' | '&');
     let first = word.find(inner).unwrap_or(word.len());
-    let last = word.rfind(inner).map_or(first, |at| at + word[at..].chars().next().map_or(0, char::len_utf8));
-    let mut mark = |marks: &str, from: usize| {
-        found.extend(
-            marks.char_indices().map(|(at, c)| chunk.start + from + at..chunk.start + from + at + c.len_utf8()),
-        );
-    };
-    mark(&word[..first], 0);
-    if first == last {
-        return;
-    }
+    let mut last = word.rfind(inner).map_or(first, |at| at + word[at..].chars().next().map_or(0, char::len_utf8));
     let middle = &word[first..last];
-    let abbreviation =
-        middle.contains('.') && word[last..].starts_with('.') && !middle.contains(|c: char| c.is_numeric());
-    let last = last + usize::from(abbreviation);
-    found.push(chunk.start + first..chunk.start + last);
-    let mut mark = |marks: &str, from: usize| {
-        found.extend(
-            marks.char_indices().map(|(at, c)| chunk.start + from + at..chunk.start + from + at + c.len_utf8()),
-        );
-    };
-    mark(&word[last..], last);
+    if middle.contains('.') && word[last..].starts_with('.') && !middle.contains(char::is_numeric) {
+        last += 1;
+    }
+    // Each mark at the edges is a word.
+    let mark = |(at, c): (usize, char)| chunk.start + at..chunk.start + at + c.len_utf8();
+    let within = |places: Range<usize>| word.char_indices().filter(move |(at, _)| places.contains(at));
+    found.extend(within(0..first).map(mark));
+    if first < last {
+        found.push(chunk.start + first..chunk.start + last);
+    }
+    found.extend(within(last..word.len()).map(mark));
 }
 
 /// The entities of each text.
@@ -87,6 +80,9 @@ pub fn entities(classifier: &Classifier, texts: &[&str]) -> Result<Vec<Vec<Entit
     of_texts(classifier, &cutting, texts)
 }
 
+/// The label of a word and its probability; of one of which the tokenizer leaves nothing, none.
+type Said = Option<(usize, f32)>;
+
 fn of_texts(classifier: &Classifier, cutting: &Cutting, texts: &[&str]) -> Result<Vec<Vec<Entity>>> {
     let places: Vec<Vec<Range<usize>>> = texts.iter().map(|text| words(text)).collect();
     let cut = |(text, places): (&&str, &Vec<Range<usize>>)| {
@@ -94,8 +90,7 @@ fn of_texts(classifier: &Classifier, cutting: &Cutting, texts: &[&str]) -> Resul
         cutting.cut(&words)
     };
     let cuts = texts.iter().zip(&places).map(cut).collect::<Result<Vec<_>>>()?;
-    // The label and its probability, of each word of each text; words of which nothing is left have none.
-    let mut labels: Vec<Vec<Option<(usize, f32)>>> = places.iter().map(|places| vec![None; places.len()]).collect();
+    let mut labels: Vec<Vec<Said>> = places.iter().map(|places| vec![None; places.len()]).collect();
     let all: Vec<(usize, usize)> = cuts
         .iter()
         .enumerate()
@@ -121,33 +116,32 @@ fn of_texts(classifier: &Classifier, cutting: &Cutting, texts: &[&str]) -> Resul
         }
     }
     let scheme = Scheme::of(task);
-    let outside = task.iter().position(|name| name == "O").unwrap_or(usize::MAX);
-    let of_text = |((text, places), labels): ((&&str, &Vec<Range<usize>>), &Vec<Option<(usize, f32)>>)| {
-        let entity = |kind: &str, first: usize, last: usize| {
-            let place = places[first].start..places[last].end;
-            let start = text[..place.start].chars().count();
-            let scores: Vec<f32> = labels[first..=last].iter().flatten().map(|(_, score)| *score).collect();
-            Entity {
-                text: text[place.clone()].to_string(),
-                kind: kind.to_string(),
-                start,
-                end: start + text[place].chars().count(),
-                score: scores.iter().sum::<f32>() / scores.len().max(1) as f32,
-            }
-        };
-        match &scheme {
-            Some(scheme) => {
-                let said: Vec<usize> = labels.iter().map(|label| label.map_or(outside, |(label, _)| label)).collect();
-                let found = scheme.entities(&said).into_iter();
-                found.map(|found| entity(&scheme.types()[found.kind], found.first, found.last)).collect()
-            }
-            None => {
-                let said = labels.iter().enumerate();
-                said.filter_map(|(word, label)| label.map(|(label, _)| entity(&task[label], word, word))).collect()
-            }
+    let of_text = |i: usize| told(task, scheme.as_ref(), texts[i], &places[i], &labels[i]);
+    Ok((0..texts.len()).map(of_text).collect())
+}
+
+/// The entities that the labels of words tell.
+fn told(task: &Task, scheme: Option<&Scheme>, text: &str, places: &[Range<usize>], labels: &[Said]) -> Vec<Entity> {
+    let entity = |kind: &str, first: usize, last: usize| {
+        let place = places[first].start..places[last].end;
+        let start = text[..place.start].chars().count();
+        let scores: Vec<f32> = labels[first..=last].iter().flatten().map(|(_, score)| *score).collect();
+        Entity {
+            text: text[place.clone()].to_string(),
+            kind: kind.to_string(),
+            start,
+            end: start + text[place].chars().count(),
+            score: scores.iter().sum::<f32>() / scores.len().max(1) as f32,
         }
     };
-    Ok(texts.iter().zip(&places).zip(&labels).map(of_text).collect())
+    let Some(scheme) = scheme else {
+        let said = labels.iter().enumerate();
+        return said.filter_map(|(word, label)| label.map(|(label, _)| entity(&task[label], word, word))).collect();
+    };
+    let outside = task.iter().position(|name| name == "O").unwrap_or(usize::MAX);
+    let said: Vec<usize> = labels.iter().map(|label| label.map_or(outside, |(label, _)| label)).collect();
+    let found = scheme.entities(&said).into_iter();
+    found.map(|found| entity(&scheme.types()[found.kind], found.first, found.last)).collect()
 }
 
 /// See [`topwork_core::domain::Domain::answers`].

@@ -35,6 +35,10 @@ pub fn windows(starts: &[usize], total: usize, room: usize, shared: usize) -> Ve
         while next > first + 1 && end(last - 1) - starts[next - 1] <= shared {
             next -= 1;
         }
+        // The next one brings a word at least, however long that is.
+        while next < last && end(last) > starts[next] + room {
+            next += 1;
+        }
         let until = (next + last).div_ceil(2);
         found.push(Window { words: first..last, tokens, judged: judged..until });
         (first, judged) = (next, until);
