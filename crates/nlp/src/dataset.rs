@@ -20,7 +20,8 @@ use crate::tokenizer::{TextTokenizer, Tokens};
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DataArgs {
-    /// Labelled sentences: a .tsv, .csv or .jsonl file with named columns, or its .gz
+    /// Labelled sentences: a .tsv, .csv or .jsonl file with named columns, or its .gz; tokens: CoNLL's columns or .jsonl; spans:
+    /// SQuAD's .json, .jsonl, .tsv or .csv
     #[arg(long, value_name = "FILE")]
     pub train: Option<PathBuf>,
     /// More of them, to validate on [default: a share of the training file]

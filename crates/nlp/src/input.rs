@@ -16,7 +16,8 @@ use crate::tokenizer::Tokens;
 /// What to predict on.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct InputArgs {
-    /// Files: one sentence a line, or .tsv, .csv and .jsonl tables with named columns; `-` for standard input
+    /// Files: one sentence a line, or .tsv, .csv and .jsonl tables with named columns; `-` for standard input. For a model that
+    /// finds answers: tables of questions and contexts, or SQuAD's .json
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// A sentence itself; may be given more than once

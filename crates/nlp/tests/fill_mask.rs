@@ -28,7 +28,7 @@ fn a_pretrained_model_guesses_the_words_that_it_has_read() {
         "--batch-size",
         "16",
         "--steps",
-        "200",
+        "800",
         "--learning-rate",
         "5e-3",
     ];

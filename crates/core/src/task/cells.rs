@@ -146,6 +146,13 @@ fn yes_or_no(cell: &str) -> Option<f32> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn what_is_asked_of_words_is_no_task_of_whole_samples() {
+        let args = TaskArgs { task: Some(Kind::Tokens), ..TaskArgs::default() };
+        let message = args.check().unwrap_err().to_string();
+        assert!(message.contains("--task tokens") && message.contains("use classes"), "{message}");
+    }
+
     fn cells(columns: &[&str], rows: &[&[&str]]) -> Cells {
         let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_string()).collect();
         Cells { columns: owned(columns), rows: rows.iter().map(|row| owned(row)).collect() }
