@@ -98,6 +98,10 @@ fn entities_are_learned_judged_and_told_with_their_places() {
     // A model of the very same labels goes on learning; of whole sentences it is another one.
     home.run(&["embed", "run", "--text", "a"]).refused(&["tells tokens"]);
     home.run(&["predict", "run", "--text", "a", "--top-k", "2"]).refused(&["--top-k 2"]);
+    home.run(&["predict", "run", "dev.conll"]).refused(&["dev.conll: is a file of labelled words", "evaluate"]);
+    home.write("text.txt", "maria lives in oslo .\nmet .\n");
+    let lines = home.run(&["predict", "run", "text.txt"]).well();
+    assert!(lines.contains("text.txt, line 1\tmaria\tPER\t") && lines.contains("text.txt, line 2\t"), "{lines}");
     home.write("classes.tsv", "text\tlabel\n".to_string() + &"anna\tx\noslo\ty\n".repeat(10));
     home.run(&["train", "--train", "classes.tsv", "--model", "run", "--out", "classes", "--quiet"]).well();
 }

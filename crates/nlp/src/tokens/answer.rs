@@ -1,6 +1,8 @@
 //! The entities of a text, as a trained model finds them.
 
+use std::ffi::OsStr;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::{Map, json};
@@ -153,6 +155,15 @@ pub(crate) fn answers<'a>(classifier: &'a Classifier, args: &InputArgs, top: Opt
     args.fit(&["--stride"])?;
     if args.pair_column.is_some() {
         return Err(Error::input("--pair-column", "words of one text are labelled", "leave it out"));
+    }
+    // A word a line is not a sentence a line.
+    let columns = |file: &&PathBuf| {
+        let extension = file.extension().and_then(OsStr::to_str).unwrap_or_default();
+        ["conll", "conllu", "bio", "iob", "iob2"].contains(&extension)
+    };
+    if let Some(file) = args.files.iter().find(columns) {
+        let remedy = "use evaluate with --validation, or give plain text, a sentence a line";
+        return Err(Error::input(file.display(), "is a file of labelled words", remedy));
     }
     let pipeline = classifier.pipeline().clone().limited(args.max_tokens)?;
     let cutting = Cutting::of(&pipeline, args.stride)?;
