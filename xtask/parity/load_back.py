@@ -4,7 +4,8 @@ those of topwork itself.
     python load_back.py RUN INPUT... [--binary PATH] [--tolerance SHARE]
 
 RUN is the folder of a finished run. INPUTs are photos or folders of them for a run of topwork-cv, and one text file with
-a sentence a line for a run of topwork-nlp. `--binary` is the topwork-cv or topwork-nlp to ask, by default the one in
+a sentence a line for a run of topwork-nlp; for one of `--task tokens` with spaces around every word, for one of `--task spans`
+a JSON object with `question` and `context` a line. `--binary` is the topwork-cv or topwork-nlp to ask, by default the one in
 `target/debug`. Every check prints its result and the largest difference; the exit status is 1 if one failed.
 
 Photos are decoded and resized by Pillow on the Python side, so that their probabilities and features differ by what
@@ -163,6 +164,81 @@ def sentences(run, inputs, binary, checks):
     checks.close("embeddings", vectors, features)
 
 
+def headed(run, checks, kind):
+    """The model of a folder, loaded strictly, and its tokenizer."""
+    import transformers
+
+    folder = run / "model"
+    model, info = getattr(transformers, kind).from_pretrained(folder, output_loading_info=True)
+    odd = {kind: sorted(keys) for kind, keys in info.items() if keys}
+    checks.that(f"transformers' {type(model).__name__} loads the folder strictly", not odd, odd or "")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    arguments = {"add_prefix_space": True} if config["model_type"] in ("roberta", "xlm-roberta") else {}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **arguments)
+    return model.eval(), tokenizer, config["topwork"]["max-tokens"]
+
+
+def words(run, inputs, binary, checks):
+    """Entities by the labels of first tokens, read by seqeval."""
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    model, tokenizer, longest = headed(run, checks, "AutoModelForTokenClassification")
+    same, scores = [], []
+    for line in answers(binary, "predict", run, inputs):
+        text, found = line["input"], line["entities"]
+        text = Path(inputs[0]).read_text(encoding="utf-8").splitlines()[int(text.rsplit(" ", 1)[1]) - 1]
+        split = text.split()
+        encoded = tokenizer(split, is_split_into_words=True, return_tensors="pt")
+        assert encoded["input_ids"].shape[1] <= longest, "give sentences that fit a window"
+        with torch.inference_mode():
+            shares = model(**encoded).logits[0].softmax(-1)
+        first = [encoded.word_ids().index(i) for i in range(len(split))]
+        best = shares[first].max(-1)
+        labels = [model.config.id2label[int(i)] for i in best.indices]
+        starts = [len(" ".join(split[:i])) + (i > 0) for i in range(len(split))]
+        theirs = [
+            (" ".join(split[a : b + 1]), kind, starts[a], starts[b] + len(split[b])) for kind, a, b in get_entities(labels)
+        ]
+        same.append(theirs == [(e["text"], e["type"], e["start"], e["end"]) for e in found])
+        scores += [(e["score"], best.values[a : b + 1].mean().item()) for e, (_, a, b) in zip(found, get_entities(labels))]
+    checks.that("same entities", all(same), f"{sum(same)} of {len(same)} sentences, {len(scores)} entities")
+    ours, theirs = torch.tensor(scores).T
+    checks.close("scores", ours, theirs)
+
+
+def passages(run, inputs, binary, checks):
+    """The best passage by the script's search, in texts that fit a window."""
+    model, tokenizer, longest = headed(run, checks, "AutoModelForQuestionAnswering")
+    asked = [json.loads(line) for line in Path(inputs[0]).read_text(encoding="utf-8").splitlines()]
+    found = answers(binary, "predict", run, inputs, "--no-answer-threshold", "1e9")
+    same, scores = [], []
+    for one, line in zip(asked, found, strict=True):
+        encoded = tokenizer(one["question"], one["context"], return_offsets_mapping=True, return_tensors="pt")
+        offsets = encoded.pop("offset_mapping")[0].tolist()
+        assert len(offsets) <= longest, "give texts that fit a window"
+        with torch.inference_mode():
+            out = model(**encoded)
+        start, end = out.start_logits[0], out.end_logits[0]
+        of_text = [i == 1 for i in encoded.sequence_ids(0)]
+        best = sorted(
+            (
+                (-(start[a] + end[b]).item(), a, b)
+                for a in start.argsort(descending=True)[:20].tolist()
+                for b in end.argsort(descending=True)[:20].tolist()
+                if of_text[a] and of_text[b] and a <= b < a + 30
+            )
+        )[:20]
+        none = (start[0] + end[0]).item()
+        share = torch.tensor([-score for score, *_ in best] + [none]).softmax(0)[0].item()
+        _, a, b = best[0]
+        ours = line["answers"][0]
+        same.append((ours["start"], ours["end"]) == (offsets[a][0], offsets[b][1]))
+        scores.append((ours["score"], share))
+    checks.that("same passages", all(same), f"{sum(same)} of {len(same)} questions")
+    ours, theirs = torch.tensor(scores).T
+    checks.close("scores", ours, theirs)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN")
@@ -170,10 +246,12 @@ def main():
     parser.add_argument("--binary", type=Path)
     parser.add_argument("--tolerance", type=float)
     args = parser.parse_args()
-    text = "topwork" in json.loads((args.run / "model" / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((args.run / "model" / "config.json").read_text(encoding="utf-8"))
+    text = "topwork" in config
+    of_rows = {"tokens": words, "spans": passages}.get(config["topwork"]["pooling"]) if text else None
     binary = args.binary or ROOT / "target" / "debug" / ("topwork-nlp" if text else "topwork-cv")
     checks = Checks(args.tolerance or (1e-4 if text else 0.05))
-    (sentences if text else photos)(args.run, args.inputs, binary, checks)
+    (of_rows or (sentences if text else photos))(args.run, args.inputs, binary, checks)
     sys.exit(checks.failed)
 
 

@@ -3,13 +3,14 @@
     python onnx.py [NAME...] [--binaries FOLDER]
 
 Every network of the zoo with formula weights against torchvision or timm; every member of the BERT family as a classifier of
-padded batches against transformers; every member behind a pooling, a linear layer and normalization against
+padded batches, of their words, and as a finder of passages against transformers; every member behind a pooling, a linear layer and normalization against
 sentence-transformers. The difference is the largest, relative to the largest number of the expected output; more than
 1e-4 is a failure, and the exit status is 1 then. `--binaries` holds topwork-cv and topwork-nlp, by default
 `target/debug`. It needs `onnxruntime` besides.
 """
 
 import argparse
+import functools
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,12 @@ import numpy as np
 import onnxruntime
 import torch
 from sentence_transformers import SentenceTransformer
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 import members
 from formula import ROOT, centred, fill
@@ -28,6 +34,11 @@ from zoo import zoo
 
 TOLERANCE = 1e-4
 LENGTHS = [7, 40, 3, 1]
+TASKS = {
+    "classes": AutoModelForSequenceClassification,
+    "words": AutoModelForTokenClassification,
+    "passages": AutoModelForQuestionAnswering,
+}
 
 
 def session(binary, model, folder):
@@ -41,13 +52,15 @@ def session(binary, model, folder):
     return onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
 
 
-def difference(graph, feeds, expected):
-    """Of what the graph gives from what was expected, relative to its largest number."""
+def difference(graph, feeds, expected, mask=None):
+    """Of what the graph gives from what was expected, relative to its largest number; where `mask` is, if there is one."""
     names = {value.name for value in graph.get_inputs()}
     (found,) = graph.run(None, {name: value for name, value in feeds.items() if name in names})
     expected = expected.detach().numpy() if isinstance(expected, torch.Tensor) else expected
     if found.shape != expected.shape:
         raise RuntimeError(f"shape {found.shape}, not {expected.shape}")
+    if mask is not None:
+        found, expected = found[mask], expected[mask]
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
@@ -74,12 +87,13 @@ def sentences(binary, folder, wanted):
         if wanted and kind not in wanted:
             continue
 
-        def run(kind=kind, values=values):
-            here = folder / f"classifier-{kind}"
+        def run(task, kind=kind, values=values):
+            here = folder / f"{task}-{kind}"
             here.mkdir()
             size = members.tokenizer(kind, here)
-            configuration = AutoConfig.for_model(kind, vocab_size=size, num_labels=3, **values)
-            model = fill(AutoModelForSequenceClassification.from_config(configuration), GAIN).eval()
+            outputs = 2 if task == "passages" else 3
+            configuration = AutoConfig.for_model(kind, vocab_size=size, num_labels=outputs, **values)
+            model = fill(TASKS[task].from_config(configuration), GAIN).eval()
             model.save_pretrained(here)
             longest = max(LENGTHS)
             pad = configuration.pad_token_id or 0
@@ -90,12 +104,16 @@ def sentences(binary, folder, wanted):
                 mask[row, :length] = 1
             feeds = {"input_ids": ids, "attention_mask": mask}
             with torch.no_grad():
-                expected = model(**feeds).logits
+                found = model(**feeds)
+            starts = task == "passages"
+            expected = torch.stack([found.start_logits, found.end_logits], -1) if starts else found.logits
+            of_rows = None if task == "classes" else mask.bool().numpy()
             segments = {"token_type_ids": torch.zeros_like(ids)}
             feeds = {name: value.numpy() for name, value in (feeds | segments).items()}
-            return difference(session(binary, here, folder), feeds, expected)
+            return difference(session(binary, here, folder), feeds, expected, of_rows)
 
-        yield f"{kind} from transformers", run
+        for task in TASKS:
+            yield f"{kind} from transformers: {task}", functools.partial(run, task)
 
         def run_pooled(kind=kind):
             if not members_folder.exists():

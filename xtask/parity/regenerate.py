@@ -4,10 +4,12 @@ import sys
 
 import torch
 
+import heads
 import language
 import training
 import vision
 import pretraining
+import scores
 import zoo
 
 torch.set_num_threads(1)
@@ -17,6 +19,8 @@ zoo.main()
 language.main()
 training.main()
 pretraining.main()
+heads.main()
+scores.main()
 if len(sys.argv) > 1:
     import minilm
 

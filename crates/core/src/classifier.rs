@@ -161,13 +161,25 @@ impl<D: Domain> Classifier<D> {
     /// Predicts prepared samples as one batch.
     ///
     /// # Errors
-    /// When their shapes differ where they must not.
+    /// When their shapes differ where they must not, or the model tells something of each row.
     pub fn predict_samples(&self, samples: &[Sample]) -> Result<Vec<Prediction>> {
+        self.whole_samples()?;
         let logits = self.logits(samples)?;
         Ok(logits.chunks_exact(self.task.len()).map(|row| self.prediction(row)).collect())
     }
 
-    /// The head's outputs before the softmax, `[samples × classes]`, row by row.
+    /// Refuses a model that tells something of each row.
+    fn whole_samples(&self) -> Result<()> {
+        let kind = self.task.kind;
+        if !kind.of_rows() {
+            return Ok(());
+        }
+        let reason = format!("it tells {kind}, not something of a whole {}", D::ITEM.0);
+        Err(Error::input("the model", reason, "use its logits, or what its domain has for this task"))
+    }
+
+    /// The head's outputs before the softmax, `[samples × classes]`, row by row; where each row of a sample has outputs, those of
+    /// all rows behind each other.
     ///
     /// # Errors
     /// As [`Classifier::predict_samples`].
@@ -184,6 +196,7 @@ impl<D: Domain> Classifier<D> {
     /// # Errors
     /// As [`Classifier::predict`].
     pub fn embed<I: AsRef<D::Input>>(&self, inputs: &[I]) -> Result<Vec<Vec<f32>>> {
+        self.whole_samples()?;
         let mut all = Vec::with_capacity(inputs.len());
         for chunk in inputs.chunks(BATCH) {
             let samples: Vec<Sample> =

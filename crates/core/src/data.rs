@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+use crate::metrics::Metrics;
 use crate::seed::Seed;
 use crate::task::Task;
 use crate::{Error, Result};
@@ -52,7 +53,8 @@ pub trait Dataset: Send + Sync {
     }
     /// The class index of sample `i`; of another task, its group ([`crate::task::strata`]).
     fn target(&self, i: usize) -> u32;
-    /// Of a task of labels, 1 or 0 for each; of values, these. Of classes, nothing.
+    /// Of a task of labels, 1 or 0 for each; of values, these; of tokens, the label of each row ([`crate::task::UNLABELLED`]
+    /// where it has none); of spans, the first and the last row. Of classes, nothing.
     fn numbers(&self, _i: usize) -> &[f32] {
         &[]
     }
@@ -72,6 +74,11 @@ pub trait Dataset: Send + Sync {
     /// # Errors
     /// When it cannot be read or decoded, naming it.
     fn load(&self, i: usize, view: View) -> Result<Sample>;
+    /// Scores of the head's outputs for `samples`, in this order, where targets do not say enough to judge them: of answers that
+    /// several samples are parts of. `None` where [`Metrics::of`] does it.
+    fn judge(&self, _samples: &[usize], _outputs: &[f32]) -> Option<Metrics> {
+        None
+    }
     /// The same samples in views of `scale` times the usual size; `None` where they have one size only.
     fn scaled(&self, _scale: f64) -> Option<Arc<dyn Dataset>> {
         None
@@ -113,6 +120,9 @@ impl Dataset for Subset {
     fn load(&self, i: usize, view: View) -> Result<Sample> {
         self.base.load(self.indices[i], view)
     }
+    fn judge(&self, samples: &[usize], outputs: &[f32]) -> Option<Metrics> {
+        self.base.judge(&samples.iter().map(|&i| self.indices[i]).collect::<Vec<_>>(), outputs)
+    }
     fn scaled(&self, scale: f64) -> Option<Arc<dyn Dataset>> {
         Some(Arc::new(Self::new(self.base.scaled(scale)?, self.indices.clone())))
     }
@@ -135,7 +145,7 @@ pub struct Splits {
 pub struct Targets {
     /// The class, or group, of each.
     pub classes: Vec<u32>,
-    /// Of labels and values, `[samples × outputs]` row-major; of classes, nothing.
+    /// [`Dataset::numbers`] of each, behind each other: of labels and values, `[samples × outputs]` row-major.
     pub numbers: Vec<f32>,
 }
 

@@ -9,8 +9,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::adapter::Upstream;
+use crate::classifier::Classifier;
 use crate::cli::Common;
 use crate::data::{Sample, Splits};
+use crate::metrics::Metrics;
 use crate::net::Network;
 use crate::onnx;
 use crate::seed::Seed;
@@ -132,6 +134,22 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
     /// When it cannot be read, naming it.
     fn sample(input: &Self::Input, pipeline: &Self::Pipeline) -> Result<Sample>;
 
+    /// Answers inputs of a task whose answers are more than the head's outputs of a sample: entities and passages of a text,
+    /// with their places. At most `top` answers to each. `None` where [`Classifier::predict_samples`] says all.
+    ///
+    /// # Errors
+    /// As [`Domain::inputs`].
+    fn answers<'a>(
+        _classifier: &'a Classifier<Self>,
+        _args: &Self::InputArgs,
+        _top: Option<usize>,
+    ) -> Result<Option<Answers<'a>>> {
+        Ok(None)
+    }
+
+    /// What the scores on the validation samples decide about a model that was trained: a threshold.
+    fn conclude(_pipeline: &mut Self::Pipeline, _scores: &Metrics) {}
+
     /// Whether the library that a model comes from hands out its pooled features scaled to length 1, as
     /// sentence-transformers may. A head sees them unscaled.
     fn normalizes(_pipeline: &Self::Pipeline) -> bool {
@@ -184,6 +202,18 @@ impl Verbs for NoVerbs {
         match self {}
     }
 }
+
+/// An answer to one input.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// In words, as lines behind the input's name.
+    pub lines: Vec<String>,
+    /// The fields of a JSON object.
+    pub fields: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A stream of (name of the input, answer or why not).
+pub type Answers<'a> = Box<dyn Iterator<Item = (String, Result<Answer>)> + 'a>;
 
 /// A stream of (name, sample or why not).
 pub type Inputs = Box<dyn Iterator<Item = (String, Result<Sample>)> + Send>;

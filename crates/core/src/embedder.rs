@@ -2,7 +2,6 @@
 
 use candle_core::Device;
 
-use crate::Result;
 use crate::classifier::BATCH;
 use crate::data::{Activation, Sample};
 use crate::device::Place;
@@ -12,6 +11,7 @@ use crate::model::{self, Head};
 use crate::net::frozen::Frozen;
 use crate::observe::Observer;
 use crate::seed::Seed;
+use crate::{Error, Result};
 
 /// The backbone of a model of domain `D`, ready to use; cheap to share between threads.
 pub struct Embedder<D: Domain> {
@@ -36,6 +36,10 @@ impl<D: Domain> Embedder<D> {
     /// # Errors
     /// When a parameter is missing or of another shape, or the device is out of memory.
     pub fn new(model: Opened<D::Pipeline>, place: Place, subject: &str) -> Result<Self> {
+        if let Some(kind) = model.task.as_ref().map(|task| task.kind).filter(|kind| kind.of_rows()) {
+            let reason = format!("it tells {kind}, and has no vector of a whole {}", D::ITEM.0);
+            return Err(Error::input(subject, reason, "name a backbone, or a model of whole samples"));
+        }
         let (params, _) = model::fit(&model.network, &model.weights, Head::Fresh(Seed(0)), &place, subject)?;
         let stages: Vec<_> = model.network.stages.iter().collect();
         let backbone = Frozen::compile(&stages, &params, &place)?;

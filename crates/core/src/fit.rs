@@ -433,10 +433,12 @@ impl<D: Domain> Fit<D> {
             };
             folds::judge(&extractor, &prepared.network, &validation, strictness, &run)?;
         }
+        let mut pipeline = prepared.pipeline;
+        D::conclude(&mut pipeline, &outcome.metrics);
         let model = Opened {
             network: prepared.network,
             weights: prepared.unused.into_iter().chain(outcome.params.snapshot()).collect(),
-            pipeline: prepared.pipeline,
+            pipeline,
             task: Some(task),
         };
         if !prepared.plan.adapters.is_empty() {

@@ -195,6 +195,10 @@ pub(crate) fn arrange(
         let train = fit::within(train, &task, budget, seed)?;
         return Ok(Splits { task, train, validation, held_out });
     };
+    if task.kind.of_rows() {
+        let reason = format!("samples of {} are parts of longer texts, which folds would tear apart", task.kind);
+        return Err(Error::input(format!("--folds {count}"), reason, "leave it out, and name a validation file"));
+    }
     let all = if held_out { Arc::new(Joined(train, validation.clone())) } else { train };
     let all = fit::within(all, &task, budget, seed)?;
     let parts = stratified(&targets(&*all), &task, count, seed)?;
@@ -316,8 +320,8 @@ fn write(rows: &[(usize, usize, Vec<f32>)], all: &dyn Dataset, task: &Task, run:
     let mut table = csv::Writer::from_writer(Vec::new());
     let header = ["sample", "label", "predicted", "fold"].map(String::from);
     let of_output = task.iter().map(|name| match task.kind {
-        Kind::Values => format!("predicted {name}"),
-        Kind::Classes | Kind::Labels => format!("probability of {name}"),
+        Kind::Values | Kind::Spans => format!("predicted {name}"),
+        Kind::Classes | Kind::Labels | Kind::Tokens => format!("probability of {name}"),
     });
     let failed = |e: csv::Error| Error::io(&path)(std::io::Error::other(e));
     table.write_record(header.into_iter().chain(of_output)).map_err(failed)?;
@@ -332,7 +336,7 @@ fn write(rows: &[(usize, usize, Vec<f32>)], all: &dyn Dataset, task: &Task, run:
                 let had = task.iter().zip(shares).filter(|(_, share)| **share > 0.5);
                 had.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(";")
             }),
-            Kind::Values => [all.numbers(*sample), &answer]
+            Kind::Values | Kind::Tokens | Kind::Spans => [all.numbers(*sample), &answer]
                 .map(|values| values.iter().map(f32::to_string).collect::<Vec<_>>().join(";")),
         };
         let start = [all.name(*sample), label, predicted, fold.to_string()];

@@ -1,18 +1,21 @@
 //! How good a model's answers are. Each kind of task has its scores, of which the first decides which of two models is better.
 //!
 //! Of classes: accuracy, F1, the confusion matrix, calibration. Of labels: F1, average precision, the area under the ROC
-//! curve. Of values: the errors, R² and correlations. What is undefined (a precision without predictions) is 0.
+//! curve. Of values: the errors, R² and correlations. Of tokens: entities found, as seqeval counts them. Of spans: F1 and
+//! exact matches of answers, which data sets judge. What is undefined (a precision without predictions) is 0.
 
 mod curves;
+pub mod entities;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::data::Targets;
-use crate::task::{Kind, Task};
+use crate::task::{BEGINS, Kind, Task};
 
 use curves::{average_precision, pearson, ranks, roc_auc};
+use entities::Scheme;
 
 /// Bins of confidence of the calibration error (Guo et al. 2017).
 const BINS: usize = 15;
@@ -23,7 +26,8 @@ pub struct Metrics {
     /// Samples judged.
     pub samples: u64,
     /// What training minimizes, without its extras: of classes the mean cross-entropy, of labels the mean over them of the binary
-    /// one, natural logarithms; of values the mean squared error.
+    /// one, natural logarithms; of values the mean squared error; of tokens the mean cross-entropy of words, of spans that of
+    /// their first and last rows.
     pub loss: f64,
     /// By the kind of task.
     #[serde(flatten)]
@@ -40,6 +44,10 @@ pub enum Scores {
     Labels(OfLabels),
     /// Numbers.
     Values(OfValues),
+    /// A label for each word.
+    Tokens(OfTokens),
+    /// Passages.
+    Spans(OfSpans),
 }
 
 /// How well classes are told apart.
@@ -112,6 +120,65 @@ pub struct OfValues {
     pub spearman: f64,
 }
 
+/// How well words are labelled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OfTokens {
+    /// Share of the words labelled correctly.
+    pub token_accuracy: f64,
+    /// Mean F1 over the types of entities that occur in targets or predictions; of labels that name no entities, over these.
+    pub macro_f1: f64,
+    /// Where labels name entities (`B-…`, `I-…`, `E-…`, `S-…`, `O`).
+    #[serde(flatten, default)]
+    pub entities: Option<OfEntities>,
+    /// By type of entity; of labels that name none, by label.
+    pub types: Vec<ClassScores>,
+}
+
+/// How well entities are found: right is one of the same type, first and last word.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct OfEntities {
+    /// Harmonic mean of the two below, over entities of all types together.
+    pub f1: f64,
+    /// Share of those found that are right.
+    pub precision: f64,
+    /// Share of those there are that were found.
+    pub recall: f64,
+}
+
+/// How well questions are answered, as the script of SQuAD 2.0 scores it (Rajpurkar et al. 2018), each score a share.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OfSpans {
+    /// Mean over questions of the F1 of the words of the answer.
+    pub f1: f64,
+    /// Share of the questions whose answer is one of the right ones, case, articles and punctuation aside.
+    pub exact_match: f64,
+    /// F1 over the questions that have an answer, where others have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answerable_f1: Option<f64>,
+    /// Exact matches of these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answerable_exact_match: Option<f64>,
+    /// Share of the questions without an answer that got none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unanswerable_accuracy: Option<f64>,
+    /// The threshold by which no answer was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_answer_threshold: Option<f64>,
+}
+
+impl fmt::Display for OfSpans {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = [
+            ("F1 where there is an answer", self.answerable_f1),
+            ("exact match there", self.answerable_exact_match),
+            ("none given where there is none", self.unanswerable_accuracy),
+            ("no-answer threshold", self.no_answer_threshold),
+        ];
+        let said = named.into_iter().filter_map(|(name, value)| Some(format!("{name} {:.4}", value?)));
+        f.write_str(&said.collect::<Vec<_>>().join(", "))
+    }
+}
+
 fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
@@ -134,11 +201,17 @@ fn bounded(sum: f64, count: usize) -> f64 {
 impl Metrics {
     /// Judges the outputs of a head, `[samples × outputs]` row-major.
     pub fn of(task: &Task, targets: &Targets, outputs: &[f32]) -> Self {
-        let samples = targets.classes.len();
+        let mut samples = targets.classes.len();
         let (loss, scores) = match task.kind {
             Kind::Classes => of_classes(task, &targets.classes, outputs),
             Kind::Labels => of_labels(task, &targets.numbers, outputs, samples),
             Kind::Values => of_values(task.len(), &targets.numbers, outputs, samples),
+            Kind::Tokens => {
+                // A long text is several samples.
+                samples = targets.numbers.iter().filter(|number| **number == BEGINS).count();
+                of_tokens(task, &targets.numbers, outputs)
+            }
+            Kind::Spans => of_rows(&targets.numbers),
         };
         Self { samples: samples as u64, loss, scores }
     }
@@ -160,17 +233,26 @@ impl Metrics {
             Scores::Values(s) => {
                 vec![("r2", s.r2), ("mean_absolute_error", s.mean_absolute_error), ("spearman", s.spearman)]
             }
+            Scores::Tokens(s) => match s.entities {
+                Some(OfEntities { f1, precision, recall }) => {
+                    let accuracy = ("token_accuracy", s.token_accuracy);
+                    vec![("f1", f1), ("precision", precision), ("recall", recall), accuracy]
+                }
+                None => vec![("token_accuracy", s.token_accuracy), ("macro_f1", s.macro_f1)],
+            },
+            Scores::Spans(s) => vec![("f1", s.f1), ("exact_match", s.exact_match)],
         };
         named.push(("loss", self.loss));
         named
     }
 
-    /// The scores by class or label; empty of values.
+    /// The scores by class or label, or by type of entity; empty of values and spans.
     pub fn by_class(&self) -> &[ClassScores] {
         match &self.scores {
             Scores::Classes(scores) => &scores.classes,
             Scores::Labels(scores) => &scores.labels,
-            Scores::Values(_) => &[],
+            Scores::Tokens(scores) => &scores.types,
+            Scores::Values(_) | Scores::Spans(_) => &[],
         }
     }
 
@@ -183,6 +265,7 @@ impl Metrics {
 /// The name of a score as it is said: `macro_f1` is macro-F1.
 pub fn spoken(name: &str) -> String {
     match name {
+        "f1" => "F1".into(),
         "macro_f1" => "macro-F1".into(),
         "micro_f1" => "micro-F1".into(),
         "r2" => "R²".into(),
@@ -307,6 +390,70 @@ fn of_values(k: usize, targets: &[f32], outputs: &[f32], samples: usize) -> (f64
     (bounded(squares, samples * k), Scores::Values(scores))
 }
 
+/// Labels of words in texts that each begin with a row marked so.
+fn of_tokens(names: &[String], numbers: &[f32], logits: &[f32]) -> (f64, Scores) {
+    let k = names.len();
+    let (mut truth, mut said) = (vec![vec![]], vec![vec![]]);
+    let (mut loss, mut words, mut right) = (0.0, 0u64, 0u64);
+    for (row, &number) in logits.chunks_exact(k.max(1)).zip(numbers) {
+        if number == BEGINS {
+            truth.push(vec![]);
+            said.push(vec![]);
+        }
+        if number < 0.0 {
+            continue;
+        }
+        let target = number as usize;
+        let best = (1..k).fold(0, |best, c| if row[c] > row[best] { c } else { best });
+        let max = f64::from(row[best]);
+        let sum: f64 = row.iter().map(|&x| (f64::from(x) - max).exp()).sum();
+        loss += max + sum.ln() - f64::from(row[target]);
+        words += 1;
+        right += u64::from(best == target);
+        truth.last_mut().into_iter().for_each(|labels: &mut Vec<usize>| labels.push(target));
+        said.last_mut().into_iter().for_each(|labels: &mut Vec<usize>| labels.push(best));
+    }
+    let scheme = Scheme::of(names);
+    // Hits, those there are and those found, of each type.
+    let counts = match &scheme {
+        Some(scheme) => scheme.counts(&truth, &said),
+        None => {
+            let mut counts = vec![[0u64; 3]; k];
+            for (&target, &best) in truth.iter().flatten().zip(said.iter().flatten()) {
+                counts[target][0] += u64::from(target == best);
+                counts[target][1] += 1;
+                counts[best][2] += 1;
+            }
+            counts
+        }
+    };
+    let types = scheme.as_ref().map_or(names, Scheme::types);
+    let scores = |name: &str, [hits, there, found]: [u64; 3]| class_scores(name, hits, there, found);
+    let all = counts.iter().fold([0; 3], |sum: [u64; 3], each| std::array::from_fn(|i| sum[i] + each[i]));
+    let of_types: Vec<ClassScores> = types.iter().zip(&counts).map(|(name, &counts)| scores(name, counts)).collect();
+    let seen: Vec<f64> =
+        of_types.iter().zip(&counts).filter(|(_, [_, there, found])| there + found > 0).map(|(s, _)| s.f1).collect();
+    let entities = scheme.is_some().then(|| {
+        let ClassScores { precision, recall, f1, .. } = scores("", all);
+        OfEntities { f1, precision, recall }
+    });
+    let scores = OfTokens { token_accuracy: ratio(right, words), macro_f1: mean(&seen), entities, types: of_types };
+    (bounded(loss, words as usize), Scores::Tokens(scores))
+}
+
+/// What can be said of spans without their texts, where no data set judges them: nothing.
+fn of_rows(_ends: &[f32]) -> (f64, Scores) {
+    let none = OfSpans {
+        f1: 0.0,
+        exact_match: 0.0,
+        answerable_f1: None,
+        answerable_exact_match: None,
+        unanswerable_accuracy: None,
+        no_answer_threshold: None,
+    };
+    (0.0, Scores::Spans(none))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -381,9 +528,13 @@ mod tests {
 
     #[test]
     fn scores_come_back_from_json() {
-        for (kind, numbers) in
-            [(Kind::Classes, vec![]), (Kind::Labels, vec![1.0, 0.0, 1.0]), (Kind::Values, vec![0.5; 3])]
-        {
+        for (kind, numbers) in [
+            (Kind::Classes, vec![]),
+            (Kind::Labels, vec![1.0, 0.0, 1.0]),
+            (Kind::Values, vec![0.5; 3]),
+            (Kind::Tokens, vec![2.0]),
+            (Kind::Spans, vec![0.0, 1.0]),
+        ] {
             let metrics = Metrics::of(&task(kind), &Targets { classes: vec![1], numbers }, &[0.1, 0.7, -0.3]);
             let text = serde_json::to_string(&metrics).unwrap();
             assert_eq!(serde_json::from_str::<Metrics>(&text).unwrap(), metrics, "{text}");

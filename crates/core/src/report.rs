@@ -40,7 +40,7 @@ pub fn page(program: &str, title: &str, plan: &Plan, outcome: &Outcome, summary:
         ("Folds", summary.folds.as_ref().map_or(String::new(), folds)),
         ("Plan", format!("<pre>{}</pre>", escape(&plan.to_string()))),
         ("Course", curves(&outcome.history)),
-        ("Classes", classes(metrics)),
+        (if matches!(metrics.scores, Scores::Tokens(_)) { "Types" } else { "Classes" }, classes(metrics)),
         ("Confusion", confusion(metrics)),
         ("Time", time(summary)),
         ("Left out", skipped(&outcome.skipped)),

@@ -1,6 +1,7 @@
 //! What is asked of a sample, and all that depends on it: how a batch's loss is made, what an answer means.
 //!
-//! Of classes, exactly one is right; of labels, any number; values are measured. A task has a name for each output of the
+//! Of classes, exactly one is right; of labels, any number; values are measured. Of tokens, each row of a sample has a class;
+//! of spans, one row is the first and one the last of a passage. A task has a name for each output of the
 //! head. Which scores judge it is told by [`crate::metrics`], which data sets say it is for the domains.
 
 mod cells;
@@ -35,24 +36,34 @@ pub enum Kind {
     Labels,
     /// Numbers that a sample measures
     Values,
+    /// Words, each of which has a label: names, parts of speech
+    Tokens,
+    /// Passages of a text that answer a question
+    Spans,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Classes, Self::Labels, Self::Values];
+    pub const ALL: [Self; 5] = [Self::Classes, Self::Labels, Self::Values, Self::Tokens, Self::Spans];
 
-    /// The `problem_type` of a Hugging Face configuration.
-    pub fn problem_type(self) -> &'static str {
+    /// Whether each row of a sample has outputs of its own.
+    pub fn of_rows(self) -> bool {
+        matches!(self, Self::Tokens | Self::Spans)
+    }
+
+    /// The `problem_type` of a Hugging Face configuration, which speaks of whole samples only.
+    pub fn problem_type(self) -> Option<&'static str> {
         match self {
-            Self::Classes => "single_label_classification",
-            Self::Labels => "multi_label_classification",
-            Self::Values => "regression",
+            Self::Classes => Some("single_label_classification"),
+            Self::Labels => Some("multi_label_classification"),
+            Self::Values => Some("regression"),
+            Self::Tokens | Self::Spans => None,
         }
     }
 
     /// The kind of that `problem_type`.
     pub fn of_problem_type(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.problem_type() == name)
+        Self::ALL.into_iter().find(|kind| kind.problem_type() == Some(name))
     }
 }
 
@@ -62,6 +73,8 @@ impl fmt::Display for Kind {
             Self::Classes => "classes",
             Self::Labels => "labels",
             Self::Values => "values",
+            Self::Tokens => "tokens",
+            Self::Spans => "spans",
         })
     }
 }
@@ -114,6 +127,7 @@ impl Task {
                     (Method::Prototypes, _) => Some("means of classes"),
                     (Method::Logistic { .. }, Kind::Values) => Some("logistic regression"),
                     (Method::Ridge { .. }, Kind::Labels) => Some("ridge regression of classes"),
+                    (Method::Logistic { .. } | Method::Ridge { .. }, Kind::Spans) => Some("a regression of samples"),
                     _ => None,
                 },
                 Phase::Combine(_) => None,
@@ -136,26 +150,33 @@ impl Task {
             _ if train.pairs.is_some() => Some("pairs of a class"),
             _ if train.teacher.is_some() => Some("a teacher of classes"),
             _ if train.penalties.iter().any(by_class) => Some("a penalty by class"),
-            Kind::Values if objective.label_smoothing > 0.0 => Some("smoothed labels"),
-            Kind::Values if objective.class_weights != ClassWeights::None => Some("weights of classes"),
+            Kind::Values | Kind::Spans if objective.label_smoothing > 0.0 => Some("smoothed labels"),
+            Kind::Values | Kind::Spans if objective.class_weights != ClassWeights::None => Some("weights of classes"),
+            kind if kind.of_rows() && train.mix.is_some() => Some("mixtures of samples"),
             _ => None,
         }
     }
 
-    /// What logits say: of classes and labels the probability of each, of values the numbers themselves.
+    /// What logits say: of classes (of a sample or a row) and labels the probability of each, of values the numbers
+    /// themselves; of spans the logits, which are told only beside those of other rows.
     pub fn answer(&self, logits: &[f32]) -> Vec<f32> {
         match self.kind {
-            Kind::Classes => {
+            Kind::Classes | Kind::Tokens => {
                 let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 let powers: Vec<f32> = logits.iter().map(|x| (x - largest).exp()).collect();
                 let sum: f32 = powers.iter().sum();
                 powers.iter().map(|p| p / sum).collect()
             }
             Kind::Labels => logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
-            Kind::Values => logits.to_vec(),
+            Kind::Values | Kind::Spans => logits.to_vec(),
         }
     }
 }
+
+/// Among the numbers of a sample of tokens, of which each row has one: a row without a label.
+pub const UNLABELLED: f32 = -1.0;
+/// The same, and a text begins there: no entity spans it.
+pub const BEGINS: f32 = -2.0;
 
 /// Groups of labels that are smaller are one.
 const LEAST: usize = 10;
@@ -165,7 +186,7 @@ const LEAST: usize = 10;
 /// of the first number, that it is in.
 pub fn strata(kind: Kind, rows: &[Vec<f32>]) -> Vec<u32> {
     match kind {
-        Kind::Classes => vec![0; rows.len()],
+        Kind::Classes | Kind::Tokens | Kind::Spans => vec![0; rows.len()],
         Kind::Labels => {
             let width = rows.first().map_or(0, Vec::len);
             let mut counts = vec![0usize; width];
@@ -224,7 +245,7 @@ mod tests {
     #[test]
     fn problem_types_come_back() {
         for kind in Kind::ALL {
-            assert_eq!(Kind::of_problem_type(kind.problem_type()), Some(kind));
+            assert_eq!(kind.problem_type().and_then(Kind::of_problem_type), Some(kind).filter(|kind| !kind.of_rows()));
         }
     }
 }

@@ -113,7 +113,7 @@ pub fn open(folder: &Path, card: Option<&Card>) -> Result<Opened<Pipeline>> {
         ));
     }
     let kind = config.problem_type.as_deref().map_or(Some(Kind::Classes), Kind::of_problem_type).ok_or_else(|| {
-        let known = Kind::ALL.map(Kind::problem_type).join(", ");
+        let known = Kind::ALL.into_iter().filter_map(Kind::problem_type).collect::<Vec<_>>().join(", ");
         Error::input(subject.display(), "its \"problem_type\" is none that is known", format!("use one of {known}"))
     })?;
     let task = names.map(|outputs| Task { kind, outputs });
@@ -142,7 +142,12 @@ pub fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
         num_features: Some(network.features()),
         label_names: model.task.as_ref().map(|task| task.outputs.clone().into()),
         // timm knows classes alone, and says nothing of them.
-        problem_type: model.task.as_ref().filter(|t| !t.is_classes()).map(|t| t.kind.problem_type().to_string()),
+        problem_type: model
+            .task
+            .as_ref()
+            .filter(|t| !t.is_classes())
+            .and_then(|t| t.kind.problem_type())
+            .map(String::from),
         pretrained_cfg: Preprocessing::of(&model.pipeline, network),
     };
     let text = serde_json::to_string_pretty(&config).map_err(|e| Error::io(&path)(e.into()))?;

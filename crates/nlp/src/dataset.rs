@@ -20,7 +20,8 @@ use crate::tokenizer::{TextTokenizer, Tokens};
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DataArgs {
-    /// Labelled sentences: a .tsv, .csv or .jsonl file with named columns, or its .gz
+    /// Labelled sentences: a .tsv, .csv or .jsonl file with named columns, or its .gz; tokens: CoNLL's columns or .jsonl; spans:
+    /// SQuAD's .json, .jsonl, .tsv or .csv
     #[arg(long, value_name = "FILE")]
     pub train: Option<PathBuf>,
     /// More of them, to validate on [default: a share of the training file]
@@ -32,9 +33,13 @@ pub struct DataArgs {
     /// Column of the second text of a pair [default: sentence2, question2 or hypothesis, beside its partner]
     #[arg(long, value_name = "NAME")]
     pub pair_column: Option<String>,
-    /// What is asked of a sample: one of several classes, any number of labels, or values, which are numbers [default: classes]
+    /// What is asked of a sample: one of several classes, any number of labels, values, which are numbers, a label for each
+    /// word (tokens), or passages that answer questions (spans) [default: classes]
     #[arg(long, value_name = "KIND")]
     pub task: Option<Kind>,
+    /// tokens: the labels that stand as numbers in the files, in their order, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub label_names: Option<Vec<String>>,
     /// Column of the class; of labels the column that lists them, or one of 0 and 1 for each, of values one for each, separated by
     /// commas [default: label, labels, class, category or target]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
@@ -42,9 +47,17 @@ pub struct DataArgs {
     /// What stands between the labels in a column that lists them [default: ;]
     #[arg(long, value_name = "TEXT")]
     pub label_separator: Option<String>,
-    /// Longest sequence, in tokens; what is longer is cut [default: 128]
+    /// Longest sequence, in tokens; what is longer is cut, or read in windows [default: 128; spans: 384]
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
+    /// tokens, spans: tokens that the windows of a text longer than --max-tokens share with the next [default: a quarter of it;
+    /// spans: 128]
+    #[arg(long, value_name = "N")]
+    pub stride: Option<usize>,
+    /// spans: by how much no answer must be more probable than the best one, in logits, to be given [default: what suits the
+    /// validation part best, where questions without an answer are learned from]
+    #[arg(long, value_name = "X")]
+    pub no_answer_threshold: Option<f64>,
     /// How the rows of a sentence become one [default: as the model comes]
     #[arg(long, value_name = "NAME")]
     pub pooling: Option<Pooling>,
@@ -54,6 +67,27 @@ pub struct DataArgs {
 }
 
 impl DataArgs {
+    /// Refuses flags that say nothing of data of this kind.
+    pub(crate) fn fit(&self, kind: Kind) -> Result<()> {
+        let whole = [Kind::Classes, Kind::Labels, Kind::Values];
+        let named = |set: bool, flag: &'static str, kinds: &[Kind]| (set && !kinds.contains(&kind)).then_some(flag);
+        let foreign = [
+            named(self.text_column.is_some(), "--text-column", &[&whole[..], &[Kind::Tokens]].concat()),
+            named(self.pair_column.is_some(), "--pair-column", &whole),
+            named(self.label_column.is_some(), "--label-column", &[&whole[..], &[Kind::Tokens]].concat()),
+            named(self.label_separator.is_some(), "--label-separator", &whole),
+            named(self.label_names.is_some(), "--label-names", &[Kind::Tokens]),
+            named(self.stride.is_some(), "--stride", &[Kind::Tokens, Kind::Spans]),
+            named(self.no_answer_threshold.is_some(), "--no-answer-threshold", &[Kind::Spans]),
+        ];
+        let Some(flag) = foreign.into_iter().flatten().next() else { return Ok(()) };
+        let reason = match (kind, flag.ends_with("column")) {
+            (Kind::Spans, true) => "questions, texts and answers are called question, context and answers".to_string(),
+            _ => format!("it says nothing of data of {kind}"),
+        };
+        Err(Error::input(flag, reason, "leave it out, or name another --task"))
+    }
+
     /// How targets are to be understood.
     fn asked(&self, known: Option<&Task>) -> TaskArgs {
         let Self { task, label_column, label_separator, .. } = self.clone();
@@ -282,13 +316,19 @@ fn class_names(labels: &[String]) -> Vec<String> {
     names
 }
 
-/// See [`topwork_core::domain::Domain::splits`]. With a `known` task the training file may be absent: an empty part then.
-pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>, seed: Seed) -> Result<Splits> {
+/// The share to hold out.
+pub(crate) fn held_share(args: &DataArgs) -> Result<f64> {
     let share = args.validation_share.unwrap_or(0.2);
     if !(share > 0.0 && share < 1.0) {
         let subject = format!("--validation-share {share}");
         return Err(Error::input(subject, "is not between 0 and 1", "use a share such as 0.2"));
     }
+    Ok(share)
+}
+
+/// See [`topwork_core::domain::Domain::splits`]. With a `known` task the training file may be absent: an empty part then.
+pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>, seed: Seed) -> Result<Splits> {
+    let share = held_share(args)?;
     let pipeline = pipeline.clone().for_training(args.max_tokens)?;
     let asked = args.asked(known);
     asked.check()?;
@@ -340,8 +380,8 @@ pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>,
     Ok(Splits { task, train, validation, held_out })
 }
 
-fn missing(flag: &str, reason: &str) -> Error {
-    Error::input(flag, reason, format!("name a .tsv, .csv or .jsonl file of labelled sentences with {flag}"))
+pub(crate) fn missing(flag: &str, reason: &str) -> Error {
+    Error::input(flag, reason, format!("name a file of labelled sentences with {flag}"))
 }
 
 #[cfg(test)]

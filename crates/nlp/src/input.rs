@@ -5,36 +5,50 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use topwork_core::data::Sample;
 use topwork_core::domain::Inputs;
 use topwork_core::{Error, Result};
 
 use crate::dataset::text_columns;
 use crate::pipeline::Pipeline;
 use crate::table::{Format, Lines, Source, Table, decompressed, format_of, open_source, place};
-use crate::tokenizer::{TextTokenizer, Tokens};
+use crate::tokenizer::Tokens;
 
 /// What to predict on.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct InputArgs {
-    /// Files: one sentence a line, or .tsv, .csv and .jsonl tables with named columns; `-` for standard input
+    /// Files: one sentence a line, or .tsv, .csv and .jsonl tables with named columns; `-` for standard input. For a model that
+    /// finds answers: tables of questions and contexts, or SQuAD's .json
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// A sentence itself; may be given more than once
     #[arg(long, value_name = "SENTENCE", allow_hyphen_values = true)]
     pub text: Vec<String>,
+    /// A question about the --text beside it, for a model that finds answers; as many as there are of --text
+    #[arg(long, value_name = "QUESTION", allow_hyphen_values = true)]
+    pub question: Vec<String>,
+    /// By how much no answer must be more probable than the best one, in logits, to be given, where a model finds answers
+    /// [default: as it was trained]
+    #[arg(long, value_name = "X")]
+    pub no_answer_threshold: Option<f64>,
     /// Column of the text; makes a table of any file [default: as for --text-column in training]
     #[arg(long, value_name = "NAME")]
     pub column: Option<String>,
-    /// Column of the second text of a pair
+    /// Column of the second text of a pair; of the question, where a model finds answers [default: question]
     #[arg(long, value_name = "NAME")]
     pub pair_column: Option<String>,
+    /// Tokens that the windows of a long text share with the next, where a model reads it in windows [default: as the model was
+    /// trained]
+    #[arg(long, value_name = "N")]
+    pub stride: Option<usize>,
     /// Longest sequence, in tokens [default: as the model was trained]
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
 }
 
 const STANDARD_INPUT: &str = "standard input";
+
+/// Finds the columns of a table that are asked for, where all files are tables.
+pub(crate) type Find = fn(&InputArgs, &Table) -> Result<Vec<usize>>;
 
 /// One place that sentences come from.
 enum Origin {
@@ -44,8 +58,21 @@ enum Origin {
 }
 
 impl InputArgs {
-    fn is_table(&self, path: &Path) -> bool {
-        self.column.is_some() || self.pair_column.is_some() || format_of(path).is_some()
+    /// Refuses flags of models of other tasks than those that have the flags `known`.
+    pub(crate) fn fit(&self, known: &[&str]) -> Result<()> {
+        let given = [
+            (!self.question.is_empty(), "--question"),
+            (self.no_answer_threshold.is_some(), "--no-answer-threshold"),
+            (self.stride.is_some(), "--stride"),
+        ];
+        match given.into_iter().find(|(given, flag)| *given && !known.contains(flag)) {
+            None => Ok(()),
+            Some((_, flag)) => Err(Error::input(flag, "it says nothing to a model of this task", "leave it out")),
+        }
+    }
+
+    fn is_table(&self, path: &Path, find: Option<Find>) -> bool {
+        find.is_some() || self.column.is_some() || self.pair_column.is_some() || format_of(path).is_some()
     }
 
     fn columns(&self, table: &Table) -> Result<Vec<usize>> {
@@ -53,28 +80,28 @@ impl InputArgs {
         Ok([Some(text), pair].into_iter().flatten().collect())
     }
 
-    fn table(&self, name: &str, source: Source, format: Option<Format>) -> Result<Reader> {
+    fn table(&self, name: &str, source: Source, format: Option<Format>, find: Option<Find>) -> Result<Reader> {
         let table = Table::new(name, source, format)?;
-        let wanted = self.columns(&table)?;
+        let wanted = find.unwrap_or(Self::columns)(self, &table)?;
         Ok(Reader::Table(table, wanted))
     }
 
-    fn reader(&self, origin: Origin) -> Result<Reader> {
+    fn reader(&self, origin: Origin, find: Option<Find>) -> Result<Reader> {
         match origin {
             Origin::Text(text) => Ok(Reader::Text(Some(text))),
             Origin::File(path) => {
                 let name = path.display().to_string();
                 let source = open_source(&path)?;
-                if self.is_table(&path) {
-                    return self.table(&name, source, format_of(&path));
+                if self.is_table(&path, find) {
+                    return self.table(&name, source, format_of(&path), find);
                 }
                 Ok(Reader::Lines(name.clone(), Lines::new(&name, source)))
             }
             Origin::Stream(source) => {
                 let name = STANDARD_INPUT;
                 let source = decompressed(source).map_err(Error::io(name))?;
-                if self.is_table(Path::new(name)) {
-                    return self.table(name, source, None);
+                if self.is_table(Path::new(name), find) {
+                    return self.table(name, source, None, find);
                 }
                 Ok(Reader::Lines(name.into(), Lines::new(name, source)))
             }
@@ -104,13 +131,13 @@ impl Reader {
 
 struct Stream {
     args: InputArgs,
-    tokenizer: TextTokenizer,
+    find: Option<Find>,
     waiting: std::vec::IntoIter<Origin>,
     current: Option<Reader>,
 }
 
 impl Iterator for Stream {
-    type Item = (String, Result<Sample>);
+    type Item = (String, Result<Vec<String>>);
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -121,7 +148,7 @@ impl Iterator for Stream {
                     Origin::File(path) => path.display().to_string(),
                     Origin::Stream(_) => STANDARD_INPUT.into(),
                 };
-                match self.args.reader(origin) {
+                match self.args.reader(origin, self.find) {
                     Ok(reader) => self.current = Some(reader),
                     Err(e) => return Some((name, Err(e))),
                 }
@@ -131,11 +158,7 @@ impl Iterator for Stream {
                 self.current = None;
                 continue;
             };
-            let sample = texts.and_then(|texts| {
-                let tokens = self.tokenizer.encode(&texts[0], texts.get(1).map(String::as_str))?;
-                Ok(Tokens::sample(&tokens.ids, tokens.first))
-            });
-            return Some((name, sample));
+            return Some((name, texts));
         }
     }
 }
@@ -147,6 +170,30 @@ pub(crate) fn inputs(args: &InputArgs, pipeline: &Pipeline) -> Result<Inputs> {
 }
 
 fn inputs_with(args: &InputArgs, pipeline: &Pipeline, stdin: impl Fn() -> Source) -> Result<Inputs> {
+    let tokenizer = pipeline.clone().limited(args.max_tokens)?.tokenizer;
+    let sample = move |texts: Vec<String>| {
+        let tokens = tokenizer.encode(&texts[0], texts.get(1).map(String::as_str))?;
+        Ok(Tokens::sample(&tokens.ids, tokens.first))
+    };
+    args.fit(&[])?;
+    let texts = texts_with(args, None, stdin)?;
+    Ok(Box::new(texts.map(move |(name, texts)| (name, texts.and_then(&sample)))))
+}
+
+/// The texts themselves, or both of a pair, with what to call them.
+pub(crate) type Texts = Box<dyn Iterator<Item = (String, Result<Vec<String>>)> + Send>;
+
+/// As [`inputs`], before they are samples.
+pub(crate) fn texts(args: &InputArgs) -> Result<Texts> {
+    texts_with(args, None, || Box::new(BufReader::new(std::io::stdin())))
+}
+
+/// The cells of tables, in the columns that `find` finds.
+pub(crate) fn rows(args: &InputArgs, find: Find) -> Result<Texts> {
+    texts_with(args, Some(find), || Box::new(BufReader::new(std::io::stdin())))
+}
+
+fn texts_with(args: &InputArgs, find: Option<Find>, stdin: impl Fn() -> Source) -> Result<Texts> {
     if args.files.is_empty() && args.text.is_empty() {
         let remedy = "name a file, give a sentence with --text, or - to read standard input";
         return Err(Error::input("no input", "there is nothing to predict on", remedy));
@@ -163,20 +210,19 @@ fn inputs_with(args: &InputArgs, pipeline: &Pipeline, stdin: impl Fn() -> Source
         }
         // Errors in paths and columns shall be seen before the first prediction.
         let source = open_source(path)?;
-        if args.is_table(path) {
-            args.table(&path.display().to_string(), source, format_of(path))?;
+        if args.is_table(path, find) {
+            args.table(&path.display().to_string(), source, format_of(path), find)?;
         }
         origins.push(Origin::File(path.clone()));
     }
-    let tokenizer = pipeline.clone().limited(args.max_tokens)?.tokenizer;
-    Ok(Box::new(Stream { args: args.clone(), tokenizer, waiting: origins.into_iter(), current: None }))
+    Ok(Box::new(Stream { args: args.clone(), find, waiting: origins.into_iter(), current: None }))
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
 
-    use topwork_core::data::Values;
+    use topwork_core::data::{Sample, Values};
 
     use super::*;
     use crate::folder::tests::pipeline;

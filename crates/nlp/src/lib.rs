@@ -6,26 +6,31 @@
 pub mod dataset;
 mod folder;
 pub mod input;
+pub mod masked;
 pub mod models;
 pub mod pipeline;
 pub mod pretrain;
+pub mod spans;
 pub mod table;
 pub mod tokenizer;
+pub mod tokens;
+pub mod verbs;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::Tensor;
-use topwork_core::Result;
 use topwork_core::adapter::Upstream;
 use topwork_core::data::{Sample, Splits};
-use topwork_core::domain::{Domain, Inputs, Opened};
+use topwork_core::domain::{Answers, Domain, Inputs, Opened};
+use topwork_core::metrics::{Metrics, Scores};
 use topwork_core::onnx;
 use topwork_core::plan::Optimizer;
 use topwork_core::seed::Seed;
 use topwork_core::source::{Card, RemoteFile};
 use topwork_core::strategy::{Defaults, Recipe};
-use topwork_core::task::Task;
+use topwork_core::task::{Kind, Task};
+use topwork_core::{Error, Result};
 
 pub use dataset::DataArgs;
 pub use input::InputArgs;
@@ -59,7 +64,7 @@ impl Domain for Sentences {
     type Input = str;
     type DataArgs = DataArgs;
     type InputArgs = InputArgs;
-    type Verbs = pretrain::Verbs;
+    type Verbs = verbs::Verbs;
 
     fn cards() -> &'static [Card] {
         models::CARDS
@@ -93,24 +98,53 @@ impl Domain for Sentences {
     }
 
     fn configure(mut model: Opened<Pipeline>, args: &DataArgs) -> Result<Opened<Pipeline>> {
-        model.pipeline = model.pipeline.for_training(args.max_tokens)?;
-        if let Some(pooling) = args.pooling {
+        let of_rows = match args.task {
+            Some(Kind::Tokens) => Some(Pooling::Tokens),
+            Some(Kind::Spans) => Some(Pooling::Spans),
+            _ => None,
+        };
+        if let (Some(_), Some(_), Some(task)) = (of_rows, args.pooling, args.task) {
+            let reason = format!("each row has an answer with --task {task}, and none is pooled");
+            return Err(Error::input("--pooling", reason, "leave it out"));
+        }
+        // The classes that keep rows come without a pooler.
+        let unpooled = model.pipeline.pooling.keeps_rows().then_some(Pooling::Mean);
+        if let Some(pooling) = of_rows.or(args.pooling).or(unpooled).filter(|&to| to != model.pipeline.pooling) {
             model.pipeline = model.pipeline.pooled(pooling);
             model.network = model.pipeline.network(model.network.classes());
         }
+        model.pipeline = model.pipeline.for_training(args.max_tokens)?;
+        model.pipeline.stride = args.stride.or(model.pipeline.stride);
         Ok(model)
     }
 
+    fn conclude(pipeline: &mut Pipeline, scores: &Metrics) {
+        if let Scores::Spans(scores) = &scores.scores {
+            pipeline.no_answer_threshold = scores.no_answer_threshold;
+        }
+    }
+
+    fn answers<'a>(classifier: &'a Classifier, args: &InputArgs, top: Option<usize>) -> Result<Option<Answers<'a>>> {
+        Ok(match classifier.task().kind {
+            Kind::Tokens => Some(tokens::answers(classifier, args, top)?),
+            Kind::Spans => Some(spans::answers(classifier, args, top)?),
+            Kind::Classes | Kind::Labels | Kind::Values => None,
+        })
+    }
+
     fn configuration(args: &DataArgs) -> DataArgs {
-        DataArgs { max_tokens: args.max_tokens, pooling: args.pooling, ..DataArgs::default() }
+        let task = args.task.filter(|kind| kind.of_rows());
+        let DataArgs { max_tokens, pooling, stride, .. } = *args;
+        DataArgs { max_tokens, pooling, task, stride, ..DataArgs::default() }
     }
 
     /// `transformers` has a classifier on the first row only; with another pooling the encoder alone is its.
     fn upstream(pipeline: &Pipeline) -> Upstream {
+        let whole = |kind| Upstream { prefix: pipeline.config.family.prefix, task_type: Some(kind), has_head: true };
         match pipeline.pooling {
-            Pooling::Pooler => {
-                Upstream { prefix: pipeline.config.family.prefix, task_type: Some("SEQ_CLS"), has_head: true }
-            }
+            Pooling::Pooler => whole("SEQ_CLS"),
+            Pooling::Tokens => whole("TOKEN_CLS"),
+            Pooling::Spans => whole("QUESTION_ANS"),
             Pooling::Mean | Pooling::Cls | Pooling::Max => {
                 Upstream { prefix: "", task_type: Some("FEATURE_EXTRACTION"), has_head: false }
             }
@@ -118,7 +152,13 @@ impl Domain for Sentences {
     }
 
     fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>, seed: Seed) -> Result<Splits> {
-        dataset::splits(args, pipeline, known, seed)
+        let kind = known.map(|task| task.kind).or(args.task).unwrap_or_default();
+        args.fit(kind)?;
+        match kind {
+            Kind::Tokens => tokens::splits(args, pipeline, known, seed),
+            Kind::Spans => spans::splits(args, pipeline, known, seed),
+            Kind::Classes | Kind::Labels | Kind::Values => dataset::splits(args, pipeline, known, seed),
+        }
     }
 
     fn inputs(args: &InputArgs, pipeline: &Pipeline) -> Result<Inputs> {

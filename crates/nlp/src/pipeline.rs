@@ -14,6 +14,8 @@ use crate::tokenizer::TextTokenizer;
 
 /// Longest sequence in training when nothing else is asked for: long enough for nearly all sentences.
 const USUAL_TOKENS: usize = 128;
+/// The same where a question and a passage share it (Devlin et al. 2019).
+const USUAL_OF_PASSAGES: usize = 384;
 
 /// How a sentence becomes a sample for one model.
 #[derive(Clone)]
@@ -29,6 +31,10 @@ pub struct Pipeline {
     /// Whether the upstream library scales embeddings to length 1 (sentence-transformers' `Normalize`). The head sees
     /// them unscaled.
     pub normalize: bool,
+    /// Tokens that neighbouring windows of a long text share, where it was chosen.
+    pub stride: Option<usize>,
+    /// By how much no answer must be more probable than the best one, in logits, to be given; `None` where there always is one.
+    pub no_answer_threshold: Option<f64>,
     /// Whether the longest sequence was chosen, in training or by a flag, rather than the model's own.
     pub(crate) chosen: bool,
     /// The upstream `config.json`, with keys that mean nothing here.
@@ -78,12 +84,14 @@ impl Pipeline {
         Ok(self)
     }
 
-    /// The same for training: a model that is not yet fitted to a task gets at most 128 tokens unless a flag says more.
+    /// The same for training: a model that is not yet fitted to a task gets at most 128 tokens,
+    /// with passages 384, unless a flag says more.
     ///
     /// # Errors
     /// As [`Pipeline::limited`].
     pub fn for_training(self, max_tokens: Option<usize>) -> Result<Self> {
-        let usual = if self.chosen { self.max_tokens() } else { self.max_tokens().min(USUAL_TOKENS) };
+        let most = if self.pooling == Pooling::Spans { USUAL_OF_PASSAGES } else { USUAL_TOKENS };
+        let usual = if self.chosen { self.max_tokens() } else { self.max_tokens().min(most) };
         self.limited(Some(max_tokens.unwrap_or(usual)))
     }
 

@@ -43,26 +43,30 @@ pub(super) fn run<D: Domain>(args: EvaluateArgs<D>, common: &Common) -> Result<(
         .collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut faults = Faults::new(Strictness { strict: args.strict, ..Strictness::default() });
-    let (mut logits, mut targets, mut done) = (Vec::new(), Targets::default(), 0);
+    let (mut logits, mut targets, mut judged) = (Vec::new(), Targets::default(), Vec::new());
     for mut loaded in Loader::new(data.clone(), batches, threads) {
         for (index, error) in loaded.failed.drain(..) {
             faults.note("validation", &*data, index, error)?;
         }
-        targets.extend(Targets::of(&*data, loaded.indices()));
+        let indices = loaded.indices();
+        targets.extend(Targets::of(&*data, indices.iter().copied()));
+        judged.extend(indices);
         let samples: Vec<_> = loaded.samples.into_iter().map(|(_, sample)| sample).collect();
-        done += samples.len();
         logits.extend(classifier.logits(&samples)?);
-        console.progress("evaluate", done, data.len());
+        console.progress("evaluate", judged.len(), data.len());
     }
     if targets.classes.is_empty() {
         return Err(Error::input("the validation data", "none of it could be read", "check the files"));
     }
-    let metrics = Metrics::of(classifier.task(), &targets, &logits);
+    let metrics = data.judge(&judged, &logits).unwrap_or_else(|| Metrics::of(classifier.task(), &targets, &logits));
     if common.json {
         return print_line(&json(&metrics)?);
     }
     print_line(&format!("{metrics} on {} {}", metrics.samples, D::ITEM.1))?;
-    print_line(&others(&metrics))?;
+    let others = others(&metrics);
+    if !others.is_empty() {
+        print_line(&others)?;
+    }
     let wide = metrics.by_class().iter().map(|c| c.name.chars().count()).max().unwrap_or(0).max(5);
     if !metrics.by_class().is_empty() {
         print_line(&format!("{:<wide$} {:>9} {:>9} {:>9} {:>9}", "class", "precision", "recall", "F1", "samples"))?;
@@ -90,5 +94,7 @@ fn others(metrics: &Metrics) -> String {
         Scores::Values(scores) => {
             format!("root mean squared error {:.4}, Pearson {:.4}", scores.root_mean_squared_error, scores.pearson)
         }
+        Scores::Tokens(scores) => scores.entities.map_or(String::new(), |_| format!("macro-F1 {:.4}", scores.macro_f1)),
+        Scores::Spans(scores) => scores.to_string(),
     }
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{Common, print_line};
 use crate::classifier::{BATCH, Classifier, Guess, Prediction};
 use crate::data::Sample;
-use crate::domain::Domain;
+use crate::domain::{Answers, Domain};
 use crate::task::Kind;
 use crate::{Error, Result};
 
@@ -36,6 +36,9 @@ pub(super) fn run<D: Domain>(args: PredictArgs<D>, common: &Common) -> Result<()
     let model = super::open::<D>(&args.run, args.adapter.as_deref(), common)?;
     let classifier = Classifier::<D>::of(model, common.place()?, args.run.as_ref())?;
     let kind = classifier.task().kind;
+    if let Some(answers) = D::answers(&classifier, &args.inputs, args.top_k)? {
+        return tell(answers, common);
+    }
     let shown = |guesses: &[Guess]| match (args.top_k, kind) {
         (Some(top), _) => top.min(guesses.len()),
         (None, Kind::Labels) => guesses.iter().take_while(|guess| guess.probability >= 0.5).count(),
@@ -68,6 +71,42 @@ pub(super) fn run<D: Domain>(args: PredictArgs<D>, common: &Common) -> Result<()
             }
         },
     )
+}
+
+/// Prints answers as they come. Inputs that have none are told on standard error, and make the whole fail at the end.
+fn tell(answers: Answers<'_>, common: &Common) -> Result<()> {
+    let (mut read, mut unreadable) = (0, 0);
+    for (name, answer) in answers {
+        read += 1;
+        match answer {
+            Ok(answer) if common.json => {
+                let mut object = serde_json::Map::from_iter([("input".to_string(), name.into())]);
+                object.extend(answer.fields);
+                print_line(&serde_json::Value::Object(object).to_string())?;
+            }
+            Ok(answer) => answer.lines.iter().try_for_each(|line| print_line(&format!("{name}\t{line}")))?,
+            Err(error) => {
+                unreadable += 1;
+                eprintln!("{error}");
+                if common.json {
+                    print_line(&json!({ "input": name, "error": error.to_string() }).to_string())?;
+                }
+            }
+        }
+    }
+    ended(read, unreadable)
+}
+
+/// What is told at the end of a stream.
+fn ended(read: usize, unreadable: usize) -> Result<()> {
+    if read == 0 {
+        return Err(Error::input("predict", "there is nothing to predict on", "name files, a folder or `-`"));
+    }
+    if unreadable > 0 {
+        let reason = format!("{unreadable} of {read} could not be read; the others are answered");
+        return Err(Error::input("predict", reason, "see the messages above"));
+    }
+    Ok(())
 }
 
 /// How long a batch that is not full waits for a further input.
@@ -131,12 +170,5 @@ pub(super) fn stream<T>(
     if reader.join().is_err() {
         return Err(Error::Tensor(candle_core::Error::Msg("reading the inputs ended early".into())));
     }
-    if read == 0 {
-        return Err(Error::input("predict", "there is nothing to predict on", "name files, a folder or `-`"));
-    }
-    if unreadable > 0 {
-        let reason = format!("{unreadable} of {read} could not be read; the others are answered");
-        return Err(Error::input("predict", reason, "see the messages above"));
-    }
-    Ok(())
+    ended(read, unreadable)
 }

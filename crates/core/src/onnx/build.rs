@@ -60,10 +60,10 @@ impl Builder {
         name.into()
     }
 
-    /// Hands out `value`, `[samples, width]`, under `name`.
-    pub fn finish(&mut self, value: &str, name: &str, width: usize) {
-        let width = width.to_string();
-        self.graph.output.push(ValueInfo::tensor(name, proto::FLOAT, &["samples", &width]));
+    /// Hands out `value`, of this shape, under `name`.
+    pub fn finish(&mut self, value: &str, name: &str, dims: &[String]) {
+        let dims: Vec<&str> = dims.iter().map(String::as_str).collect();
+        self.graph.output.push(ValueInfo::tensor(name, proto::FLOAT, &dims));
         let last = self.graph.node.iter_mut().find(|node| node.output[0] == value);
         match last {
             // Nothing reads it but whoever runs the graph.

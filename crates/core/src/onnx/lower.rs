@@ -74,6 +74,12 @@ impl Flow {
         }
     }
 
+    /// Its shape, samples included.
+    pub fn dims(&self) -> Vec<String> {
+        let rows = matches!(self.shape, Shape::Rows(_)).then(|| "rows".to_string());
+        ["samples".to_string()].into_iter().chain(rows).chain([self.width().to_string()]).collect()
+    }
+
     fn new(value: String, shape: Shape) -> Self {
         Self { value, shape }
     }

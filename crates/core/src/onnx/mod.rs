@@ -2,8 +2,8 @@
 //!
 //! The graph comes from the description that everything else comes from: `lower` has an entry for every kind of layer.
 //! Images go in with the channels first, `[samples, channels, height, width]`, at the size of the description; sequences as
-//! `[samples, rows]`, padded, with a mask that is 1 where there is a row. Out come `logits` `[samples, classes]` or, of a
-//! backbone, `features` `[samples, width]`. How inputs are prepared is not in the graph.
+//! `[samples, rows]`, padded, with a mask that is 1 where there is a row. Out come `logits` `[samples, classes]`, or of a
+//! network that pools no rows `[samples, rows, classes]`, or, of a backbone, `features` `[samples, width]`. How inputs are prepared is not in the graph.
 
 mod build;
 mod lower;
@@ -70,7 +70,7 @@ pub fn write(
             "features"
         }
     };
-    builder.finish(&flow.value, name, flow.width());
+    builder.finish(&flow.value, name, &flow.dims());
     let size = builder.bytes();
     if size > i32::MAX as usize {
         let reason = format!("its parameters take {size} bytes, and an ONNX file holds 2 GB");

@@ -3,6 +3,7 @@
 use super::{Facts, Probe, Recipe, Settings, Strategy, rule};
 use crate::net::Network;
 use crate::plan::{BatchNormMode, Decay, Optimizer, Phase, Plan, Start};
+use crate::task::Kind;
 
 /// A linear head on frozen features.
 pub struct FeatureExtraction;
@@ -32,7 +33,9 @@ impl Strategy for FeatureExtraction {
 
     fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let options = &settings.options;
-        let phase = match options.probe.unwrap_or(Probe::Logistic) {
+        // Where passages begin and end is no regression of samples.
+        let usual = if task.kind == Kind::Spans { Probe::Gradient } else { Probe::Logistic };
+        let phase = match options.probe.unwrap_or(usual) {
             Probe::Logistic | Probe::Ridge => Phase::Solve(settings.solve(task)),
             Probe::Gradient => {
                 let learn = vec![rule("head", 1.0)];

@@ -53,6 +53,11 @@ impl TaskArgs {
     /// # Errors
     /// Naming the flag that has no meaning here.
     pub fn check(&self) -> Result<()> {
+        let kind = self.kind();
+        if kind.of_rows() {
+            let reason = "it is asked of the words of a text";
+            return Err(Error::input(format!("--task {kind}"), reason, "use classes, labels or values"));
+        }
         if self.kind() == Kind::Classes && self.label_column.as_ref().is_some_and(|names| names.len() != 1) {
             let reason = "classes stand in one column";
             return Err(Error::input("--label-column", reason, "name one, or say --task labels or --task values"));
@@ -145,6 +150,13 @@ fn yes_or_no(cell: &str) -> Option<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_asked_of_words_is_no_task_of_whole_samples() {
+        let args = TaskArgs { task: Some(Kind::Tokens), ..TaskArgs::default() };
+        let message = args.check().unwrap_err().to_string();
+        assert!(message.contains("--task tokens") && message.contains("use classes"), "{message}");
+    }
 
     fn cells(columns: &[&str], rows: &[&[&str]]) -> Cells {
         let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_string()).collect();

@@ -247,12 +247,13 @@ impl Run<'_> {
         let readable = split.readable();
         let chunks = readable.chunks(BATCH).map(<[usize]>::to_vec).collect();
         let mut batches = split.batches(chunks, 0, ViewSeed::Plain, job.threads);
-        let (mut targets, mut logits, mut done) = (Targets::default(), Vec::new(), 0);
+        let (mut targets, mut logits, mut judged, mut done) = (Targets::default(), Vec::new(), Vec::new(), 0);
         while let Some(input) = batches.next(self)? {
             if let Some(input) = input {
                 let output = frozen.run(&input.activation)?;
                 logits.extend(crate::cache::host_values(&output.data)?);
                 targets.extend(input.targets);
+                judged.extend(input.indices);
             }
             done += BATCH;
             job.observer.progress("validate", done.min(readable.len()), readable.len());
@@ -260,6 +261,6 @@ impl Run<'_> {
         let waited = self.timings.seconds("load") + self.timings.seconds("extract") - loaded;
         self.timings.add("validate", start, targets.classes.len());
         self.timings.deduct("validate", waited);
-        Ok(Metrics::of(job.task, &targets, &logits))
+        Ok(split.dataset.judge(&judged, &logits).unwrap_or_else(|| Metrics::of(job.task, &targets, &logits)))
     }
 }

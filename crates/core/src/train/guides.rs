@@ -5,8 +5,8 @@ use candle_core::{Device, Tensor};
 
 use super::feed::{Batches, Fixed, Input, Split};
 use super::terms::{
-    BinaryCrossEntropy, CosinePairs, CrossEntropy, Mimicry, SingularValues, SoftLabels, SquaredError, StartFeatures,
-    Term,
+    BinaryCrossEntropy, CosinePairs, CrossEntropy, Mimicry, RowLabels, SingularValues, SoftLabels, SpanEnds,
+    SquaredError, StartFeatures, Term,
 };
 use super::{Optimizer, Run};
 use crate::cache::ViewSeed;
@@ -206,7 +206,16 @@ impl Guides {
     }
 
     /// The term of a task whose targets are numbers.
-    fn of_numbers(&self, phase: &Train, targets: &Targets) -> Result<Box<dyn Term>> {
+    fn of_numbers(&self, phase: &Train, targets: &Targets) -> Result<Box<dyn Term + '_>> {
+        match self.kind {
+            Kind::Tokens => {
+                let (class_weights, label_smoothing) = (self.class_weights.as_deref(), phase.objective.label_smoothing);
+                let term = RowLabels::of(self.last, &targets.numbers, class_weights, label_smoothing);
+                return Ok(Box::new(term));
+            }
+            Kind::Spans => return Ok(Box::new(SpanEnds::of(self.last, &targets.numbers))),
+            Kind::Classes | Kind::Labels | Kind::Values => {}
+        }
         let samples = targets.classes.len();
         let shape = (samples, targets.numbers.len() / samples.max(1));
         let (output, numbers) = (self.last, Tensor::from_slice(&targets.numbers, shape, &self.device)?);

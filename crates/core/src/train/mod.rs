@@ -43,14 +43,14 @@ use crate::observe::{Observer, Timings};
 use crate::plan::{ClassWeights, Phase, Plan, Start};
 use crate::run::RunDir;
 use crate::seed::Seed;
-use crate::task::Task;
+use crate::task::{Kind, Task};
 use crate::{Error, Result};
 
 pub use divergence::OnNan;
 use feed::Split;
 pub use optim::Optimizer;
 use position::Position;
-pub use terms::{CrossEntropy, Seen, Term};
+pub use terms::{CrossEntropy, RowLabels, Seen, SpanEnds, Term};
 
 /// Everything a run needs.
 pub struct Job<'a> {
@@ -360,6 +360,13 @@ impl Run<'_> {
         let (train, task) = (&self.job.train, self.job.task);
         let all = train.len() as f32;
         let mut counts = vec![0usize; task.len()];
+        if task.kind == Kind::Tokens {
+            let labels = (0..train.len()).flat_map(|i| train.numbers(i)).filter(|label| **label >= 0.0);
+            labels.for_each(|&label| counts[label as usize] += 1);
+            let all = counts.iter().sum::<usize>() as f32;
+            let weight = |&n: &usize| if n == 0 { 0.0 } else { all / (counts.len() as f32 * n as f32) };
+            return Some(counts.iter().map(weight).collect());
+        }
         if !task.is_classes() {
             for i in 0..train.len() {
                 counts.iter_mut().zip(train.numbers(i)).for_each(|(n, &has)| *n += usize::from(has > 0.5));

@@ -18,6 +18,14 @@ use crate::{Error, Result};
 /// Samples copied at once.
 const BATCH: usize = 256;
 
+/// Puts the rows of `found` that have a label behind `rows`, and their labels behind `classes`.
+fn labelled(found: &[f32], width: usize, numbers: &[f32], rows: &mut Vec<f32>, classes: &mut Vec<u32>) {
+    for (row, &label) in found.chunks_exact(width).zip(numbers).filter(|(_, label)| **label >= 0.0) {
+        rows.extend_from_slice(row);
+        classes.push(label as u32);
+    }
+}
+
 impl Run<'_> {
     /// Executes a phase of kind `solve`.
     pub(super) fn solve(&mut self, phase: &Solve) -> Result<()> {
@@ -36,22 +44,34 @@ impl Run<'_> {
         let (mut rows, mut targets) = (Vec::new(), Targets::default());
         for view in 0..count {
             for chunk in readable.chunks(BATCH) {
+                let of_chunk = Targets::of(&*train.dataset, chunk.iter().copied());
                 if let Some(features) = train.kept() {
-                    rows.extend(host_values(&before.run(&features.batch(view, chunk, job.device)?)?.data)?);
+                    let found = host_values(&before.run(&features.batch(view, chunk, job.device)?)?.data)?;
+                    match job.task.kind {
+                        Kind::Tokens => {
+                            labelled(&found, head.inputs, &of_chunk.numbers, &mut rows, &mut targets.classes)
+                        }
+                        _ => rows.extend(found),
+                    }
                 }
-                targets.extend(Targets::of(&*train.dataset, chunk.iter().copied()));
+                if job.task.kind != Kind::Tokens {
+                    targets.extend(of_chunk);
+                }
             }
         }
         if let Some(at) = rows.iter().position(|value| !value.is_finite()) {
-            let name = train.dataset.name(readable[at / head.inputs % readable.len()]);
+            let name = match job.task.kind.of_rows() {
+                true => "the training samples".into(),
+                false => train.dataset.name(readable[at / head.inputs % readable.len()]),
+            };
             return Err(Error::input(name, "its features are not finite numbers", "check the model's weights"));
         }
         let by_class = self.class_weights(phase.objective.class_weights);
         // All views of a sample together weigh as much as the sample would, so that the penalty keeps its meaning.
         let of_class = |class: usize| by_class.as_ref().map_or(1.0, |w| f64::from(w[class])) / count as f64;
         let weights = || match job.task.kind {
-            Kind::Classes => targets.classes.iter().map(|&class| of_class(class as usize)).collect(),
-            Kind::Labels | Kind::Values => vec![1.0 / count as f64; targets.classes.len()],
+            Kind::Classes | Kind::Tokens => targets.classes.iter().map(|&class| of_class(class as usize)).collect(),
+            Kind::Labels | Kind::Values | Kind::Spans => vec![1.0 / count as f64; targets.classes.len()],
         };
         let (weight, bias) = match phase.method {
             Method::Logistic { l2 } if job.task.kind == Kind::Labels => {
@@ -98,7 +118,9 @@ impl Run<'_> {
                 let (width, outputs) = (head.inputs, head.outputs);
                 let truth = match job.task.kind {
                     Kind::Values => targets.numbers,
-                    Kind::Classes | Kind::Labels => ridge::signs(&targets.classes, outputs),
+                    Kind::Classes | Kind::Labels | Kind::Tokens | Kind::Spans => {
+                        ridge::signs(&targets.classes, outputs)
+                    }
                 };
                 let weights = &weights();
                 let fit = ridge::Problem { rows: &rows, width, truth: &truth, outputs, weights }.fit(l2)?;

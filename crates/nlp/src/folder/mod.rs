@@ -1,6 +1,7 @@
 //! Model folders in the layout of `transformers` and `sentence-transformers`, read and written.
 //!
-//! What is written, `AutoModel`, `AutoModelForSequenceClassification` and `SentenceTransformer` load. One thing
+//! What is written, `AutoModel`, `AutoModelForSequenceClassification` (`…TokenClassification`, `…QuestionAnswering`) and
+//! `SentenceTransformer` load. One thing
 //! `transformers` computes differently: its classifiers always stand on the first row, through `pooler.dense` and tanh or
 //! a linear layer of the head. A model with another pooling has its pooling under `"topwork"` in `config.json`; from
 //! Python its answers are `softmax(x Wᵀ + b)` with `classifier.weight`, `classifier.bias` and x the output of
@@ -22,6 +23,7 @@ use topwork_core::{Error, Result, checkpoint, files::create_dir_all, files::writ
 use crate::models::bert::family::{Family, Head};
 use crate::models::bert::{BertConfig, Pooling, pretraining};
 use crate::pipeline::Pipeline;
+use crate::spans;
 use crate::tokenizer::TextTokenizer;
 pub(crate) use modules::Dense;
 use modules::{Modules, modules_json, pooling_json};
@@ -37,6 +39,25 @@ struct Ours {
     pooling: Pooling,
     max_tokens: usize,
     normalize: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stride: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    no_answer_threshold: Option<f64>,
+}
+
+/// What the class of a checkpoint does with rows, if it keeps them.
+fn of_rows(raw: &Map<String, Value>) -> Option<Pooling> {
+    let class = raw.get("architectures")?.get(0)?.as_str()?;
+    [Pooling::Tokens, Pooling::Spans].into_iter().find(|&pooling| class.ends_with(class_of(pooling)))
+}
+
+/// The end of the name of the class of `transformers` with a head behind this pooling.
+fn class_of(pooling: Pooling) -> &'static str {
+    match pooling {
+        Pooling::Tokens => "ForTokenClassification",
+        Pooling::Spans => "ForQuestionAnswering",
+        Pooling::Mean | Pooling::Cls | Pooling::Max | Pooling::Pooler => "ForSequenceClassification",
+    }
 }
 
 /// See [`topwork_core::domain::Domain::open`]. `path` is a folder, or a weights file beside its `config.json`.
@@ -64,7 +85,7 @@ pub(crate) fn open(path: &Path) -> Result<Opened<Pipeline>> {
             Err(e) => return Err(Error::io(&file)(e)),
         }
     }
-    let pooling = ours.as_ref().map(|o| o.pooling).or(modules.pooling).unwrap_or(Pooling::Pooler);
+    let pooling = ours.as_ref().map(|o| o.pooling).or(of_rows(&raw)).or(modules.pooling).unwrap_or(Pooling::Pooler);
     let normalize = ours.as_ref().map_or(modules.normalize, |o| o.normalize);
     let own = ours.as_ref().map(|o| o.max_tokens).or(modules.max_tokens);
     let max_tokens = own.unwrap_or(usize::MAX).min(config.positions());
@@ -85,21 +106,31 @@ pub(crate) fn open(path: &Path) -> Result<Opened<Pipeline>> {
     for dense in &modules.dense {
         weights.extend(dense.weights(folder)?);
     }
-    let pipeline = Pipeline {
+    let mut pipeline = Pipeline {
         tokenizer,
         config,
         pooling,
         dense: modules.dense.into(),
         normalize,
+        stride: ours.as_ref().and_then(|o| o.stride),
+        no_answer_threshold: ours.as_ref().and_then(|o| o.no_answer_threshold),
         chosen: ours.is_some(),
         raw: raw.into(),
         files: files.into(),
     };
     let outputs = head_outputs(&pipeline.network(2), &weights);
+    if outputs.is_none() && pooling.keeps_rows() {
+        // A backbone.
+        pipeline.pooling = Pooling::Mean;
+    }
     // Without a word about it, one output is a number (as transformers has it).
     let named = pipeline.raw.get("problem_type").and_then(Value::as_str).and_then(Kind::of_problem_type);
     let usual = if outputs == Some(1) { Kind::Values } else { Kind::Classes };
-    let task = outputs.map(|n| Task { kind: named.unwrap_or(usual), outputs: class_names(&pipeline.raw, n) });
+    let task = outputs.map(|n| match pooling {
+        Pooling::Tokens => Task { kind: Kind::Tokens, outputs: class_names(&pipeline.raw, n) },
+        Pooling::Spans => spans::task(),
+        _ => Task { kind: named.unwrap_or(usual), outputs: class_names(&pipeline.raw, n) },
+    });
     let network = pipeline.network(outputs.unwrap_or(2));
     Ok(Opened { network, weights, pipeline, task })
 }
@@ -151,7 +182,7 @@ fn class_names(raw: &Map<String, Value>, outputs: usize) -> Vec<String> {
 /// See [`topwork_core::domain::Domain::save`].
 pub(crate) fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
     let classifier = model.task.is_some() && fits_classifier(&model.pipeline);
-    write(folder, model, if classifier { "ForSequenceClassification" } else { "Model" }, "")
+    write(folder, model, if classifier { class_of(model.pipeline.pooling) } else { "Model" }, "")
 }
 
 /// The same with the heads of pre-training: what `BertForPreTraining` loads.
@@ -165,7 +196,7 @@ fn write(folder: &Path, model: &Opened<Pipeline>, kind: &str, beside: &str) -> R
     create_dir_all(folder)?;
     let mut files = (*pipeline.files).clone();
     files.insert("config.json".into(), pretty(&Value::Object(config_json(model, kind))));
-    if pipeline.pooling != Pooling::Pooler {
+    if pipeline.pooling != Pooling::Pooler && !pipeline.pooling.keeps_rows() {
         let mut longest = json!({"max_seq_length": pipeline.max_tokens(), "do_lower_case": false});
         let upstream = pipeline.files.iter().find(|(name, _)| name.starts_with("sentence_"));
         if let Some(Ok(Value::Object(upstream))) = upstream.map(|(_, bytes)| serde_json::from_slice(bytes)) {
@@ -204,6 +235,7 @@ fn upstream(model: &Opened<Pipeline>, beside: &str) -> BTreeMap<String, Tensor> 
     let prefix = family.prefix;
     // A pooler that the network does not use: the upstream class has one all the same.
     let is_pooler = |name: &str| match family.head {
+        _ if pipeline.pooling.keeps_rows() => false,
         Head::Pooler(dense) => name.starts_with(&format!("{dense}.")),
         Head::Dense { .. } => !fits_classifier(pipeline) && name.starts_with("pooler."),
     };
@@ -234,7 +266,7 @@ pub(crate) fn state_dict(model: &Opened<Pipeline>) -> BTreeMap<String, Tensor> {
 /// inside would miss that.
 fn fits_classifier(pipeline: &Pipeline) -> bool {
     let plain = matches!(pipeline.config.family.head, Head::Pooler(_)) && pipeline.dense.is_empty();
-    pipeline.pooling == Pooling::Pooler || plain
+    pipeline.pooling == Pooling::Pooler || pipeline.pooling.keeps_rows() || plain
 }
 
 fn config_json(model: &Opened<Pipeline>, kind: &str) -> Map<String, Value> {
@@ -246,16 +278,27 @@ fn config_json(model: &Opened<Pipeline>, kind: &str) -> Map<String, Value> {
     let family = pipeline.config.family;
     config.insert("model_type".into(), json!(family.model_type));
     config.insert("architectures".into(), json!([format!("{}{kind}", family.class)]));
-    if let Some(task) = &model.task {
+    if model.task.is_some() {
+        config.remove("problem_type");
+    }
+    if let Some(task) = model.task.as_ref().filter(|task| task.kind != Kind::Spans) {
         let names = || task.iter().enumerate();
         let by_id: Map<String, Value> = names().map(|(i, name)| (i.to_string(), json!(name))).collect();
         let by_name: Map<String, Value> = names().map(|(i, name)| (name.clone(), json!(i))).collect();
         config.insert("id2label".into(), Value::Object(by_id));
         config.insert("label2id".into(), Value::Object(by_name));
         config.insert("num_labels".into(), json!(task.len()));
-        config.insert("problem_type".into(), json!(task.kind.problem_type()));
+        if let Some(kind) = task.kind.problem_type() {
+            config.insert("problem_type".into(), json!(kind));
+        }
     }
-    let ours = Ours { pooling: pipeline.pooling, max_tokens: pipeline.max_tokens(), normalize: pipeline.normalize };
+    let ours = Ours {
+        pooling: pipeline.pooling,
+        max_tokens: pipeline.max_tokens(),
+        normalize: pipeline.normalize,
+        stride: pipeline.stride,
+        no_answer_threshold: pipeline.no_answer_threshold,
+    };
     config.insert("topwork".into(), json!(ours));
     config
 }

@@ -54,22 +54,8 @@ const PAIRS: u64 = 1000;
 /// Tokens around a pair.
 const AROUND: usize = 3;
 
-/// The verbs that only text has.
-#[derive(Debug, clap::Subcommand)]
-pub enum Verbs {
-    /// Train a BERT on plain text, from random weights or a model's, to make a model that `train` starts from
-    Pretrain(Box<PretrainArgs>),
-}
-
-impl topwork_core::domain::Verbs for Verbs {
-    fn run(self, common: &Common) -> Result<()> {
-        match self {
-            Self::Pretrain(args) => run(*args, common),
-        }
-    }
-}
-
-fn run(args: PretrainArgs, common: &Common) -> Result<()> {
+/// See [`crate::verbs::Verbs::Pretrain`].
+pub(crate) fn run(args: PretrainArgs, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
     console.catch_interrupts();
     let place = common.place()?;
@@ -443,6 +429,8 @@ impl Run<'_> {
             pooling: Pooling::Mean,
             dense: Arc::default(),
             normalize: false,
+            stride: None,
+            no_answer_threshold: None,
             chosen: false,
             raw: raw.into(),
             files: kept.into(),

@@ -23,7 +23,61 @@ pub struct TextTokenizer {
     digest: [u8; 32],
     /// Whether the model tells the two texts of a pair apart by segment.
     segments: bool,
+    /// Whether a word that is given apart needs a space in front, to be the same tokens as within a text.
+    spaced: bool,
     max_tokens: usize,
+}
+
+/// What stands around the texts of a sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// In front of the first text, between the two, and behind the last; `between` is empty around one text.
+    before: Vec<u32>,
+    between: Vec<u32>,
+    after: Vec<u32>,
+    /// How many tokens of `between` are of the first segment; `None` where there is one segment only.
+    first: Option<usize>,
+}
+
+impl Frame {
+    /// How many tokens they are.
+    pub fn len(&self) -> usize {
+        self.before.len() + self.between.len() + self.after.len()
+    }
+
+    /// Whether nothing stands around texts.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The row of the first token of a text alone, or of the second of a pair behind `first` tokens.
+    pub fn start(&self, first: Option<usize>) -> usize {
+        self.before.len() + first.map_or(0, |first| first + self.between.len())
+    }
+
+    /// A sequence of one text.
+    pub fn single(&self, text: &[u32]) -> Tokens {
+        let ids = [&self.before[..], text, &self.after].concat();
+        Tokens { first: ids.len(), ids }
+    }
+
+    /// A sequence of two.
+    pub fn pair(&self, text: &[u32], pair: &[u32]) -> Tokens {
+        let ids = [&self.before[..], text, &self.between, pair, &self.after].concat();
+        let first = self.first.map_or(ids.len(), |of_between| self.before.len() + text.len() + of_between);
+        Tokens { ids, first }
+    }
+}
+
+/// A token of a text, and the bytes that it stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// Row of the word table.
+    pub id: u32,
+    /// First byte.
+    pub start: usize,
+    /// Behind the last one.
+    pub end: usize,
 }
 
 /// The tokens of a sentence or a pair: the first `first` of `ids` are of segment 0, the others of segment 1. Where the
@@ -61,13 +115,15 @@ impl TextTokenizer {
         if lower {
             lower_first(&mut description);
         }
+        let spaced = of_kind(&mut description, "pre_tokenizer", "ByteLevel")
+            .is_some_and(|pre| pre.get("add_prefix_space").and_then(Value::as_bool) != Some(true));
         let bytes = Value::Object(description).to_string().into_bytes();
         let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
             .map_err(|e| unusable(&path, &format!("is not a tokenizer: {e}")))?;
         inner.with_padding(None);
         let digest = *blake3::hash(&bytes).as_bytes();
         let segments = family.segments == Segments::Two;
-        Self { inner: Arc::new(inner), digest, segments, max_tokens: 0 }.with_max_tokens(max_tokens)
+        Self { inner: Arc::new(inner), digest, segments, spaced, max_tokens: 0 }.with_max_tokens(max_tokens)
     }
 
     /// The effective `tokenizer.json`, and the file that it comes from.
@@ -150,16 +206,87 @@ impl TextTokenizer {
     pub fn pieces(&self, text: &str) -> Result<Vec<(u32, bool)>> {
         let whole = self.inner.get_truncation().is_none_or(|to| to.max_length > text.len());
         let encoding = if whole {
-            self.inner.encode_fast(text, false)
+            self.inner.encode(text, false)
         } else {
             let mut inner = (*self.inner).clone();
             inner.with_truncation(None).map_err(internal)?;
-            inner.encode_fast(text, false)
+            inner.encode(text, false)
         };
         let encoding = encoding.map_err(internal)?;
         let words = encoding.get_word_ids();
         let begins = |i: usize| i == 0 || words[i].is_none() || words[i] != words[i - 1];
         Ok(encoding.get_ids().iter().enumerate().map(|(i, &id)| (id, begins(i))).collect())
+    }
+
+    /// A token as text: without the mark of the space in front.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn word(&self, id: u32) -> Result<String> {
+        let decoded = self.inner.decode(&[id], false).map_err(internal)?;
+        let plain = decoded.trim().trim_start_matches(['Ġ', '▁']);
+        Ok(if plain.is_empty() { self.inner.id_to_token(id).unwrap_or_default() } else { plain.to_string() })
+    }
+
+    /// The same without a longest sequence: for texts that are cut by other rules.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses.
+    pub fn whole(&self) -> Result<Self> {
+        let mut inner = (*self.inner).clone();
+        inner.with_truncation(None).map_err(internal)?;
+        Ok(Self { inner: Arc::new(inner), ..self.clone() })
+    }
+
+    /// What stands around a text, or around a pair.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn frame(&self, pair: bool) -> Result<Frame> {
+        let whole = self.whole()?.inner;
+        let found = if pair { whole.encode(("a", "a"), true) } else { whole.encode("a", true) }.map_err(internal)?;
+        let (mut parts, mut first, mut at) = (vec![Vec::new()], 0, None);
+        for ((&id, sequence), &segment) in
+            found.get_ids().iter().zip(found.get_sequence_ids()).zip(found.get_type_ids())
+        {
+            match sequence {
+                Some(_) if at != sequence => parts.push(Vec::new()),
+                Some(_) => {}
+                None => {
+                    let part = parts.len() - 1;
+                    parts[part].push(id);
+                    first += usize::from(part == 1 && segment == 0);
+                }
+            }
+            at = sequence.or(at);
+        }
+        let after = parts.pop().unwrap_or_default();
+        let mut rest = parts.into_iter();
+        let (before, between) = (rest.next().unwrap_or_default(), rest.next().unwrap_or_default());
+        Ok(Frame { before, between, after, first: (self.segments && pair).then_some(first) })
+    }
+
+    /// The tokens of words that are given apart, nothing around them, and for each word the number of tokens before it.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn words(&self, words: &[&str]) -> Result<(Vec<u32>, Vec<usize>)> {
+        let spaced: Vec<String> =
+            words.iter().map(|word| if self.spaced { format!(" {word}") } else { (*word).to_string() }).collect();
+        let encoding = self.inner.encode(spaced, false).map_err(internal)?;
+        let of_tokens = encoding.get_word_ids();
+        let before = |word: usize| of_tokens.partition_point(|of| of.is_some_and(|of| (of as usize) < word));
+        Ok((encoding.get_ids().to_vec(), (0..words.len()).map(before).collect()))
+    }
+
+    /// The tokens of a text, nothing around them.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn placed(&self, text: &str) -> Result<Vec<Piece>> {
+        let encoding = self.inner.encode(text, false).map_err(internal)?;
+        let placed = encoding.get_ids().iter().zip(encoding.get_offsets());
+        Ok(placed.map(|(&id, &(start, end))| Piece { id, start, end }).collect())
     }
 
     /// The id of a token.
@@ -358,6 +485,33 @@ mod tests {
         let from_file = TextTokenizer::open(folder.path(), &BERT, false, 64).unwrap();
         let text = "Crème brûlée, 日本 — don't re-tokenize!";
         assert_eq!(from_file.encode(text, Some("b")).unwrap(), from_vocabulary.encode(text, Some("b")).unwrap());
+    }
+
+    #[test]
+    fn a_frame_puts_texts_together_as_the_tokenizer_does() {
+        for tokenizer in [tokenizer(64), TextTokenizer::open(&fixture().join("bpe"), roberta(), false, 64).unwrap()] {
+            let ids = |text: &str| -> Vec<u32> { tokenizer.pieces(text).unwrap().iter().map(|(id, _)| *id).collect() };
+            let (a, b) = ("a photo of", "two more");
+            assert_eq!(tokenizer.frame(false).unwrap().single(&ids(a)), tokenizer.encode(a, None).unwrap());
+            let frame = tokenizer.frame(true).unwrap();
+            let both = frame.pair(&ids(a), &ids(b));
+            assert_eq!(both, tokenizer.encode(a, Some(b)).unwrap());
+            let start = frame.start(Some(ids(a).len()));
+            assert_eq!(both.ids[start..start + ids(b).len()], ids(b));
+        }
+    }
+
+    #[test]
+    fn words_given_apart_are_the_tokens_of_the_text_and_know_their_first_one() {
+        let words = ["the", "unbelievable", "photo"];
+        for tokenizer in [tokenizer(64), TextTokenizer::open(&fixture().join("bpe"), roberta(), false, 64).unwrap()] {
+            let (ids, starts) = tokenizer.words(&words).unwrap();
+            let pieces = tokenizer.pieces(&format!(" {}", words.join(" "))).unwrap();
+            assert_eq!(ids, pieces.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+            let begins: Vec<usize> = (0..pieces.len()).filter(|&i| pieces[i].1).collect();
+            assert_eq!(starts, begins);
+            assert!(ids.len() > 3);
+        }
     }
 
     #[test]

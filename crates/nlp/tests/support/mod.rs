@@ -42,7 +42,16 @@ pub fn member(kind: &str) -> String {
     written(&format!("member-{kind}"), kind, 2)
 }
 
+/// Saves a BERT of two layers that knows `words`, too; gives its folder.
+pub fn knowing(name: &str, words: &[&str]) -> String {
+    made(name, "bert", 2, words)
+}
+
 fn written(name: &str, kind: &str, layers: usize) -> String {
+    made(name, kind, layers, &[])
+}
+
+fn made(name: &str, kind: &str, layers: usize, more: &[&str]) -> String {
     // Kept from one run of the tests to the next: tests run at the same time, none may remove it.
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::create_dir_all(&folder).unwrap();
@@ -55,7 +64,7 @@ fn written(name: &str, kind: &str, layers: usize) -> String {
         600
     } else {
         let special = [marks.pad, marks.unk, marks.cls, marks.sep, marks.mask];
-        let vocabulary: Vec<&str> = special.into_iter().chain(WORDS).collect();
+        let vocabulary: Vec<&str> = special.into_iter().chain(WORDS).chain(more.iter().copied()).collect();
         files.push(("vocab.txt", (vocabulary.join("\n") + "\n").into_bytes()));
         vocabulary.len()
     };

@@ -4,12 +4,14 @@
 mod features;
 mod numbers;
 mod pairs;
+mod rows;
 mod singular;
 mod soft;
 
 pub(super) use features::StartFeatures;
 pub(super) use numbers::{BinaryCrossEntropy, SquaredError};
 pub(super) use pairs::CosinePairs;
+pub use rows::{RowLabels, SpanEnds};
 pub(super) use singular::SingularValues;
 pub(super) use soft::{Mimicry, SoftLabels, log_softmax};
 
@@ -58,6 +60,15 @@ impl Seen<'_> {
     /// When it was not observed: a defect.
     pub fn output(&self, i: usize) -> Result<&Tensor> {
         let found = self.outputs.get(&i).map(|output| &output.data);
+        Ok(found.ok_or_else(|| candle_core::Error::Msg(format!("output {i} was not observed")))?)
+    }
+
+    /// How the rows of an observed output belong to samples.
+    ///
+    /// # Errors
+    /// As [`Seen::output`].
+    pub fn rows(&self, i: usize) -> Result<&crate::data::Rows> {
+        let found = self.outputs.get(&i).map(|output| &output.rows);
         Ok(found.ok_or_else(|| candle_core::Error::Msg(format!("output {i} was not observed")))?)
     }
 

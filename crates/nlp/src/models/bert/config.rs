@@ -47,6 +47,8 @@ pub struct BertConfig {
     pub attention_probs_dropout_prob: f32,
     /// Dropout in the head; `hidden_dropout_prob` where absent.
     pub classifier_dropout: Option<f32>,
+    /// Dropout in front of the head that finds passages, which DistilBERT has.
+    pub qa_dropout: f32,
     /// Only `absolute` is supported.
     pub position_embedding_type: Option<String>,
     /// Decoders are not supported.
@@ -77,6 +79,7 @@ impl Default for BertConfig {
             hidden_dropout_prob: 0.1,
             attention_probs_dropout_prob: 0.1,
             classifier_dropout: None,
+            qa_dropout: 0.0,
             position_embedding_type: None,
             is_decoder: false,
         }
@@ -153,7 +156,7 @@ impl BertConfig {
     }
 
     /// Width of the tables.
-    pub(super) fn table_width(&self) -> usize {
+    pub(crate) fn table_width(&self) -> usize {
         match self.family.names.projection {
             Some(_) => self.embedding_size.unwrap_or(self.hidden_size),
             None => self.hidden_size,

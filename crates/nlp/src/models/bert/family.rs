@@ -6,6 +6,8 @@
 
 use topwork_core::net::Act;
 
+use super::masked::Guess;
+
 /// One member.
 #[derive(Debug, PartialEq)]
 pub struct Family {
@@ -29,6 +31,10 @@ pub struct Family {
     pub dropouts: [bool; 2],
     /// The layers between the first row and the classes, in the classifier of `transformers`.
     pub head: Head,
+    /// The head that guesses hidden tokens.
+    pub guess: Guess,
+    /// Whether the head that labels rows has the dropout of the classifier, else that of the encoder.
+    pub classifier_drops_rows: bool,
     /// Tokens with a meaning of their own.
     pub marks: Marks,
 }
@@ -128,6 +134,21 @@ const BERT_NAMES: Names = Names {
 const ROBERTA_HEAD: Head =
     Head::Dense { dense: "classifier.dense", act: Act::Tanh, output: "classifier.out_proj", dropout_first: true };
 
+const BERT_GUESS: Guess = Guess {
+    dense: "cls.predictions.transform.dense",
+    act: None,
+    norm: "cls.predictions.transform.LayerNorm",
+    bias: "cls.predictions.bias",
+    decoder: "cls.predictions.decoder",
+};
+const ROBERTA_GUESS: Guess = Guess {
+    dense: "lm_head.dense",
+    act: Some(Act::Gelu),
+    norm: "lm_head.layer_norm",
+    bias: "lm_head.bias",
+    decoder: "lm_head.decoder",
+};
+
 /// BERT itself, and MiniLM.
 pub const BERT: Family = Family {
     model_type: "bert",
@@ -140,6 +161,8 @@ pub const BERT: Family = Family {
     segments: Segments::Two,
     dropouts: [true, true],
     head: Head::Pooler("pooler.dense"),
+    guess: BERT_GUESS,
+    classifier_drops_rows: true,
     marks: BERT_MARKS,
 };
 
@@ -151,6 +174,7 @@ const ROBERTA: Family = Family {
     first_position: 2,
     segments: Segments::First,
     head: ROBERTA_HEAD,
+    guess: ROBERTA_GUESS,
     marks: ROBERTA_MARKS,
     ..BERT
 };
@@ -164,7 +188,7 @@ pub const FAMILIES: &[Family] = &[
         model_type: "distilbert",
         class: "DistilBert",
         prefix: "distilbert.",
-        defaults: r#"{"num_hidden_layers": 6, "classifier_dropout": 0.2}"#,
+        defaults: r#"{"num_hidden_layers": 6, "classifier_dropout": 0.2, "qa_dropout": 0.1}"#,
         keys: &[
             ("dim", "hidden_size"),
             ("n_layers", "num_hidden_layers"),
@@ -186,6 +210,14 @@ pub const FAMILIES: &[Family] = &[
         segments: Segments::None,
         dropouts: [false, true],
         head: Head::Dense { dense: "pre_classifier", act: Act::Relu, output: "classifier", dropout_first: false },
+        guess: Guess {
+            dense: "vocab_transform",
+            act: None,
+            norm: "vocab_layer_norm",
+            bias: "vocab_projector.bias",
+            decoder: "vocab_projector",
+        },
+        classifier_drops_rows: false,
         ..BERT
     },
     Family {
@@ -208,6 +240,13 @@ pub const FAMILIES: &[Family] = &[
         },
         dropouts: [true, false],
         head: Head::Pooler("pooler"),
+        guess: Guess {
+            dense: "predictions.dense",
+            act: None,
+            norm: "predictions.LayerNorm",
+            bias: "predictions.bias",
+            decoder: "predictions.decoder",
+        },
         ..BERT
     },
     Family {
@@ -221,6 +260,13 @@ pub const FAMILIES: &[Family] = &[
             act: Act::Gelu,
             output: "classifier.out_proj",
             dropout_first: true,
+        },
+        guess: Guess {
+            dense: "generator_predictions.dense",
+            act: Some(Act::Gelu),
+            norm: "generator_predictions.LayerNorm",
+            bias: "generator_lm_head.bias",
+            decoder: "generator_lm_head",
         },
         ..BERT
     },
@@ -238,6 +284,7 @@ pub const FAMILIES: &[Family] = &[
         first_position: 2,
         segments: Segments::None,
         head: ROBERTA_HEAD,
+        guess: ROBERTA_GUESS,
         marks: Marks { unk: "[UNK]", ..ROBERTA_MARKS },
         ..BERT
     },

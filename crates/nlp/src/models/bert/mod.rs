@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod family;
+pub mod masked;
 pub mod pretraining;
 
 use serde::{Deserialize, Serialize};
@@ -34,16 +35,29 @@ pub enum Pooling {
     /// As the member's classifier in `transformers`: the first row, through `pooler.dense` and tanh where the encoder
     /// comes with them; other members have a linear layer and an activation in the head.
     Pooler,
+    /// Not at all: each row is labelled, as by the `…ForTokenClassification` of `transformers`.
+    #[value(skip)]
+    Tokens,
+    /// Not at all: each row begins or ends a passage or does not, as by the `…ForQuestionAnswering` of `transformers`.
+    #[value(skip)]
+    Spans,
+}
+
+impl Pooling {
+    /// Whether every row stays.
+    pub fn keeps_rows(self) -> bool {
+        matches!(self, Self::Tokens | Self::Spans)
+    }
 }
 
 impl BertConfig {
-    /// The network: stages `embeddings`, the encoder's layers, `pooler`; the head is dropout and `classifier`, or the
-    /// member's own. Input rows are `[word, segment]`; the pooled features have width `hidden_size`. Where only first rows
+    /// The network: stages `embeddings`, the encoder's layers, `pooler` (where rows become one); the head is dropout and
+    /// `classifier`, the member's own, or that of rows. Input rows are `[word, segment]`; features have width `hidden_size`. Where only first rows
     /// are looked at behind the last layer, and no other layer shares its parameters, it computes nothing else.
     pub fn network(&self, pooling: Pooling, classes: usize) -> Network {
         let mut stages = vec![self.embeddings()];
         stages.extend(self.layers(self.pools_early(pooling)));
-        stages.push(self.pooler(pooling));
+        stages.extend(self.pooler(pooling));
         let kind = self.family.model_type;
         let name = format!("{kind}-L{}-H{}-A{}", self.num_hidden_layers, self.hidden_size, self.num_attention_heads);
         Network { name, stages, head: self.head(pooling, classes), input: vec![2] }
@@ -150,28 +164,37 @@ impl BertConfig {
         ]
     }
 
-    fn pooler(&self, pooling: Pooling) -> Stage {
+    fn pooler(&self, pooling: Pooling) -> Option<Stage> {
         let rows = match pooling {
             Pooling::Mean => PoolRows::Mean,
             Pooling::Max => PoolRows::Max,
             Pooling::Cls | Pooling::Pooler => PoolRows::First,
+            Pooling::Tokens | Pooling::Spans => return None,
         };
         let mut layers = if self.pools_early(pooling) { vec![] } else { vec![Layer::PoolRows(rows)] };
         if let (Pooling::Pooler, Head::Pooler(dense)) = (pooling, self.family.head) {
             layers.extend([linear(dense, self.hidden_size, self.hidden_size), Layer::Act(Act::Tanh)]);
         }
-        Stage { name: "pooler".into(), layers }
+        Some(Stage { name: "pooler".into(), layers })
     }
 
     fn head(&self, pooling: Pooling, classes: usize) -> Stage {
         let width = self.hidden_size;
-        let dropout = Layer::Dropout(self.classifier_dropout.unwrap_or(self.hidden_dropout_prob));
+        let of_pooled = Layer::Dropout(self.classifier_dropout.unwrap_or(self.hidden_dropout_prob));
+        let of_rows = if self.family.classifier_drops_rows {
+            of_pooled.clone()
+        } else {
+            Layer::Dropout(self.hidden_dropout_prob)
+        };
+        let dropout = of_pooled;
         let layers = match (pooling, self.family.head) {
             (Pooling::Pooler, Head::Dense { dense, act, output, dropout_first }) => {
                 let mut layers = if dropout_first { vec![dropout.clone()] } else { vec![] };
                 layers.extend([linear(dense, width, width), Layer::Act(act), dropout, linear(output, width, classes)]);
                 layers
             }
+            (Pooling::Tokens, _) => vec![of_rows, linear("classifier", width, classes)],
+            (Pooling::Spans, _) => vec![Layer::Dropout(self.qa_dropout), linear("qa_outputs", width, classes)],
             _ => vec![dropout, linear("classifier", width, classes)],
         };
         Stage { name: "head".into(), layers }
@@ -180,7 +203,7 @@ impl BertConfig {
     /// Whether the classifier of `transformers` computes what the network with this pooling does.
     pub fn is_upstream_head(&self, pooling: Pooling) -> bool {
         // Where the encoder comes with no pooler, its classifier stands on the first row through layers of the head.
-        pooling == Pooling::Pooler
+        pooling == Pooling::Pooler || pooling.keeps_rows()
     }
 
     fn norm(&self, name: &str, width: usize) -> Layer {

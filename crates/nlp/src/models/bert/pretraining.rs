@@ -1,13 +1,13 @@
 //! The two heads that BERT is pre-trained with, as values; names are those of `BertForPreTraining`.
 //!
-//! Hidden tokens: `LN(act(W x + b))` of their rows, times the word table (Press & Wolf 2017), plus a bias for each word.
+//! Hidden tokens: [`super::masked`].
 //! Whether the second text follows the first: `tanh(W x + b)` of the first row, then a linear layer of two outputs, 0 for
 //! yes and 1 for no.
 
 use topwork_core::net::params::Init;
 use topwork_core::net::{Act, Layer, ParamSpec, PoolRows, Role, Stage};
 
-use super::{BertConfig, Pooling, linear};
+use super::{BertConfig, linear};
 
 /// What names of parameters beside the encoder begin with.
 pub const PREFIX: &str = "cls.";
@@ -36,22 +36,14 @@ impl BertConfig {
             return None;
         }
         let width = self.hidden_size;
-        let mut encoder = self.network(Pooling::Mean, 2).stages;
-        encoder.pop();
-        let predictions = vec![
-            linear("cls.predictions.transform.dense", width, width),
-            Layer::Act(self.act().unwrap_or(Act::Gelu)),
-            self.norm("cls.predictions.transform.LayerNorm", width),
-        ];
         let next = vec![
             Layer::PoolRows(PoolRows::First),
             linear("pooler.dense", width, width),
             Layer::Act(Act::Tanh),
             linear("cls.seq_relationship", width, 2),
         ];
-        let stage = |name: &str, layers| Stage { name: name.into(), layers };
-        let (predictions, next) = (stage("predictions", predictions), stage("next", next));
-        Some(Pretraining { encoder, predictions, next, words: self.vocab_size })
+        let next = Stage { name: "next".into(), layers: next };
+        Some(Pretraining { encoder: self.encoder(), predictions: self.guessing(), next, words: self.vocab_size })
     }
 }
 
