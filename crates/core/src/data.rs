@@ -42,6 +42,22 @@ pub enum View {
     Augmented(Seed),
 }
 
+/// What a person is shown of a sample.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Excerpt {
+    /// Words, as they are: whoever prints them escapes them.
+    Text(String),
+    /// A small picture.
+    Picture {
+        /// Its kind: `image/jpeg`.
+        media: &'static str,
+        /// The file's bytes.
+        bytes: Vec<u8>,
+        /// Width and height in pixels.
+        size: [u32; 2],
+    },
+}
+
 /// Samples with class indices. Implementations are cheap to ask and thread-safe; `load` does the work.
 pub trait Dataset: Send + Sync {
     /// Number of samples.
@@ -72,6 +88,13 @@ pub trait Dataset: Send + Sync {
     /// # Errors
     /// When it cannot be read or decoded, naming it.
     fn load(&self, i: usize, view: View) -> Result<Sample>;
+    /// What a person is shown of sample `i`, small enough to stand among many; by itself, its name.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn excerpt(&self, i: usize) -> Result<Excerpt> {
+        Ok(Excerpt::Text(self.name(i)))
+    }
     /// The same samples in views of `scale` times the usual size; `None` where they have one size only.
     fn scaled(&self, _scale: f64) -> Option<Arc<dyn Dataset>> {
         None
@@ -112,6 +135,9 @@ impl Dataset for Subset {
     }
     fn load(&self, i: usize, view: View) -> Result<Sample> {
         self.base.load(self.indices[i], view)
+    }
+    fn excerpt(&self, i: usize) -> Result<Excerpt> {
+        self.base.excerpt(self.indices[i])
     }
     fn scaled(&self, scale: f64) -> Option<Arc<dyn Dataset>> {
         Some(Arc::new(Self::new(self.base.scaled(scale)?, self.indices.clone())))

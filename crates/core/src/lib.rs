@@ -6,13 +6,16 @@
 
 pub mod adapter;
 pub mod advise;
+pub mod answers;
 pub mod cache;
+pub mod calibration;
 pub mod checkpoint;
 pub mod classifier;
 pub mod cli;
 pub mod data;
 pub mod device;
 pub mod domain;
+pub mod draw;
 pub mod embedder;
 mod error;
 pub mod files;

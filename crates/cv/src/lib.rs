@@ -5,10 +5,12 @@
 //! `topwork-core`; this crate knows nothing of training.
 
 pub mod dataset;
+pub mod look;
 pub mod model_folder;
 pub mod models;
 pub mod pipeline;
 pub mod pretrain;
+pub mod verbs;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -52,7 +54,7 @@ impl Domain for Photos {
     type Input = Path;
     type DataArgs = DataArgs;
     type InputArgs = InputArgs;
-    type Verbs = pretrain::Verbs;
+    type Verbs = verbs::Verbs;
 
     fn cards() -> &'static [Card] {
         &models::cards::CARDS

@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 
 use super::{Common, Console, json, print_line};
-use crate::classifier::{BATCH, Classifier};
-use crate::data::{Targets, View};
+use serde::Serialize;
+
+use crate::Result;
+use crate::answers::Selected;
 use crate::domain::Domain;
-use crate::loader::{Faults, Loader, Request, Strictness};
+use crate::loader::{Faults, Strictness};
 use crate::metrics::{Metrics, Scores};
 use crate::observe::Observer;
 use crate::seed::Seed;
-use crate::{Error, Result};
 
 #[derive(clap::Args)]
 pub(super) struct EvaluateArgs<D: Domain> {
@@ -28,41 +29,42 @@ pub(super) struct EvaluateArgs<D: Domain> {
     /// Make the first unreadable sample an error instead of leaving it out
     #[arg(long)]
     strict: bool,
+    /// Also tell how good the answers are whose class is at least this probable, and how many they are
+    #[arg(long, value_name = "P")]
+    reject_below: Option<f64>,
 }
 
 pub(super) fn run<D: Domain>(args: EvaluateArgs<D>, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
-    let model = super::open::<D>(&args.run, args.adapter.as_deref(), common)?;
-    let classifier = Classifier::<D>::of(model, common.place()?, args.run.as_ref())?;
+    let classifier = super::classifier::<D>(&args.run, args.adapter.as_deref(), common)?;
+    let least = super::least(args.reject_below, classifier.task())?;
     let splits = D::splits(&args.data, classifier.pipeline(), Some(classifier.task()), Seed(args.seed))?;
     let data = splits.validation;
-    let batches: Vec<Vec<Request>> = (0..data.len())
-        .collect::<Vec<_>>()
-        .chunks(BATCH)
-        .map(|chunk| chunk.iter().map(|&index| Request { index, view: View::Plain }).collect())
-        .collect();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut faults = Faults::new(Strictness { strict: args.strict, ..Strictness::default() });
-    let (mut logits, mut targets, mut done) = (Vec::new(), Targets::default(), 0);
-    for mut loaded in Loader::new(data.clone(), batches, threads) {
-        for (index, error) in loaded.failed.drain(..) {
-            faults.note("validation", &*data, index, error)?;
-        }
-        targets.extend(Targets::of(&*data, loaded.indices()));
-        let samples: Vec<_> = loaded.samples.into_iter().map(|(_, sample)| sample).collect();
-        done += samples.len();
-        logits.extend(classifier.logits(&samples)?);
-        console.progress("evaluate", done, data.len());
-    }
-    if targets.classes.is_empty() {
-        return Err(Error::input("the validation data", "none of it could be read", "check the files"));
-    }
-    let metrics = Metrics::of(classifier.task(), &targets, &logits);
+    let answers = classifier.judge(&data, "validation", &mut faults, &console, |_| Ok(()))?;
+    let metrics = answers.metrics(classifier.task(), &*data);
+    let temperature = classifier.temperature();
+    let calibrated = (temperature != 1.0).then(|| answers.at(temperature));
+    let error = calibrated.as_ref().and_then(|answers| match answers.metrics(classifier.task(), &*data).scores {
+        Scores::Classes(scores) => Some(Calibrated { temperature, calibrated_error: scores.calibration_error }),
+        _ => None,
+    });
+    let selected = least.map(|least| calibrated.as_ref().unwrap_or(&answers).above(least, classifier.task(), &*data));
     if common.json {
-        return print_line(&json(&metrics)?);
+        return print_line(&json(&Told { metrics: &metrics, calibrated: error, selected })?);
     }
     print_line(&format!("{metrics} on {} {}", metrics.samples, D::ITEM.1))?;
     print_line(&others(&metrics))?;
+    if let Some(Calibrated { temperature, calibrated_error }) = error {
+        print_line(&format!("at temperature {temperature:.3}, calibration error {calibrated_error:.4}"))?;
+    }
+    if let Some(Selected { reject_below, answered, coverage, accuracy }) = selected {
+        print_line(&format!(
+            "probability {reject_below} or more: {answered} {} ({:.1} %), accuracy {accuracy:.4}",
+            D::ITEM.1,
+            100.0 * coverage
+        ))?;
+    }
     let wide = metrics.by_class().iter().map(|c| c.name.chars().count()).max().unwrap_or(0).max(5);
     if !metrics.by_class().is_empty() {
         print_line(&format!("{:<wide$} {:>9} {:>9} {:>9} {:>9}", "class", "precision", "recall", "F1", "samples"))?;
@@ -77,6 +79,24 @@ pub(super) fn run<D: Domain>(args: EvaluateArgs<D>, common: &Common) -> Result<(
         console.message(&format!("left out: {name}: {reason}"));
     }
     Ok(())
+}
+
+/// What is told as JSON.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    metrics: &'a Metrics,
+    #[serde(flatten)]
+    calibrated: Option<Calibrated>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    selected: Option<Selected>,
+}
+
+/// The calibration error of the probabilities that `predict` tells.
+#[derive(Clone, Copy, Serialize)]
+struct Calibrated {
+    temperature: f64,
+    calibrated_error: f64,
 }
 
 /// What the headline leaves out.

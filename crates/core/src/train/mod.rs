@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
+use crate::answers::Answers;
 use crate::cache::{Cache, ViewSeed};
 use crate::data::{Dataset, Targets};
 use crate::device::Place;
@@ -44,6 +45,7 @@ use crate::task::Task;
 use crate::{Error, Result};
 
 use feed::Split;
+pub use mix::mixed;
 pub use optim::Optimizer;
 use position::Position;
 pub use terms::{CrossEntropy, Seen, Term};
@@ -131,6 +133,8 @@ pub struct Outcome {
     pub params: Params,
     /// Scores of the final parameters on the validation samples.
     pub metrics: Metrics,
+    /// What they were computed from.
+    pub answers: Answers,
     /// One record for each judged epoch or solution.
     pub history: Vec<EpochRecord>,
     /// (name, reason) of the samples that could not be read.
@@ -192,6 +196,8 @@ struct Run<'a> {
     restored: BTreeMap<String, Tensor>,
     /// When the last checkpoint was written, or the job begun.
     saved: Instant,
+    /// What was said of the validation samples when they were last judged, and its scores.
+    judged: Option<(Metrics, Answers)>,
 }
 
 /// Executes a job's plan.
@@ -217,6 +223,7 @@ pub fn execute(mut job: Job<'_>) -> Result<Outcome> {
         kept: BTreeMap::new(),
         restored: BTreeMap::new(),
         saved: Instant::now(),
+        judged: None,
     };
     run.position.identity = position::identity(job, &run.params)?;
     if job.resume {
@@ -337,15 +344,29 @@ impl Run<'_> {
         Some(counts.iter().map(weight).collect())
     }
 
-    fn outcome(self) -> Result<Outcome> {
+    /// The answers that `metrics` are the scores of. Where others were judged since, or an earlier process did it, the
+    /// validation samples are judged once more.
+    fn answers(&mut self, metrics: &Metrics) -> Result<Answers> {
+        if !self.judged.as_ref().is_some_and(|(of, _)| of == metrics) && !self.job.validation.is_empty() {
+            let stages = self.job.network.stages.len();
+            let boundary = self.job.plan.phases.last().map_or(0, |phase| phase.boundary(stages));
+            let validation = Split::open(self, "validation", boundary, vec![ViewSeed::Plain], false)?;
+            self.validate(&validation, boundary)?;
+        }
+        Ok(self.judged.take().map(|(_, answers)| answers).unwrap_or_default())
+    }
+
+    fn outcome(mut self) -> Result<Outcome> {
         let specs = self.job.network.params();
         let learned = specs.iter().filter(|s| s.role != Role::Buffer);
         let count = |keep: &dyn Fn(&str) -> bool| learned.clone().filter(|s| keep(&s.name)).map(|s| s.len()).sum();
         let unjudged = || self.job.validation.is_empty().then(|| Metrics::of(self.job.task, &Targets::default(), &[]));
         let metrics = self.position.metrics.clone().or_else(unjudged);
         let metrics = metrics.ok_or_else(|| Error::input("the plan", "it has no phases", "choose another strategy"))?;
+        let answers = self.answers(&metrics)?;
         Ok(Outcome {
             metrics,
+            answers,
             parameters: count(&|_| true),
             trained: count(&|name| self.touched.contains(name)),
             history: self.position.history,

@@ -325,6 +325,7 @@ fn delta_compares_the_last_stages_with_channels_weighted_by_what_they_are_worth(
 /// A run of a job that has not begun.
 fn run_of<'a>(job: &'a Job<'a>) -> Run<'a> {
     Run {
+        judged: None,
         job,
         params: job.params.clone(),
         start: job.params.clone(),

@@ -12,13 +12,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use topwork_core::data::{Dataset, Sample, Splits, Subset, View, hold_out};
+use topwork_core::data::{Dataset, Excerpt, Sample, Splits, Subset, View, hold_out};
 use topwork_core::seed::Seed;
 use topwork_core::task::{Cells, Kind, Task, TaskArgs};
 use topwork_core::{Error, Result};
 
+use crate::look::raster;
 use crate::pipeline::Pipeline;
 use crate::pipeline::augment::Policy;
+use crate::pipeline::decode::decode;
 
 /// Share of the photos that is held out when the data come without a validation part.
 pub const VALIDATION_SHARE: f64 = 0.2;
@@ -213,6 +215,11 @@ impl Dataset for ImageData {
     }
     fn load(&self, i: usize, view: View) -> Result<Sample> {
         self.pipeline.load_file(&self.photos[i].0, view)
+    }
+    fn excerpt(&self, i: usize) -> Result<Excerpt> {
+        let path = &self.photos[i].0;
+        let bytes = fs::read(path).map_err(Error::io(path))?;
+        raster::excerpt(&decode(&self.name(i), &bytes)?, raster::THUMBNAIL)
     }
     fn scaled(&self, scale: f64) -> Option<Arc<dyn Dataset>> {
         Some(Arc::new(Self {

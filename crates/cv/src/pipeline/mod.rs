@@ -7,7 +7,7 @@
 pub mod augment;
 pub mod decode;
 pub mod prefetch;
-mod resize;
+pub mod resize;
 
 use std::path::Path;
 use std::{fmt, fs};
@@ -169,7 +169,7 @@ impl Pipeline {
 
     /// Where in a photo the centre crop of its resized version lies. Only this part is ever resized: the filter reads
     /// the same source pixels as it would for the whole.
-    fn centre_region(&self, width: u32, height: u32) -> Region {
+    pub fn centre_region(&self, width: u32, height: u32) -> Region {
         let (short, long) = (width.min(height) as usize, width.max(height) as usize);
         // torchvision truncates the longer side.
         let other = self.resize * long / short;
@@ -183,6 +183,11 @@ impl Pipeline {
             width: self.crop as f64 * across,
             height: self.crop as f64 * down,
         }
+    }
+
+    /// All of a picture that has the network's input size.
+    pub fn whole(&self) -> Region {
+        Region { left: 0.0, top: 0.0, width: self.crop as f64, height: self.crop as f64 }
     }
 
     fn normalize(&self, pixels: &[u8], flip: bool) -> Vec<f32> {
