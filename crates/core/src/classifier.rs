@@ -142,6 +142,12 @@ impl<D: Domain> Classifier<D> {
         Self { temperature, ..self }
     }
 
+    /// The same, predicting on the views of `args`.
+    pub fn viewed(mut self, args: &D::ViewArgs) -> Self {
+        self.model.pipeline = D::viewed(self.model.pipeline, args);
+        self
+    }
+
     /// The temperature of its probabilities.
     pub fn temperature(&self) -> f64 {
         self.temperature
@@ -202,7 +208,7 @@ impl<D: Domain> Classifier<D> {
         if samples.is_empty() {
             return Ok(Vec::new());
         }
-        self.outputs(&self.features(samples)?)
+        self.outputs(&self.features(samples)?, samples)
     }
 
     /// The pooled features of each input: `[features]` numbers, scaled to length 1 where the library that the model
@@ -249,7 +255,7 @@ impl<D: Domain> Classifier<D> {
             if !samples.is_empty() {
                 let features = self.features(&samples)?;
                 each(&features.data)?;
-                answers.logits.extend(self.outputs(&features)?);
+                answers.logits.extend(self.outputs(&features, &samples)?);
                 answers.samples.extend(indices);
             }
             observer.progress("evaluate", answers.samples.len(), data.len());
@@ -270,9 +276,24 @@ impl<D: Domain> Classifier<D> {
         GradCam::new(network, params, &place, stage)
     }
 
-    /// The head's outputs for pooled features.
-    fn outputs(&self, features: &Activation) -> Result<Vec<f32>> {
-        Ok(self.head.run(features)?.data.flatten_all()?.to_vec1::<f32>()?)
+    /// The head's outputs for the pooled features of `samples`; of one in several views, those that say the mean of what is
+    /// said of each.
+    fn outputs(&self, features: &Activation, samples: &[Sample]) -> Result<Vec<f32>> {
+        let logits = self.head.run(features)?.data.flatten_all()?.to_vec1::<f32>()?;
+        let each = self.task.len();
+        if logits.len() == each * samples.len() {
+            return Ok(logits);
+        }
+        let mut rest = logits.as_slice();
+        let mut together = Vec::with_capacity(each * samples.len());
+        for sample in samples {
+            let (views, after) = rest.split_at_checked(each * sample.rows).ok_or_else(|| {
+                Error::Tensor(candle_core::Error::Msg(format!("{} outputs for {} views", rest.len(), sample.rows)))
+            })?;
+            together.extend(mean(&self.task, views));
+            rest = after;
+        }
+        Ok(together)
     }
 
     /// A batch as the network takes it.
@@ -304,5 +325,40 @@ impl<D: Domain> Classifier<D> {
     }
 }
 
+/// The outputs that say the mean of what the outputs of several views, `[views × outputs]`, say.
+fn mean(task: &Task, views: &[f32]) -> Vec<f32> {
+    let mut mean = vec![0f64; task.len()];
+    let count = (views.len() / task.len().max(1)) as f64;
+    for view in views.chunks_exact(task.len().max(1)) {
+        mean.iter_mut().zip(task.answer(view)).for_each(|(sum, share)| *sum += f64::from(share) / count);
+    }
+    // Where a probability is too small to be told from 0, its logarithm is not needed either.
+    let log = |share: f64| share.max(1e-30).ln();
+    let output = |share: f64| match task.kind {
+        Kind::Classes => log(share),
+        Kind::Labels => log(share) - log(1.0 - share),
+        Kind::Values => share,
+    };
+    mean.into_iter().map(|share| output(share) as f32).collect()
+}
+
 /// Samples that go through the network together.
 pub(crate) const BATCH: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_views_say_the_mean_of_what_each_says() {
+        for kind in Kind::ALL {
+            let task = Task { kind, outputs: vec!["a".into(), "b".into()] };
+            let views = [3.0, -1.0, 0.5, 0.25];
+            let said = task.answer(&mean(&task, &views));
+            let each = [task.answer(&views[..2]), task.answer(&views[2..])];
+            for (i, said) in said.iter().enumerate() {
+                assert!((said - (each[0][i] + each[1][i]) / 2.0).abs() < 1e-6, "{kind}: {said}");
+            }
+        }
+    }
+}

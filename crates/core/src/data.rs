@@ -22,7 +22,8 @@ pub enum Values {
 
 /// One sample, ready for the first stage: `rows` consecutive rows, each of shape `shape`.
 ///
-/// A photo is one row of shape `[height, width, channels]`; a sentence of n tokens is n rows of shape `[columns]`.
+/// A photo is one row of shape `[height, width, channels]`, or one for each of several views; a sentence of n tokens is n rows of
+/// shape `[columns]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     /// Number of rows.
@@ -341,7 +342,8 @@ impl Activation {
             Values::F32(_) => Tensor::from_vec(floats, dims, device)?,
             Values::U32(_) => Tensor::from_vec(indices, dims, device)?,
         };
-        let rows = if samples.iter().all(|s| s.rows == 1) && first.shape.len() > 1 {
+        let rows = if first.shape.len() > 1 {
+            // Several views of a photo do not see each other.
             Rows::One
         } else {
             Rows::Each(Arc::new(samples.iter().map(|s| s.rows).collect()))

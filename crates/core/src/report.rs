@@ -16,7 +16,8 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;mar
     pre{background:#f6f6f6;padding:1rem;overflow-x:auto}h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}\
     .wide{overflow-x:auto}.chart svg{max-width:100%;height:auto}\
     .gallery{display:flex;flex-wrap:wrap;gap:.8rem}.gallery figure{margin:0;padding:.5rem;background:#f6f6f6;\
-    border-radius:.3rem;width:9rem;font-size:.8rem}.gallery figure.text{width:100%;font-size:.9rem}\
+    border-radius:.3rem;min-width:8rem;max-width:100%;font-size:.8rem}.gallery figcaption{width:0;min-width:100%}\
+    .gallery figure.text{width:100%;font-size:.9rem}\
     .gallery img{display:block;max-width:100%;height:auto;margin:0 auto .3rem}.gallery blockquote{margin:0 0 .4rem}\
     .gallery small{color:#666;font-size:.7rem}\
     @media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#15171a}td,th{border-color:#3c4147}\

@@ -54,6 +54,7 @@ impl Domain for Photos {
     type Input = Path;
     type DataArgs = DataArgs;
     type InputArgs = InputArgs;
+    type ViewArgs = pipeline::TestViewArgs;
     type Verbs = verbs::Verbs;
 
     fn cards() -> &'static [Card] {
@@ -141,6 +142,10 @@ impl Domain for Photos {
 
     fn sample(input: &Path, pipeline: &Pipeline) -> Result<Sample> {
         pipeline.load_file(input, View::Plain)
+    }
+
+    fn viewed(pipeline: Pipeline, args: &pipeline::TestViewArgs) -> Pipeline {
+        Pipeline { test_views: args.test_views.unwrap_or(pipeline.test_views), ..pipeline }
     }
 
     fn fingerprint(pipeline: &Pipeline) -> String {

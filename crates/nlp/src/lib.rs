@@ -19,7 +19,7 @@ use candle_core::Tensor;
 use topwork_core::Result;
 use topwork_core::adapter::Upstream;
 use topwork_core::data::{Sample, Splits};
-use topwork_core::domain::{Domain, Inputs, Opened};
+use topwork_core::domain::{Domain, Inputs, NoFlags, Opened};
 use topwork_core::onnx;
 use topwork_core::plan::Optimizer;
 use topwork_core::seed::Seed;
@@ -59,6 +59,7 @@ impl Domain for Sentences {
     type Input = str;
     type DataArgs = DataArgs;
     type InputArgs = InputArgs;
+    type ViewArgs = NoFlags;
     type Verbs = pretrain::Verbs;
 
     fn cards() -> &'static [Card] {

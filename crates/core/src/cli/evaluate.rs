@@ -23,6 +23,8 @@ pub(super) struct EvaluateArgs<D: Domain> {
     adapter: Option<PathBuf>,
     #[command(flatten)]
     data: D::DataArgs,
+    #[command(flatten)]
+    views: D::ViewArgs,
     /// Decides the validation part where the data come without one; give the seed of the run
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -36,7 +38,7 @@ pub(super) struct EvaluateArgs<D: Domain> {
 
 pub(super) fn run<D: Domain>(args: EvaluateArgs<D>, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
-    let classifier = super::classifier::<D>(&args.run, args.adapter.as_deref(), common)?;
+    let classifier = super::classifier::<D>(&args.run, args.adapter.as_deref(), common)?.viewed(&args.views);
     let least = super::least(args.reject_below, classifier.task())?;
     let splits = D::splits(&args.data, classifier.pipeline(), Some(classifier.task()), Seed(args.seed))?;
     let data = splits.validation;

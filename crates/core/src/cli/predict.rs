@@ -23,6 +23,8 @@ pub(super) struct PredictArgs<D: Domain> {
     adapter: Option<PathBuf>,
     #[command(flatten)]
     inputs: D::InputArgs,
+    #[command(flatten)]
+    views: D::ViewArgs,
     /// How many classes or labels to show, most probable first [default: the best class; the labels of probability ½ and
     /// more]
     #[arg(long, value_name = "K")]
@@ -36,7 +38,7 @@ pub(super) fn run<D: Domain>(args: PredictArgs<D>, common: &Common) -> Result<()
     if args.top_k == Some(0) {
         return Err(Error::input("--top-k 0", "there is nothing to show", "use 1 or more"));
     }
-    let classifier = super::classifier::<D>(&args.run, args.adapter.as_deref(), common)?;
+    let classifier = super::classifier::<D>(&args.run, args.adapter.as_deref(), common)?.viewed(&args.views);
     let kind = classifier.task().kind;
     let least = super::least(args.reject_below, classifier.task())?;
     let rejected = |prediction: &Prediction| least.is_some_and(|least| f64::from(prediction.probability()) < least);
