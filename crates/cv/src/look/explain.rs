@@ -68,7 +68,6 @@ pub(crate) fn run(args: &ExplainArgs, common: &Common) -> Result<()> {
     let classifier = cli::classifier::<Photos>(&args.run, args.adapter.as_deref(), common)?;
     let class = args.class.as_deref().map(|name| number(&classifier, name)).transpose()?;
     let cam = classifier.grad_cam(args.stage.as_deref())?;
-    create_dir_all(&args.out)?;
     if labelled {
         mistakes(args, &classifier, &cam, common)?;
     }
@@ -93,7 +92,9 @@ fn photos(
     common: &Common,
 ) -> Result<()> {
     let (mut taken, mut read, mut unreadable) = (BTreeSet::new(), 0, 0);
-    for path in inputs::paths(&args.inputs)? {
+    let paths = inputs::paths(&args.inputs)?;
+    create_dir_all(&args.out)?;
+    for path in paths {
         read += 1;
         let done = path.map_err(|(_, error)| error).and_then(|path| {
             let name = path.display().to_string();
@@ -176,6 +177,7 @@ fn mistakes(args: &ExplainArgs, classifier: &Classifier, cam: &GradCam, common: 
         ),
         &[("Surest mistakes", report::gallery(&found, &names)), ("Confusion", wide(&matrix)), ("Features", wide(&map))],
     );
+    create_dir_all(&args.out)?;
     let files = [("mistakes.html", page), ("confusion.svg", matrix.file()), ("features.svg", map.file())];
     for (name, text) in &files {
         write_atomic_bytes(&args.out.join(name), text.as_bytes())?;
