@@ -63,6 +63,9 @@ pub struct Train {
     pub epochs: usize,
     /// Samples a step.
     pub batch_size: usize,
+    /// How often samples take part.
+    #[serde(default, skip_serializing_if = "Sampler::is_default")]
+    pub sampler: Sampler,
     /// The update rule.
     pub optimizer: Optimizer,
     /// Peak learning rate.
@@ -98,6 +101,23 @@ pub struct Train {
     /// for the usual one throughout. Only where all stages are computed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scales: Vec<f64>,
+}
+
+/// How often samples take part in an epoch, which has as many draws as there are samples.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sampler {
+    /// Each once
+    #[default]
+    Each,
+    /// Every class equally often: samples of rare classes several times, those of frequent ones by turns
+    Balanced,
+}
+
+impl Sampler {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How samples of a batch are mixed. With both kinds, each batch takes one of them, either as likely.

@@ -12,9 +12,9 @@ use topwork_core::device::Place;
 use topwork_core::net::grad_cam::GradCam;
 use topwork_core::net::{Act, Conv, Layer, Linear, Network, Params, Stage, Window};
 
-/// Grey photos with noise and a bright block somewhere, of class `right` where it is in the right half.
-fn block(x: u32, y: u32, seed: u64) -> RgbImage {
-    let mut photo = support::photo(32, 32, [60, 60, 60], seed);
+/// A grey photo with a red block.
+fn block(x: u32, y: u32) -> RgbImage {
+    let mut photo = RgbImage::from_pixel(32, 32, Rgb([60; 3]));
     for (dx, dy) in (0..8).flat_map(|dx| (0..8).map(move |dy| (dx, dy))) {
         photo.put_pixel(x + dx, y + dy, Rgb([250, 40, 40]));
     }
@@ -54,7 +54,7 @@ fn heat_lies_where_a_blob_decides_the_class() {
     );
     let cam = GradCam::new(&network, params, &Place::default(), None).unwrap();
     for (x, y) in [(2, 3), (20, 5), (11, 22)] {
-        let pixels: Vec<f32> = block(x, y, 1).into_raw().into_iter().map(f32::from).collect();
+        let pixels: Vec<f32> = block(x, y).into_raw().into_iter().map(f32::from).collect();
         let data = candle_core::Tensor::from_vec(pixels, (1, 32, 32, 3), &device).unwrap();
         let found = cam.explain(&Activation { data, rows: Rows::One }, |_| 0).unwrap().remove(0);
         let [height, width] = found.heat.size;
@@ -68,7 +68,7 @@ fn heat_lies_where_a_blob_decides_the_class() {
             })
             .map(|i| found.heat.values[i])
             .sum();
-        assert!(inside > 0.8 * found.heat.values.iter().sum::<f32>(), "{:?}", found.heat);
+        assert!(inside > 0.99 * found.heat.values.iter().sum::<f32>(), "{:?}", found.heat);
     }
 }
 
@@ -209,7 +209,7 @@ fn several_views_of_a_photo_give_one_answer_between_theirs() {
     let home = home();
     home.train("run", &[]).well();
     fs::remove_file(home.path("run/model/calibration.json")).unwrap();
-    let photo = block(20, 5, 7);
+    let photo = block(20, 5);
     photo.save(home.write("photo.png", "")).unwrap();
     image::imageops::flip_horizontal(&photo).save(home.write("mirrored.png", "")).unwrap();
     let probability = |args: &[&str]| -> f64 {

@@ -219,6 +219,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(read.entries.len(), 1);
-        assert_eq!((&read.entries[0].path, &*read.entries[0].label), (&found[0].0, "ants"));
+        assert_eq!(read.entries[0].photo.name(), found[0].0.display().to_string());
+        assert_eq!(&*read.entries[0].label, "ants");
     }
 }

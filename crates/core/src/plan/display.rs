@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{
     BatchNormMode, Choice, ClassWeights, Combine, Decay, Method, Mix, Mixture, Objective, Optimizer, Pairs, Penalty,
-    Phase, Plan, RoleName, Rule, Schedule, Solve, Start, Teacher, Train,
+    Phase, Plan, RoleName, Rule, Sampler, Schedule, Solve, Start, Teacher, Train,
 };
 
 impl fmt::Display for Plan {
@@ -29,6 +29,9 @@ impl fmt::Display for Plan {
 impl fmt::Display for Train {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: train, {} epochs of batches of {}", self.name, self.epochs, self.batch_size)?;
+        if self.sampler == Sampler::Balanced {
+            writeln!(f, "  samples: every class equally often")?;
+        }
         match (self.boundary, self.augment) {
             (0, _) => writeln!(f, "  computed once and kept: nothing")?,
             (n, false) => writeln!(f, "  computed once and kept: the first {n} stages")?,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::net::adapt::Placement;
-use crate::plan::{BatchNormMode, Choice, ClassWeights, Decay, Mix, Optimizer};
+use crate::plan::{BatchNormMode, Choice, ClassWeights, Decay, Mix, Optimizer, Sampler};
 use crate::{Error, Result};
 
 /// Update rules by name.
@@ -90,6 +90,9 @@ pub struct Options {
     /// `0.5,0.75,1`
     #[arg(long, value_name = "SHARES", value_delimiter = ',')]
     pub view_scales: Option<Vec<f64>>,
+    /// How often samples take part in an epoch
+    #[arg(long, value_name = "NAME")]
+    pub sampler: Option<Sampler>,
     /// Weights of classes in the loss
     #[arg(long, value_name = "NAME")]
     pub class_weights: Option<ClassWeights>,
@@ -210,7 +213,18 @@ impl Options {
         }
         complete!(epochs, batch_size, learning_rate, optimizer, weight_decay, momentum, schedule, warmup, clip_norm);
         complete!(nesterov, mixup, cutmix, mix_share, view_scales, average);
-        complete!(label_smoothing, class_weights, patience, batch_norm, views, stage_decay, head_rate, probe, l2);
+        complete!(
+            label_smoothing,
+            sampler,
+            class_weights,
+            patience,
+            batch_norm,
+            views,
+            stage_decay,
+            head_rate,
+            probe,
+            l2
+        );
         self.targets = self.targets.or_else(|| below.targets.clone());
         complete!(rank, lora_alpha, lora_dropout, bottleneck, adapter_placement, prefix_length);
         complete!(last_stages, stage_epochs, alpha, runs, soup, penalty, compared_stages, channel_weights, smallest);

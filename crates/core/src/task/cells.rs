@@ -64,8 +64,13 @@ impl TaskArgs {
         Ok(())
     }
 
+    /// What stands between labels that are listed.
+    pub fn separator(&self) -> &str {
+        self.label_separator.as_deref().unwrap_or(";")
+    }
+
     fn listed<'a>(&'a self, cell: &'a str) -> impl Iterator<Item = &'a str> {
-        cell.split(self.label_separator.as_deref().unwrap_or(";")).map(str::trim).filter(|name| !name.is_empty())
+        cell.split(self.separator()).map(str::trim).filter(|name| !name.is_empty())
     }
 
     /// The task that labels or numbers in `cells` are of; `table` is what to call them in errors.

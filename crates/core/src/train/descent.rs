@@ -7,12 +7,12 @@ use super::feed::{Input, Split};
 use super::gradient::{Gradient, Objective};
 use super::guides::Guides;
 use super::terms::Term;
-use super::{EpochRecord, Optimizer, Run, StepRecord, check, mix, pairs, stopped};
+use super::{EpochRecord, Optimizer, Run, StepRecord, balance, check, mix, pairs, stopped};
 use crate::cache::ViewSeed;
 use crate::loader::epoch_batches;
 use crate::metrics::Metrics;
 use crate::net::forward::Mode;
-use crate::plan::{Pairs, Train};
+use crate::plan::{Pairs, Sampler, Train};
 use crate::seed::Seed;
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -55,11 +55,16 @@ impl Run<'_> {
         let mut pace = Pace::of(self, phase);
         while self.position.epoch < phase.epochs && !self.exhausted(phase) {
             let order = seed.named("shuffle").child(self.position.epoch as u64);
-            let batches = match phase.pairs {
-                Some(Pairs { per_sample }) => {
-                    pairs::batches(&indices, |i| job.train.target(i), per_sample, phase.batch_size, order)
+            let target = |i: usize| job.train.target(i);
+            let batches = match (phase.pairs, phase.sampler) {
+                (Some(Pairs { per_sample }), _) => {
+                    pairs::batches(&indices, target, per_sample, phase.batch_size, order)
                 }
-                None => epoch_batches(&indices, phase.batch_size, order),
+                (None, Sampler::Each) => epoch_batches(&indices, phase.batch_size, order),
+                (None, Sampler::Balanced) => {
+                    let drawn = balance::drawn(&indices, target, self.position.epoch, seed.named("balance"));
+                    epoch_batches(&drawn, phase.batch_size, order)
+                }
             };
             pace.steps = (batches.len(), batches.len() * phase.epochs);
             let scale = phase.scale(self.position.epoch);

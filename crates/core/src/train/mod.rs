@@ -5,6 +5,7 @@
 
 mod attention;
 mod average;
+mod balance;
 mod check;
 mod combine;
 mod descent;

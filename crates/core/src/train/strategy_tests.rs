@@ -392,6 +392,7 @@ fn a_pretraining_that_is_stopped_and_goes_on_ends_in_the_same_bytes() {
         mixup: Some(0.4),
         cutmix: Some(1.0),
         mix_share: Some(0.7),
+        sampler: Some(crate::plan::Sampler::Balanced),
         view_scales: Some(vec![0.5, 1.0]),
         schedule: Some(crate::plan::Decay::OneCycle),
         average: Some(0.9),

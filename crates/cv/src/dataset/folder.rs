@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use topwork_core::{Error, Result};
 
+use super::photo::Photo;
 use super::{Entry, Found};
 
 /// File name extensions of photos, in any case; other files are passed over.
@@ -33,7 +34,11 @@ pub fn read(root: &Path) -> Result<Found> {
                 "add photos, or remove the folder",
             ));
         }
-        entries.extend(photos.into_iter().map(|path| Entry { path, label: Arc::clone(&label), row: None }));
+        entries.extend(photos.into_iter().map(|path| Entry {
+            photo: Photo::File(path),
+            label: Arc::clone(&label),
+            row: None,
+        }));
     }
     if entries.is_empty() {
         let loose = photos_below(root)?.len();

@@ -9,7 +9,8 @@ use topwork_core::data::View;
 use topwork_core::domain::Inputs;
 use topwork_core::{Error, Result};
 
-use super::{folder, list};
+use super::photo::Photo;
+use super::{folder, list, parquet, tars};
 use crate::pipeline::Pipeline;
 use crate::pipeline::prefetch::Prefetch;
 
@@ -19,16 +20,17 @@ const AHEAD: usize = 64;
 /// What to predict on.
 #[derive(Debug, Clone, Default, PartialEq, clap::Args)]
 pub struct InputArgs {
-    /// Photos, folders of photos, CSV/TSV lists, or - for paths on standard input, one a line
+    /// Photos, folders of photos, CSV/TSV lists, tar shards, Parquet files, or - for paths on standard input, one a line
     #[arg(value_name = "PHOTO")]
     pub inputs: Vec<PathBuf>,
-    /// Column of a list with the photos' paths, relative to the list [default: path, file, image, …]
+    /// Column of a list with the photos' paths, relative to the list, or of Parquet with their bytes [default: path, file,
+    /// image, …]
     #[arg(long, value_name = "NAME")]
     pub column: Option<String>,
 }
 
-/// A path to read, or the name of what could not be made one and why.
-pub type Item = std::result::Result<PathBuf, (String, Error)>;
+/// A photo to read, or the name of what could not be made one and why.
+pub type Item = std::result::Result<Photo, (String, Error)>;
 type Items = Box<dyn Iterator<Item = Item> + Send>;
 
 /// The photos of `args` in order, decoded on several threads ahead of the consumer; see
@@ -39,17 +41,17 @@ type Items = Box<dyn Iterator<Item = Item> + Send>;
 pub fn stream(args: &InputArgs, pipeline: &Pipeline) -> Result<Inputs> {
     let pipeline = *pipeline;
     let threads = available_parallelism().map_or(1, usize::from);
-    Ok(Box::new(Prefetch::new(paths(args)?, threads, AHEAD, move |item: Item| match item {
-        Ok(path) => (path.display().to_string(), pipeline.load_file(&path, View::Plain)),
+    Ok(Box::new(Prefetch::new(photos(args)?, threads, AHEAD, move |item: Item| match item {
+        Ok(photo) => (photo.name(), photo.read().and_then(|bytes| pipeline.load(&photo.name(), &bytes, View::Plain))),
         Err((name, error)) => (name, Err(error)),
     })))
 }
 
-/// The paths of the photos of `args`, in order.
+/// The photos of `args`, in order.
 ///
 /// # Errors
 /// When nothing is named, or a named path does not exist.
-pub fn paths(args: &InputArgs) -> Result<impl Iterator<Item = Item> + Send + use<>> {
+pub fn photos(args: &InputArgs) -> Result<impl Iterator<Item = Item> + Send + use<>> {
     if args.inputs.is_empty() {
         return Err(Error::input("PHOTO", "no photos are named", "name files or folders, or - for standard input"));
     }
@@ -71,13 +73,21 @@ fn source(input: &Path, column: Option<&str>) -> Result<Items> {
                 "name another folder",
             ));
         }
-        return Ok(Box::new(photos.into_iter().map(Ok)));
+        return Ok(Box::new(photos.into_iter().map(Photo::File).map(Ok)));
+    }
+    if tars::is_tar(input) {
+        return Ok(Box::new(tars::photos(input)?.into_iter().map(Ok)));
+    }
+    if parquet::is_parquet(input) {
+        return Ok(Box::new(parquet::photos(input, column)?.into_iter().map(Ok)));
     }
     if list::is_list(input) {
         let name = input.display().to_string();
-        return Ok(Box::new(list::paths(input, column)?.map(move |path| path.map_err(|e| (name.clone(), e)))));
+        return Ok(Box::new(
+            list::paths(input, column)?.map(move |path| path.map(Photo::File).map_err(|e| (name.clone(), e))),
+        ));
     }
-    Ok(Box::new(std::iter::once(Ok(input.to_path_buf()))))
+    Ok(Box::new(std::iter::once(Ok(Photo::File(input.to_path_buf())))))
 }
 
 /// A line of standard input; empty ones say nothing.
@@ -85,7 +95,7 @@ fn line(bytes: std::io::Result<Vec<u8>>) -> Option<Item> {
     let name = || "standard input".to_string();
     match bytes.map(String::from_utf8) {
         Ok(Ok(text)) if text.trim().is_empty() => None,
-        Ok(Ok(text)) => Some(Ok(PathBuf::from(text.trim_end_matches('\r')))),
+        Ok(Ok(text)) => Some(Ok(Photo::File(PathBuf::from(text.trim_end_matches('\r'))))),
         Ok(Err(e)) => {
             let line = String::from_utf8_lossy(e.as_bytes()).into_owned();
             Some(Err((line.clone(), Error::input(line, "the path is not valid UTF-8", "rename the file"))))

@@ -9,12 +9,13 @@ use csv::{Reader, ReaderBuilder, StringRecord};
 use topwork_core::task::{Cells, Kind, TaskArgs};
 use topwork_core::{Error, Result};
 
+use super::photo::Photo;
 use super::{DataArgs, Entry, Found, quoted};
 
 /// Headers that are taken for the column of paths when none is named.
 const PATH_NAMES: [&str; 7] = ["path", "file", "image", "filename", "filepath", "file_name", "photo"];
 /// The same for labels.
-const LABEL_NAMES: [&str; 5] = ["label", "class", "target", "category", "label_name"];
+pub(super) const LABEL_NAMES: [&str; 5] = ["label", "class", "target", "category", "label_name"];
 
 /// Photos and labels of the list `path`, in its order.
 ///
@@ -48,7 +49,7 @@ pub fn read(path: &Path, args: &DataArgs, asked: &TaskArgs) -> Result<Found> {
         if kind != Kind::Classes {
             cells.rows.push(labels.iter().map(|&c| record.get(c).unwrap_or_default().to_string()).collect());
         }
-        entries.push(Entry { path: photo, label: Arc::clone(&last), row: Some(row) });
+        entries.push(Entry { photo: Photo::File(photo), label: Arc::clone(&last), row: Some(row) });
     }
     if entries.is_empty() {
         return Err(Error::input(path.display(), "no images are listed in it", "add rows below the header"));

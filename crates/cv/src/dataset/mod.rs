@@ -1,11 +1,14 @@
-//! Labelled photos: image folders and CSV/TSV lists, as data sets of `topwork-core`.
+//! Labelled photos: image folders, CSV/TSV lists, tar shards and Parquet files, as data sets of `topwork-core`.
 //!
-//! [`folder`] and [`list`] find files and their labels; here they become classes and splits; [`inputs`] is the stream
+//! [`folder`], [`list`], [`tars`] and [`parquet`] find photos and their labels; here they become classes and splits; [`inputs`] is the stream
 //! of unlabelled photos that `predict` and `embed` read.
 
 pub mod folder;
 pub mod inputs;
 pub mod list;
+pub mod parquet;
+pub mod photo;
+pub mod tars;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +24,7 @@ use crate::look::raster;
 use crate::pipeline::Pipeline;
 use crate::pipeline::augment::Policy;
 use crate::pipeline::decode::decode;
+use photo::Photo;
 
 /// Share of the photos that is held out when the data come without a validation part.
 pub const VALIDATION_SHARE: f64 = 0.2;
@@ -29,11 +33,12 @@ pub const VALIDATION_SHARE: f64 = 0.2;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct DataArgs {
-    /// Folder with train/CLASS/… and val/CLASS/…, or with CLASS/…; or a CSV/TSV list
+    /// Folder with train/CLASS/… and val/CLASS/…, or with CLASS/…; a CSV/TSV list; tar shards (WebDataset) or Parquet files:
+    /// one, or a folder of them, those of training named train…
     #[arg(long, value_name = "PATH", conflicts_with_all = ["train", "validation"])]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
-    /// Folder with CLASS/…, or a CSV/TSV list, to learn from
+    /// Folder with CLASS/…, CSV/TSV list, tar shard or Parquet file, or a folder of these, to learn from
     #[arg(long, value_name = "PATH")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train: Option<PathBuf>,
@@ -41,7 +46,8 @@ pub struct DataArgs {
     #[arg(long, value_name = "PATH")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<PathBuf>,
-    /// Column of a list with the photos' paths, relative to the list [default: path, file, image, …]
+    /// Column of a list with the photos' paths, relative to the list, or of Parquet with their bytes [default: path, file,
+    /// image, …]
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_column: Option<String>,
@@ -94,10 +100,10 @@ impl DataArgs {
 }
 
 /// One photo and its label, as found.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Entry {
-    /// The file.
-    pub path: PathBuf,
+    /// Where it is.
+    pub photo: Photo,
     /// The class's name.
     pub label: Arc<str>,
     /// Its row in a list, the header being row 1.
@@ -105,9 +111,9 @@ pub struct Entry {
 }
 
 /// The photos found in one place.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Found {
-    /// The folder or list.
+    /// The folder, list or file.
     pub at: PathBuf,
     /// In a fixed order.
     pub entries: Vec<Entry>,
@@ -118,9 +124,10 @@ pub struct Found {
 impl Found {
     /// Where the label of `entry` comes from.
     fn place(&self, entry: &Entry) -> String {
-        match entry.row {
-            Some(row) => format!("{}, row {row}", self.at.display()),
-            None => self.at.join(&*entry.label).display().to_string(),
+        match (entry.row, &entry.photo) {
+            (Some(row), _) => format!("{}, row {row}", self.at.display()),
+            (None, Photo::File(_)) => self.at.join(&*entry.label).display().to_string(),
+            (None, photo) => photo.name(),
         }
     }
 
@@ -150,7 +157,7 @@ impl Found {
                 Some(entry) => self.place(entry),
                 None => self.at.display().to_string(),
             })?;
-            let photos = self.entries.iter().map(|entry| entry.path.clone()).zip(understood.classes).collect();
+            let photos = self.entries.iter().map(|entry| entry.photo.clone()).zip(understood.classes).collect();
             let numbers = understood.numbers.into();
             return Ok(ImageData { photos, numbers, pipeline: *pipeline });
         }
@@ -165,7 +172,7 @@ impl Found {
                     "correct the label, remove it, or train with photos of it",
                 )
             })?;
-            photos.push((entry.path.clone(), target as u32));
+            photos.push((entry.photo.clone(), target as u32));
         }
         Ok(ImageData::new(photos, *pipeline))
     }
@@ -183,7 +190,7 @@ pub(crate) fn quoted(names: &[String]) -> String {
 /// Photos with class indices, decoded when asked for.
 #[derive(Debug, Clone)]
 pub struct ImageData {
-    photos: Arc<[(PathBuf, u32)]>,
+    photos: Arc<[(Photo, u32)]>,
     /// Of labels and values, those of each photo.
     numbers: Arc<[Vec<f32>]>,
     pipeline: Pipeline,
@@ -191,7 +198,7 @@ pub struct ImageData {
 
 impl ImageData {
     /// Photos with their class indices, rendered by `pipeline`.
-    pub fn new(photos: Vec<(PathBuf, u32)>, pipeline: Pipeline) -> Self {
+    pub fn new(photos: Vec<(Photo, u32)>, pipeline: Pipeline) -> Self {
         Self { photos: photos.into(), numbers: Arc::default(), pipeline }
     }
 }
@@ -207,19 +214,18 @@ impl Dataset for ImageData {
         self.numbers.get(i).map_or(&[], Vec::as_slice)
     }
     fn name(&self, i: usize) -> String {
-        self.photos[i].0.display().to_string()
+        self.photos[i].0.name()
     }
     fn digest(&self, i: usize) -> Result<[u8; 32]> {
-        let path = &self.photos[i].0;
-        Ok(*blake3::hash(&fs::read(path).map_err(Error::io(path))?).as_bytes())
+        Ok(*blake3::hash(&self.photos[i].0.read()?).as_bytes())
     }
     fn load(&self, i: usize, view: View) -> Result<Sample> {
-        self.pipeline.load_file(&self.photos[i].0, view)
+        let photo = &self.photos[i].0;
+        self.pipeline.load(&photo.name(), &photo.read()?, view)
     }
     fn excerpt(&self, i: usize) -> Result<Excerpt> {
-        let path = &self.photos[i].0;
-        let bytes = fs::read(path).map_err(Error::io(path))?;
-        raster::excerpt(&decode(&self.name(i), &bytes)?, raster::THUMBNAIL)
+        let photo = &self.photos[i].0;
+        raster::excerpt(&decode(&photo.name(), &photo.read()?)?, raster::THUMBNAIL)
     }
     fn scaled(&self, scale: f64) -> Option<Arc<dyn Dataset>> {
         Some(Arc::new(Self {
@@ -238,7 +244,12 @@ pub fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>, seed: 
     let (train, validation) = parts(args)?;
     let asked = args.asked(known);
     asked.check()?;
-    let read = |path: PathBuf| if path.is_dir() { folder::read(&path) } else { list::read(&path, args, &asked) };
+    let read = |place: Place| match place.form {
+        Form::Folder => folder::read(&place.at),
+        Form::List => list::read(&place.at, args, &asked),
+        Form::Tars => tars::read(&place.files, &place.at, &asked),
+        Form::Parquets => parquet::read(&place.files, &place.at, args.path_column.as_deref(), &asked),
+    };
     let train = train.map(read).transpose()?;
     let validation = validation.map(read).transpose()?;
 
@@ -274,13 +285,72 @@ fn no_data() -> Error {
     Error::input("--data", "no photos are named", "pass --data FOLDER, or --train and --validation")
 }
 
+/// How labelled photos come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Folder,
+    List,
+    Tars,
+    Parquets,
+}
+
+/// Labelled photos of one part.
+struct Place {
+    at: PathBuf,
+    form: Form,
+    /// The shards.
+    files: Vec<PathBuf>,
+}
+
+impl Place {
+    fn of(at: PathBuf) -> Result<Self> {
+        let shards = shards_in(&at)?;
+        let form = match shards.first().and_then(|file| shard(file)) {
+            Some(form) => form,
+            None if at.is_dir() => Form::Folder,
+            None => Form::List,
+        };
+        Ok(Self { at, form, files: shards })
+    }
+}
+
+/// The form of a file that holds many photos.
+fn shard(path: &Path) -> Option<Form> {
+    match (tars::is_tar(path), parquet::is_parquet(path)) {
+        (true, _) => Some(Form::Tars),
+        (_, true) => Some(Form::Parquets),
+        _ => None,
+    }
+}
+
+/// The shards of the form of the first one that `at` is, or that lie in it, by name.
+fn shards_in(at: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = match at.is_dir() {
+        false => vec![at.to_path_buf()],
+        true => {
+            let entries = fs::read_dir(at).map_err(Error::io(at))?;
+            entries.map(|entry| entry.map(|entry| entry.path()).map_err(Error::io(at))).collect::<Result<_>>()?
+        }
+    };
+    found.retain(|path| shard(path).is_some() && path.is_file());
+    found.sort_unstable();
+    let form = found.first().and_then(|path| shard(path));
+    found.retain(|path| shard(path) == form);
+    Ok(found)
+}
+
+/// Names of what is validated on, in this order.
+const VALIDATION_NAMES: [&str; 4] = ["val", "valid", "validation", "test"];
+
 /// Where the photos to learn from and to validate on are.
-fn parts(args: &DataArgs) -> Result<(Option<PathBuf>, Option<PathBuf>)> {
+fn parts(args: &DataArgs) -> Result<(Option<Place>, Option<Place>)> {
+    let place = |path: PathBuf| Place::of(path).map(Some);
     let Some(data) = &args.data else {
         for (flag, path) in [("--train", &args.train), ("--validation", &args.validation)] {
             path.as_ref().map_or(Ok(()), |path| exists(flag, path))?;
         }
-        return Ok((args.train.clone(), args.validation.clone()));
+        let part = |path: &Option<PathBuf>| path.clone().map(Place::of).transpose();
+        return Ok((part(&args.train)?, part(&args.validation)?));
     };
     if args.train.is_some() || args.validation.is_some() {
         return Err(Error::input(
@@ -291,11 +361,20 @@ fn parts(args: &DataArgs) -> Result<(Option<PathBuf>, Option<PathBuf>)> {
     }
     exists("--data", data)?;
     let train = data.join("train");
-    if !train.is_dir() {
-        return Ok((Some(data.clone()), None));
+    if train.is_dir() {
+        let validation = VALIDATION_NAMES.iter().map(|name| data.join(name)).find(|path| path.is_dir());
+        return Ok((place(train)?, validation.map(Place::of).transpose()?));
     }
-    let names = ["val", "valid", "validation", "test"];
-    Ok((Some(train), names.iter().map(|name| data.join(name)).find(|path| path.is_dir())))
+    let whole = Place::of(data.clone())?;
+    let named = |start: &str| {
+        let begins = |file: &&PathBuf| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start));
+        let files: Vec<PathBuf> = whole.files.iter().filter(begins).cloned().collect();
+        (!files.is_empty()).then(|| Place { at: data.clone(), form: whole.form, files })
+    };
+    match named("train").filter(|_| data.is_dir()) {
+        Some(train) => Ok((Some(train), VALIDATION_NAMES.iter().find_map(|name| named(name)))),
+        None => Ok((Some(whole), None)),
+    }
 }
 
 fn exists(flag: &str, path: &Path) -> Result<()> {

@@ -1,7 +1,6 @@
 //! The verb `explain`: where in photos a model finds what speaks for a class; with labelled photos, what it mistakes.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -92,20 +91,26 @@ fn photos(
     common: &Common,
 ) -> Result<()> {
     let (mut taken, mut read, mut unreadable) = (BTreeSet::new(), 0, 0);
-    let paths = inputs::paths(&args.inputs)?;
+    let photos = inputs::photos(&args.inputs)?;
     create_dir_all(&args.out)?;
-    for path in paths {
+    for photo in photos {
         read += 1;
-        let done = path.map_err(|(_, error)| error).and_then(|path| {
-            let name = path.display().to_string();
-            let photo = decode::decode(&name, &fs::read(&path).map_err(Error::io(&path))?)?;
-            let sample = classifier.pipeline().render(&photo, View::Plain)?;
-            let found = cam.explain(&classifier.batch(&[sample])?, |logits| class.unwrap_or_else(|| best(logits)))?;
-            let Explained { logits, class, heat } = found.into_iter().next().ok_or_else(|| {
-                Error::Tensor(candle_core::Error::Msg("a batch of one sample gave no answer".into()))
-            })?;
-            let region = classifier.pipeline().centre_region(photo.width(), photo.height());
-            let to = args.out.join(free_name(&path, &mut taken));
+        let decoded = photo.map_err(|(_, error)| error).and_then(|photo| {
+            let name = photo.name();
+            Ok((decode::decode(&name, &photo.read()?)?, name))
+        });
+        let (photo, name) = match decoded {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                unreadable += 1;
+                eprintln!("{error}");
+                continue;
+            }
+        };
+        let batch = classifier.batch(&[classifier.pipeline().render(&photo, View::Plain)?])?;
+        let region = classifier.pipeline().centre_region(photo.width(), photo.height());
+        for Explained { logits, class, heat } in cam.explain(&batch, |logits| class.unwrap_or_else(|| best(logits)))? {
+            let to = args.out.join(free_name(Path::new(&name), &mut taken));
             raster::write(&to, &raster::overlay(&photo, region, &heat))?;
             let (label, probability) = (&classifier.classes()[class], classifier.answer(&logits)[class]);
             print_line(&if common.json {
@@ -113,14 +118,7 @@ fn photos(
                     .to_string()
             } else {
                 format!("{name}\t{label}\t{probability:.4}\t{}", to.display())
-            })
-        });
-        if let Err(error) = done {
-            if !matches!(error, Error::Input { .. }) {
-                return Err(error);
-            }
-            unreadable += 1;
-            eprintln!("{error}");
+            })?;
         }
     }
     if unreadable > 0 {
