@@ -98,29 +98,23 @@ impl Calibration {
     }
 }
 
-/// The temperature at which the mean cross-entropy of (target, logits) is least. In 1 / T it is convex, so its slope tells on
-/// which side the least is.
-///
-/// Of n samples, each target has 1 / (n + 2) less than everything, and the other classes have that (as in Platt 1999, *Probabilistic
-/// Outputs for Support Vector Machines*, §2.2): without a mistake among them there would be no end to sharpening.
+/// The temperature at which the cross-entropy of (target, logits), summed, and ½ (1 / T - 1)² are least together. Both are convex
+/// in 1 / T, so the slope tells on which side the least is. The second is a prior that weighs as much as a few samples: without a
+/// mistake among them there would be no end to sharpening.
 fn fit<'a>(rows: impl Iterator<Item = (usize, &'a [f32])> + Clone) -> f64 {
-    let spared = 1.0 / (rows.clone().count() as f64 + 2.0);
     let slope = |temperature: f64| -> f64 {
         let of_row = |(target, logits): (usize, &[f32])| {
             let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let (mut sum, mut mean, mut all) = (0.0, 0.0, 0.0);
+            let (mut sum, mut mean) = (0.0, 0.0);
             for &z in logits {
                 let over = f64::from(z - largest);
                 let power = (over / temperature).exp();
                 sum += power;
                 mean += power * over;
-                all += over;
             }
-            let of_target = f64::from(logits[target] - largest);
-            let others = (all - of_target) / (logits.len() as f64 - 1.0).max(1.0);
-            mean / sum - (1.0 - spared) * of_target - spared * others
+            mean / sum - f64::from(logits[target] - largest)
         };
-        rows.clone().map(of_row).sum()
+        rows.clone().map(of_row).sum::<f64>() + 1.0 / temperature - 1.0
     };
     // Positive where sharpening makes it worse.
     let [mut low, mut high] = RANGE.map(f64::ln);
@@ -167,15 +161,12 @@ mod tests {
     #[test]
     fn nothing_nearby_has_a_lower_cross_entropy() {
         let rows = drawn(500, 2.0);
-        let spared = 1.0 / 502.0;
         let loss = |temperature: f64| -> f64 {
             let of_row = |(target, logits): &(usize, Vec<f32>)| {
                 let z: Vec<f64> = logits.iter().map(|&z| f64::from(z) / temperature).collect();
-                let log = z.iter().map(|z| z.exp()).sum::<f64>().ln();
-                let share = |c: usize| if c == *target { 1.0 - spared } else { spared / 3.0 };
-                (0..4).map(|c| share(c) * (log - z[c])).sum::<f64>()
+                z.iter().map(|z| z.exp()).sum::<f64>().ln() - z[*target]
             };
-            rows.iter().map(of_row).sum()
+            rows.iter().map(of_row).sum::<f64>() + 0.5 * (1.0 / temperature - 1.0).powi(2)
         };
         let found = fitted(&rows);
         assert!(loss(found) < loss(found * 1.001) && loss(found) < loss(found / 1.001), "{found}");
@@ -185,8 +176,10 @@ mod tests {
     fn answers_without_a_mistake_have_an_end_to_sharpening() {
         let rows: Vec<(usize, Vec<f32>)> = (0..10).map(|i| (i % 2, vec![(i % 2) as f32 * -4.0, -2.0])).collect();
         let found = fitted(&rows);
-        // The logits are 2 apart either way: σ(2 / T) = 11 / 12.
-        assert!((found - 2.0 / 11f64.ln()).abs() < 1e-6, "{found}");
+        // The logits are 2 apart either way: 20 / (1 + exp(2 / T)) = 1 / T - 1.
+        let sharper = 1.0 / found;
+        assert!((20.0 / (1.0 + (2.0 * sharper).exp()) - sharper + 1.0).abs() < 1e-6, "{found}");
+        assert!((1.2..2.0).contains(&sharper), "{found}");
     }
 
     #[test]

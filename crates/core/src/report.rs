@@ -14,7 +14,7 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;mar
     color:#222;background:#fff;overflow-wrap:anywhere}table{border-collapse:collapse}td,th{padding:.2rem .6rem;\
     text-align:right;border:1px solid #ddd;overflow-wrap:normal}th:first-child{text-align:left}\
     pre{background:#f6f6f6;padding:1rem;overflow-x:auto}h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}\
-    .wide{overflow-x:auto}.chart svg{max-width:100%;height:auto}\
+    .wide,.chart{overflow-x:auto}.chart svg{max-width:100%;min-width:32rem;height:auto}\
     .gallery{display:flex;flex-wrap:wrap;gap:.8rem}.gallery figure{margin:0;padding:.5rem;background:#f6f6f6;\
     border-radius:.3rem;min-width:8rem;max-width:100%;font-size:.8rem}.gallery figcaption{width:0;min-width:100%}\
     .gallery figure.text{width:100%;font-size:.9rem}\

@@ -84,7 +84,8 @@ pub(crate) fn run(args: &ShowBatchArgs, common: &Common) -> Result<()> {
         for (row, (&photo, values)) in photos.iter().zip(&values).enumerate() {
             let text = match &partners {
                 Some((partners, share)) if partners[row] != row => {
-                    format!("{:.2} {} {}", share, classes(photo), classes(photos[partners[row]]))
+                    let other = classes(photos[partners[row]]);
+                    format!("{share:.2} {} {:.2} {other}", classes(photo), 1.0 - share)
                 }
                 _ => classes(photo),
             };
