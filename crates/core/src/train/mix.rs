@@ -58,17 +58,29 @@ pub(super) fn apply(mix: &Mix, input: &mut Input, seed: Seed) -> Result<Option<(
     Ok(Some((partners.into_iter().map(|i| targets.classes[i as usize]).collect(), share)))
 }
 
-/// Mixes a batch as training does: gives the place of each sample's partner in it and the share λ of its own.
+/// What the samples of a batch were mixed with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Partners {
+    /// Where in the batch each one's partner stands.
+    pub places: Vec<usize>,
+    /// The share λ of each one itself.
+    pub share: f64,
+}
+
+/// Mixes a batch as training does; without partners, it is among those left alone.
 ///
 /// # Errors
 /// When the samples have lengths of their own; for CutMix, when they are no pictures.
-pub fn mixed(mix: &Mix, activation: Activation, seed: Seed) -> Result<(Activation, Option<(Vec<usize>, f64)>)> {
+pub fn mixed(mix: &Mix, activation: Activation, seed: Seed) -> Result<(Activation, Option<Partners>)> {
     let indices: Vec<usize> = (0..activation.samples()).collect();
     // Each sample a class of its own tells the partners.
     let targets = Targets { classes: (0..indices.len() as u32).collect(), numbers: Vec::new() };
     let mut input = Input { activation, targets, indices };
     let partners = apply(mix, &mut input, seed)?;
-    let partners = partners.map(|(partners, share)| (partners.into_iter().map(|i| i as usize).collect(), share));
+    let partners = partners.map(|(partners, share)| {
+        let places = partners.into_iter().map(|i| i as usize).collect();
+        Partners { places, share }
+    });
     Ok((input.activation, partners))
 }
 

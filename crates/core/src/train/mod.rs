@@ -46,7 +46,7 @@ use crate::task::Task;
 use crate::{Error, Result};
 
 use feed::Split;
-pub use mix::mixed;
+pub use mix::{Partners, mixed};
 pub use optim::Optimizer;
 use position::Position;
 pub use terms::{CrossEntropy, Seen, Term};

@@ -8,7 +8,7 @@ use topwork_core::data::{Activation, Values, View};
 use topwork_core::domain::Domain;
 use topwork_core::fit;
 use topwork_core::seed::Seed;
-use topwork_core::train::mixed;
+use topwork_core::train::{Partners, mixed};
 use topwork_core::{Error, Result};
 
 use super::raster;
@@ -83,8 +83,8 @@ pub(crate) fn run(args: &ShowBatchArgs, common: &Common) -> Result<()> {
         let values = batch.data.flatten_from(1)?.to_vec2::<f32>()?;
         for (row, (&photo, values)) in photos.iter().zip(&values).enumerate() {
             let text = match &partners {
-                Some((partners, share)) if partners[row] != row => {
-                    let other = classes(photos[partners[row]]);
+                Some(Partners { places, share }) if places[row] != row => {
+                    let other = classes(photos[places[row]]);
                     format!("{share:.2} {} {:.2} {other}", classes(photo), 1.0 - share)
                 }
                 _ => classes(photo),
