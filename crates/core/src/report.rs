@@ -64,8 +64,12 @@ pub fn page(
         ("Left out", skipped(&outcome.skipped)),
         ("Environment", environment()),
     ];
+    let calibration = summary.calibration.as_ref().map_or(String::new(), |found| {
+        let (before, after) = (found.error_before, found.error_after);
+        format!("; calibration error {before:.4}, {after:.4} at temperature {:.3}", found.temperature)
+    });
     let introduction = format!(
-        "<p><b>{metrics}</b> on {} {} samples; {} of {} parameters trained</p>",
+        "<p><b>{metrics}</b> on {} {} samples{calibration}; {} of {} parameters trained</p>",
         metrics.samples, summary.judged_on, outcome.trained, outcome.parameters
     );
     document(&escape(&format!("{program}: {title}")), &introduction, &sections)
