@@ -25,7 +25,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from load_back import ROOT, Checks, answers
+from load_back import ROOT, Checks, answers, temperature
 
 HEAD = "base_model.model."
 
@@ -96,7 +96,7 @@ def sentences(run, base, inputs, binary, classes, checks):
             pooled = torch.stack([row.mean(0) if ours["pooling"] == "mean" else row[0] for row in rows])
             logits = pooled @ file[names[0]].T + file[names[1]]
         merged(checks, peft, run, "bert.")
-    close(checks, f"logits of {len(texts)} sentences", asked(binary, run, inputs, classes), logits.double().log_softmax(1))
+    close(checks, f"logits of {len(texts)} sentences", asked(binary, run, inputs, classes), (logits.double() / temperature(run / "model")).log_softmax(1))
 
 
 def photos(run, base, inputs, binary, classes, checks):
@@ -123,7 +123,7 @@ def photos(run, base, inputs, binary, classes, checks):
         batch = torch.stack([transform(Image.open(path)) for path in paths])
     with torch.inference_mode():
         logits = torch.cat([peft(piece) for piece in batch.split(16)])
-    close(checks, f"logits of {len(paths)} photos", found, logits.double().log_softmax(1))
+    close(checks, f"logits of {len(paths)} photos", found, (logits.double() / temperature(run / "model")).log_softmax(1))
     merged(checks, peft, run)
 
 

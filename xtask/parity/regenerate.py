@@ -4,6 +4,7 @@ import sys
 
 import torch
 
+import grad_cam
 import heads
 import language
 import training
@@ -15,6 +16,7 @@ import zoo
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
 vision.main()
+grad_cam.main()
 zoo.main()
 language.main()
 training.main()

@@ -3,15 +3,20 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use serde::Serialize;
 
-use crate::data::{Activation, Sample};
+use crate::calibration::Calibration;
+use crate::data::{Activation, Dataset, Sample, View};
 use crate::device::Place;
 use crate::domain::{Domain, Opened};
 use crate::embedder::scale_to_one;
+use crate::loader::{Faults, Loader, Request};
 use crate::model::{self, Head};
 use crate::net::frozen::Frozen;
+use crate::net::grad_cam::GradCam;
+use crate::observe::Observer;
+use crate::outputs::Outputs;
 use crate::task::{Kind, Task};
 use crate::{Error, Result, adapter};
 
@@ -22,6 +27,8 @@ pub struct Classifier<D: Domain> {
     backbone: Frozen,
     head: Frozen,
     device: Device,
+    /// What logits are divided by before probabilities are made of them.
+    temperature: f64,
 }
 
 /// A class or label with its probability.
@@ -97,7 +104,8 @@ impl<D: Domain> Classifier<D> {
     /// As there; and when the device is out of memory.
     pub fn load_on(folder: impl AsRef<Path>, place: Place) -> Result<Self> {
         let folder = model_folder(folder.as_ref())?;
-        Self::of(adapter::open_folder::<D>(&folder, None)?, place, &folder)
+        let temperature = Calibration::temperature(&folder)?;
+        Ok(Self::of(adapter::open_folder::<D>(&folder, None)?, place, &folder)?.at(temperature))
     }
 
     /// A model that is open already; `folder` is what to call it in errors.
@@ -126,7 +134,32 @@ impl<D: Domain> Classifier<D> {
         let backbone = Frozen::compile(&stages, &params, &place)?;
         let head = Frozen::compile(&[&model.network.head], &params, &place)?;
         let device = place.device;
-        Ok(Self { model, task, backbone, head, device })
+        Ok(Self { model, task, backbone, head, device, temperature: 1.0 })
+    }
+
+    /// The same with probabilities at a temperature: [`crate::calibration`].
+    pub fn at(self, temperature: f64) -> Self {
+        Self { temperature, ..self }
+    }
+
+    /// The same, predicting on the views of `args`.
+    pub fn viewed(mut self, args: &D::ViewArgs) -> Self {
+        self.model.pipeline = D::viewed(self.model.pipeline, args);
+        self
+    }
+
+    /// The temperature of its probabilities.
+    pub fn temperature(&self) -> f64 {
+        self.temperature
+    }
+
+    /// What logits say: of classes their probabilities at the model's temperature, else as [`Task::answer`].
+    pub fn answer(&self, logits: &[f32]) -> Vec<f32> {
+        if !self.task.is_classes() || self.temperature == 1.0 {
+            return self.task.answer(logits);
+        }
+        let scaled: Vec<f32> = logits.iter().map(|&z| (f64::from(z) / self.temperature) as f32).collect();
+        self.task.answer(&scaled)
     }
 
     /// The names of classes, labels or values, in the order of the outputs.
@@ -187,7 +220,7 @@ impl<D: Domain> Classifier<D> {
         if samples.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(self.head.run(&self.features(samples)?)?.data.flatten_all()?.to_vec1::<f32>()?)
+        self.outputs(&self.features(samples)?, samples)
     }
 
     /// The pooled features of each input: `[features]` numbers, scaled to length 1 where the library that the model
@@ -209,21 +242,136 @@ impl<D: Domain> Classifier<D> {
         Ok(all)
     }
 
+    /// Outputs for all samples of `data` that can be read; the others are noted in `faults` as of `split`. `each` is shown the
+    /// pooled features of each batch, `[samples, width]`.
+    ///
+    /// # Errors
+    /// When too many samples cannot be read, none can, or `each` fails.
+    pub fn judge(
+        &self,
+        data: &Arc<dyn Dataset>,
+        split: &str,
+        faults: &mut Faults,
+        observer: &dyn Observer,
+        mut each: impl FnMut(&Tensor) -> Result<()>,
+    ) -> Result<Outputs> {
+        let request = |index| Request { index, view: View::Plain };
+        let indices: Vec<usize> = (0..data.len()).collect();
+        let batches = indices.chunks(BATCH).map(|chunk| chunk.iter().copied().map(request).collect()).collect();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut answers = Outputs::default();
+        for mut loaded in Loader::new(data.clone(), batches, threads) {
+            for (index, error) in loaded.failed.drain(..) {
+                faults.note(split, &**data, index, error)?;
+            }
+            let (indices, samples): (Vec<usize>, Vec<Sample>) = loaded.samples.into_iter().unzip();
+            if !samples.is_empty() {
+                let features = self.features(&samples)?;
+                each(&features.data)?;
+                answers.logits.extend(self.outputs(&features, &samples)?);
+                answers.samples.extend(indices);
+            }
+            observer.progress("evaluate", answers.samples.len(), data.len());
+        }
+        if answers.samples.is_empty() {
+            return Err(Error::input(format!("the {split} data"), "none of it could be read", "check the files"));
+        }
+        Ok(answers)
+    }
+
+    /// What looks for the places in photos that speak for a class, in the maps of `stage`: see [`GradCam::new`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn grad_cam(&self, stage: Option<&str>) -> Result<GradCam> {
+        let (network, place) = (&self.model.network, Place { device: self.device.clone(), ..Place::default() });
+        let (params, _) = model::fit(network, &self.model.weights, Head::Keep, &place, &network.name)?;
+        GradCam::new(network, params, &place, stage)
+    }
+
+    /// The head's outputs for the features of `samples`; of one in several views, those that say the mean of what is said of
+    /// each.
+    fn outputs(&self, features: &Activation, samples: &[Sample]) -> Result<Vec<f32>> {
+        let logits = self.head.run(features)?.data.flatten_all()?.to_vec1::<f32>()?;
+        let each = self.task.len();
+        if logits.len() == each * samples.len() || self.task.kind.of_rows() {
+            return Ok(logits);
+        }
+        let mut rest = logits.as_slice();
+        let mut together = Vec::with_capacity(each * samples.len());
+        for sample in samples {
+            let (views, after) = rest.split_at_checked(each * sample.rows).ok_or_else(|| {
+                Error::Tensor(candle_core::Error::Msg(format!("{} outputs for {} views", rest.len(), sample.rows)))
+            })?;
+            together.extend(mean(&self.task, views));
+            rest = after;
+        }
+        Ok(together)
+    }
+
+    /// A batch as the network takes it.
+    ///
+    /// # Errors
+    /// When the samples differ in shape, or the device is out of memory.
+    pub fn batch(&self, samples: &[Sample]) -> Result<Activation> {
+        Activation::collate(samples, &self.device)
+    }
+
     fn features(&self, samples: &[Sample]) -> Result<Activation> {
-        self.backbone.run(&Activation::collate(samples, &self.device)?)
+        self.backbone.run(&self.batch(samples)?)
     }
 
     fn prediction(&self, logits: &[f32]) -> Prediction {
-        let named = self.task.iter().cloned().zip(self.task.answer(logits));
+        let answer = self.answer(logits);
         if self.task.kind == Kind::Values {
-            let values = named.map(|(name, value)| Value { name, value }).collect();
-            return Prediction { guesses: Vec::new(), values };
+            let named = self.task.iter().cloned().zip(answer);
+            return Prediction {
+                guesses: Vec::new(),
+                values: named.map(|(name, value)| Value { name, value }).collect(),
+            };
         }
-        let mut guesses: Vec<Guess> = named.map(|(label, probability)| Guess { label, probability }).collect();
-        guesses.sort_by(|a, b| b.probability.total_cmp(&a.probability));
-        Prediction { guesses, values: Vec::new() }
+        // By the outputs: no temperature changes their order, not even where probabilities round to the same.
+        let mut order: Vec<usize> = (0..answer.len()).collect();
+        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+        let guess = |i: usize| Guess { label: self.task[i].clone(), probability: answer[i] };
+        Prediction { guesses: order.into_iter().map(guess).collect(), values: Vec::new() }
     }
+}
+
+/// The outputs that say the mean of what the outputs of several views, `[views × outputs]`, say.
+fn mean(task: &Task, views: &[f32]) -> Vec<f32> {
+    let mut mean = vec![0f64; task.len()];
+    let count = (views.len() / task.len().max(1)) as f64;
+    for view in views.chunks_exact(task.len().max(1)) {
+        mean.iter_mut().zip(task.answer(view)).for_each(|(sum, share)| *sum += f64::from(share) / count);
+    }
+    // Where a probability is too small to be told from 0, its logarithm is not needed either.
+    let log = |share: f64| share.max(1e-30).ln();
+    let output = |share: f64| match task.kind {
+        Kind::Classes | Kind::Tokens => log(share),
+        Kind::Labels => log(share) - log(1.0 - share),
+        Kind::Values | Kind::Spans => share,
+    };
+    mean.into_iter().map(|share| output(share) as f32).collect()
 }
 
 /// Samples that go through the network together.
 pub(crate) const BATCH: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_views_say_the_mean_of_what_each_says() {
+        for kind in Kind::ALL {
+            let task = Task { kind, outputs: vec!["a".into(), "b".into()] };
+            let views = [3.0, -1.0, 0.5, 0.25];
+            let said = task.answer(&mean(&task, &views));
+            let each = [task.answer(&views[..2]), task.answer(&views[2..])];
+            for (i, said) in said.iter().enumerate() {
+                assert!((said - (each[0][i] + each[1][i]) / 2.0).abs() < 1e-6, "{kind}: {said}");
+            }
+        }
+    }
+}

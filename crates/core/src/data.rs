@@ -23,7 +23,8 @@ pub enum Values {
 
 /// One sample, ready for the first stage: `rows` consecutive rows, each of shape `shape`.
 ///
-/// A photo is one row of shape `[height, width, channels]`; a sentence of n tokens is n rows of shape `[columns]`.
+/// A photo is one row of shape `[height, width, channels]`, or one for each of several views; a sentence of n tokens is n rows of
+/// shape `[columns]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     /// Number of rows.
@@ -41,6 +42,22 @@ pub enum View {
     Plain,
     /// A random one, for training; equal seeds give equal views.
     Augmented(Seed),
+}
+
+/// What a person is shown of a sample.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Excerpt {
+    /// Words, as they are: whoever prints them escapes them.
+    Text(String),
+    /// A small picture.
+    Picture {
+        /// Its kind: `image/jpeg`.
+        media: &'static str,
+        /// The file's bytes.
+        bytes: Vec<u8>,
+        /// Width and height in pixels.
+        size: [u32; 2],
+    },
 }
 
 /// Samples with class indices. Implementations are cheap to ask and thread-safe; `load` does the work.
@@ -78,6 +95,13 @@ pub trait Dataset: Send + Sync {
     /// several samples are parts of. `None` where [`Metrics::of`] does it.
     fn judge(&self, _samples: &[usize], _outputs: &[f32]) -> Option<Metrics> {
         None
+    }
+    /// What a person is shown of sample `i`, small enough to stand among many; by itself, its name.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn excerpt(&self, i: usize) -> Result<Excerpt> {
+        Ok(Excerpt::Text(self.name(i)))
     }
     /// The same samples in views of `scale` times the usual size; `None` where they have one size only.
     fn scaled(&self, _scale: f64) -> Option<Arc<dyn Dataset>> {
@@ -122,6 +146,9 @@ impl Dataset for Subset {
     }
     fn judge(&self, samples: &[usize], outputs: &[f32]) -> Option<Metrics> {
         self.base.judge(&samples.iter().map(|&i| self.indices[i]).collect::<Vec<_>>(), outputs)
+    }
+    fn excerpt(&self, i: usize) -> Result<Excerpt> {
+        self.base.excerpt(self.indices[i])
     }
     fn scaled(&self, scale: f64) -> Option<Arc<dyn Dataset>> {
         Some(Arc::new(Self::new(self.base.scaled(scale)?, self.indices.clone())))
@@ -325,7 +352,8 @@ impl Activation {
             Values::F32(_) => Tensor::from_vec(floats, dims, device)?,
             Values::U32(_) => Tensor::from_vec(indices, dims, device)?,
         };
-        let rows = if samples.iter().all(|s| s.rows == 1) && first.shape.len() > 1 {
+        let rows = if first.shape.len() > 1 {
+            // Several views of a photo do not see each other.
             Rows::One
         } else {
             Rows::Each(Arc::new(samples.iter().map(|s| s.rows).collect()))

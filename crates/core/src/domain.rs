@@ -48,6 +48,9 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
     type DataArgs: clap::Args + Clone + Debug + Default + Serialize + DeserializeOwned + Send + Sync;
     /// Flags that say what to predict on; flattened into `predict` and `embed`.
     type InputArgs: clap::Args + Clone + Debug;
+    /// Flags that say in which views samples are predicted on; flattened into `predict` and `evaluate`. [`NoFlags`] where
+    /// there is one view only.
+    type ViewArgs: clap::Args + Clone + Debug + Default;
     /// Verbs that this domain alone has; [`NoVerbs`] where it has none.
     type Verbs: Verbs;
 
@@ -150,6 +153,11 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
     /// What the scores on the validation samples decide about a model that was trained: a threshold.
     fn conclude(_pipeline: &mut Self::Pipeline, _scores: &Metrics) {}
 
+    /// The same preprocessing, its plain samples in the views of `args`: each a row of its own.
+    fn viewed(pipeline: Self::Pipeline, _args: &Self::ViewArgs) -> Self::Pipeline {
+        pipeline
+    }
+
     /// Whether the library that a model comes from hands out its pooled features scaled to length 1, as
     /// sentence-transformers may. A head sees them unscaled.
     fn normalizes(_pipeline: &Self::Pipeline) -> bool {
@@ -168,6 +176,10 @@ pub trait Verbs: clap::Subcommand {
     /// What the user can mend, or a defect.
     fn run(self, common: &Common) -> Result<()>;
 }
+
+/// No flags of its own.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub struct NoFlags {}
 
 /// No verbs of its own.
 #[derive(Debug, Clone, Copy)]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapter::{self, Trained};
 use crate::cache::{Cache, Extractor, boundary_key};
+use crate::calibration::Calibration;
 use crate::classifier::model_folder;
 use crate::data::{Budget, Dataset, Splits, Subset, choose};
 use crate::device::Place;
@@ -27,7 +28,7 @@ use crate::run::{self, RunDir};
 use crate::seed::Seed;
 use crate::source::{self, Fetcher, Reference, WRONG_CHECKSUM};
 use crate::strategy::{self, Facts, Options, Settings, Strategy};
-use crate::summary::Summary;
+use crate::summary::{self, Summary};
 use crate::task::Task;
 use crate::train::{self, Companions, Job, OnNan, Outcome, Teacher};
 use crate::{Error, Result};
@@ -382,6 +383,7 @@ impl<D: Domain> Fit<D> {
             }
             None => None,
         };
+        let all = prepared.splits.train.clone();
         let folded = folded.elapsed().as_secs_f64();
         let fingerprint = D::fingerprint(&prepared.pipeline);
         let stages: Vec<&Stage> = prepared.network.stages.iter().collect();
@@ -435,6 +437,15 @@ impl<D: Domain> Fit<D> {
         }
         let mut pipeline = prepared.pipeline;
         D::conclude(&mut pipeline, &outcome.metrics);
+        // Where a cross-validation left nothing to judge by, each sample is judged by the model that did not learn from it.
+        let (judged, answers, judged_on) = match &folds {
+            Some((_, answers)) if outcome.outputs.samples.is_empty() => (&all, answers, summary::OUT_OF_FOLD),
+            _ => (&validation, &outcome.outputs, summary::VALIDATION),
+        };
+        let calibration = Calibration::fit(answers, &task, &**judged, judged_on);
+        let temperature = calibration.as_ref().map_or(1.0, |found| found.temperature);
+        let mistakes = answers.at(temperature).mistakes(&task, &**judged, report::MOST_MISTAKES);
+        let calibrate = |folder: &Path| calibration.as_ref().map_or(Ok(()), |found| found.write(folder));
         let model = Opened {
             network: prepared.network,
             weights: prepared.unused.into_iter().chain(outcome.params.snapshot()).collect(),
@@ -445,16 +456,18 @@ impl<D: Domain> Fit<D> {
             let name = prepared.model.as_str();
             let adapters = &prepared.plan.adapters;
             let trained = Trained::<D> { adapters, base: &prepared.base, model: name, args: &self.data };
-            run.install_adapter(|folder| adapter::save(folder, &model, &trained))?;
+            run.install_adapter(|folder| adapter::save(folder, &model, &trained).and_then(|()| calibrate(folder)))?;
         }
-        run.install_model(|folder| adapter::save_model::<D>(folder, &model))?;
+        run.install_model(|folder| adapter::save_model::<D>(folder, &model).and_then(|()| calibrate(folder)))?;
         let mut summary = Summary::new(&outcome, preparation, started.elapsed().as_secs_f64());
-        if let Some(folds) = folds {
+        if let Some((folds, _)) = folds {
             summary = summary.with_folds(folds);
             summary.seconds.insert("folds".into(), folded);
         }
+        summary.calibration = calibration;
         run.write_json("summary.json", &summary)?;
-        run.write(REPORT, &report::page(D::BINARY, &resolved_title(&resolved), &prepared.plan, &outcome, &summary))?;
+        let title = resolved_title(&resolved);
+        run.write(REPORT, &report::page(D::BINARY, &title, &prepared.plan, &outcome, &summary, &mistakes))?;
         run.keep();
         Ok(Finished { outcome, summary })
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Extractor, ViewSeed, host_values};
-use crate::data::{Budget, Dataset, Sample, Splits, Subset, View};
+use crate::data::{Budget, Dataset, Excerpt, Sample, Splits, Subset, View};
 use crate::data::{Targets, group_name};
 use crate::domain::Domain;
 use crate::fit::{self, Fit};
@@ -22,6 +22,7 @@ use crate::metrics::spoken;
 use crate::net::Network;
 use crate::net::frozen::Frozen;
 use crate::observe::{Observer, Timings};
+use crate::outputs::{Outputs, best};
 use crate::plan::{Phase, Plan};
 use crate::run::RunDir;
 use crate::seed::Seed;
@@ -137,6 +138,10 @@ impl Dataset for Joined {
     fn load(&self, i: usize, view: View) -> Result<Sample> {
         let (part, i) = self.at(i);
         part.load(i, view)
+    }
+    fn excerpt(&self, i: usize) -> Result<Excerpt> {
+        let (part, i) = self.at(i);
+        part.excerpt(i)
     }
 }
 
@@ -261,7 +266,8 @@ pub(crate) fn judge(
 }
 
 /// Trains and judges every fold of `fit`, whose plan is decided and whose run directory is `run`; folds that are complete
-/// are taken as they are. `all` is everything that there is to learn from.
+/// are taken as they are. `all` is everything that there is to learn from. Gives the scores, and the answers for each sample by
+/// the model that did not learn from it.
 pub(crate) fn cross_validate<D: Domain>(
     fit: &Fit<D>,
     count: usize,
@@ -269,7 +275,7 @@ pub(crate) fn cross_validate<D: Domain>(
     task: &Task,
     run: &RunDir,
     observer: &dyn Observer,
-) -> Result<Folds> {
+) -> Result<(Folds, Outputs)> {
     let parts = stratified(&targets(all), task, count, Seed(fit.seed.unwrap_or(0)))?;
     if fit.plan.as_ref().is_some_and(watches) {
         observer.message("warning: each fold finds its best epoch by the samples that it is judged by, which flatters");
@@ -299,9 +305,9 @@ pub(crate) fn cross_validate<D: Domain>(
     }
     rows.sort_by_key(|(sample, ..)| *sample);
     write(&rows, all, task, run)?;
-    let of_rows = Targets::of(all, rows.iter().map(|(sample, ..)| *sample));
-    let logits: Vec<f32> = rows.into_iter().flat_map(|(.., logits)| logits).collect();
-    Ok(Folds { scores: spreads(&each), each, together: Metrics::of(task, &of_rows, &logits) })
+    let samples = rows.iter().map(|(sample, ..)| *sample).collect();
+    let answers = Outputs { samples, logits: rows.into_iter().flat_map(|(.., logits)| logits).collect() };
+    Ok((Folds { scores: spreads(&each), each, together: answers.metrics(task, all) }, answers))
 }
 
 fn read(path: &Path, samples: usize, classes: usize) -> Result<Vec<Judged>> {
@@ -328,10 +334,7 @@ fn write(rows: &[(usize, usize, Vec<f32>)], all: &dyn Dataset, task: &Task, run:
     for (sample, fold, logits) in rows {
         let answer = task.answer(logits);
         let [label, predicted] = match task.kind {
-            Kind::Classes => {
-                let best = (1..logits.len()).fold(0, |best, c| if logits[c] > logits[best] { c } else { best });
-                [all.target(*sample) as usize, best].map(|class| task[class].clone())
-            }
+            Kind::Classes => [all.target(*sample) as usize, best(logits)].map(|class| task[class].clone()),
             Kind::Labels => [all.numbers(*sample), &answer].map(|shares| {
                 let had = task.iter().zip(shares).filter(|(_, share)| **share > 0.5);
                 had.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(";")

@@ -1,109 +1,135 @@
 //! `report.html`: one page about a run that needs nothing beside it. Every name is escaped.
 
-use std::fmt::Write;
-
+use crate::data::Excerpt;
+use crate::draw::{self, Axis, Chart, colour, escape};
 use crate::folds::{Folds, Spread};
 use crate::metrics::Metrics;
 use crate::metrics::{Scores, spoken};
+use crate::outputs::Mistake;
 use crate::plan::Plan;
 use crate::summary::Summary;
 use crate::train::{EpochRecord, Outcome};
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;\
-    color:#222}table{border-collapse:collapse}td,th{padding:.2rem .6rem;text-align:right;border:1px solid #ddd}\
-    th:first-child{text-align:left}pre{background:#f6f6f6;padding:1rem;overflow-x:auto}svg{background:#fafafa}\
-    h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}";
+    color:#222;background:#fff;overflow-wrap:anywhere}table{border-collapse:collapse}td,th{padding:.2rem .6rem;\
+    text-align:right;border:1px solid #ddd;overflow-wrap:normal}th:first-child{text-align:left}\
+    pre{background:#f6f6f6;padding:1rem;overflow-x:auto}h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}\
+    .wide,.chart{overflow-x:auto}.chart svg{max-width:100%;min-width:32rem;height:auto}\
+    .gallery{display:flex;flex-wrap:wrap;gap:.8rem}.gallery figure{margin:0;padding:.5rem;background:#f6f6f6;\
+    border-radius:.3rem;min-width:8rem;max-width:100%;font-size:.8rem}.gallery figcaption{width:0;min-width:100%}\
+    .gallery figure.text{width:100%;font-size:.9rem}\
+    .gallery img{display:block;max-width:100%;height:auto;margin:0 auto .3rem}.gallery blockquote{margin:0 0 .4rem}\
+    .gallery small{color:#666;font-size:.7rem}\
+    @media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#15171a}td,th{border-color:#3c4147}\
+    pre,.gallery figure{background:#1f2226}.gallery small{color:#a3a8ae}}";
 /// Larger confusion matrices are left to `summary.json`.
-const MOST_CLASSES: usize = 40;
+const MOST_CLASSES: usize = 200;
+/// Mistakes that are shown.
+pub const MOST_MISTAKES: usize = 24;
 
-/// `text` with what HTML reads as markup spelled out.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
+/// A page of its own: these sections, those without content left out. `title`, headings and contents are markup.
+pub fn document(title: &str, introduction: &str, sections: &[(&str, String)]) -> String {
+    let mut body = format!("<h1>{title}</h1>{introduction}");
+    for (heading, content) in sections.iter().filter(|(_, content)| !content.is_empty()) {
+        body += &format!("<h2>{heading}</h2>{content}");
     }
-    out
+    let pictures = draw::STYLE;
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
+         <meta name=\"color-scheme\" content=\"light dark\"><style>{STYLE}{pictures}</style></head>\n\
+         <body>{body}</body></html>\n"
+    )
 }
 
 /// The page of a run of `program` called `title`.
-pub fn page(program: &str, title: &str, plan: &Plan, outcome: &Outcome, summary: &Summary) -> String {
-    let title = escape(&format!("{program}: {title}"));
+pub fn page(
+    program: &str,
+    title: &str,
+    plan: &Plan,
+    outcome: &Outcome,
+    summary: &Summary,
+    mistakes: &[Mistake],
+) -> String {
     let metrics = &summary.metrics;
+    let names: Vec<&str> = metrics.by_class().iter().map(|class| class.name.as_str()).collect();
     let sections = [
         ("Folds", summary.folds.as_ref().map_or(String::new(), folds)),
         ("Plan", format!("<pre>{}</pre>", escape(&plan.to_string()))),
         ("Course", curves(&outcome.history)),
         (if matches!(metrics.scores, Scores::Tokens(_)) { "Types" } else { "Classes" }, classes(metrics)),
         ("Confusion", confusion(metrics)),
+        ("Surest mistakes", gallery(mistakes, &names)),
         ("Time", time(summary)),
         ("Left out", skipped(&outcome.skipped)),
         ("Environment", environment()),
     ];
-    let mut body = format!(
-        "<h1>{title}</h1><p><b>{metrics}</b> on {} {} samples; {} of {} parameters trained</p>",
+    let calibration = summary.calibration.as_ref().map_or(String::new(), |found| {
+        let (before, after) = (found.error_before, found.error_after);
+        format!("; calibration error {before:.4}, {after:.4} at temperature {:.3}", found.temperature)
+    });
+    let introduction = format!(
+        "<p><b>{metrics}</b> on {} {} samples{calibration}; {} of {} parameters trained</p>",
         metrics.samples, summary.judged_on, outcome.trained, outcome.parameters
     );
-    for (heading, content) in sections.iter().filter(|(_, content)| !content.is_empty()) {
-        body += &format!("<h2>{heading}</h2>{content}");
-    }
-    format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
-         <style>{STYLE}</style></head>\n<body>{body}</body></html>\n"
-    )
+    document(&escape(&format!("{program}: {title}")), &introduction, &sections)
 }
 
-/// Training and validation loss, and accuracy, over the epochs.
+/// Training and validation loss, and the score that decides, over the epochs.
 fn curves(history: &[EpochRecord]) -> String {
-    let points = |value: &dyn Fn(&EpochRecord) -> Option<f64>| -> Vec<(f64, f64)> {
-        let numbered = history.iter().enumerate().filter_map(|(i, record)| Some((i as f64, value(record)?)));
+    type Value = fn(&EpochRecord) -> Option<f64>;
+    let points = |value: Value| -> Vec<(f64, f64)> {
+        let numbered = history.iter().enumerate().filter_map(|(i, record)| Some(((i + 1) as f64, value(record)?)));
         numbered.filter(|(_, y)| y.is_finite()).collect()
     };
-    let train = points(&|record| record.train_loss);
+    let train = points(|record| record.train_loss);
     if train.len() < 2 {
         return String::new();
     }
-    let validation = points(&|record| record.validation.as_ref().map(|m| m.loss));
-    let score = points(&|record| record.validation.as_ref().map(Metrics::score));
-    let judged = history.iter().find_map(|record| record.validation.as_ref());
-    let name = judged.map_or_else(String::new, |metrics| spoken(metrics.headline()[0].0));
-    let last = (history.len() - 1) as f64;
-    let top = train.iter().chain(&validation).map(|(_, y)| *y).fold(f64::MIN_POSITIVE, f64::max);
-    let losses = chart("loss", last, top, &[("training", "#1f77b4", &train), ("validation", "#d62728", &validation)]);
-    losses + &chart(&name, last, 1.0, &[("validation", "#2ca02c", &score)])
+    let validation = points(|record| record.validation.as_ref().map(|m| m.loss));
+    let score = points(|record| record.validation.as_ref().map(Metrics::score));
+    let range = |lines: &[&[(f64, f64)]]| {
+        let values = lines.iter().copied().flatten().map(|(_, y)| *y);
+        let low = values.clone().fold(f64::INFINITY, f64::min);
+        let high = values.fold(f64::NEG_INFINITY, f64::max);
+        // A line that does not move stands in the middle.
+        let air = if high > low { 0.05 * (high - low) } else { 0.05 * high.abs().max(1e-3) };
+        [low - air, high + air]
+    };
+    let epochs = || Axis::counted("epoch", history.len());
+    let chart = Chart::new("loss", epochs(), Axis::even("loss", range(&[&train, &validation])));
+    let mut losses = chart.line("training", colour(0), train);
+    let note = "of the samples learned from, and of those held back";
+    if !validation.is_empty() {
+        losses = losses.line("validation", colour(1), validation);
+    }
+    let mut pictures = vec![losses.finish(note)];
+    if let Some(judged) = history.iter().find_map(|record| record.validation.as_ref()) {
+        let name = spoken(judged.headline()[0].0);
+        let chart = Chart::new(&name, epochs(), Axis::even(&name, range(&[&score])));
+        pictures.push(chart.line("validation", colour(2), score).finish("of the samples held back"));
+    }
+    pictures.iter().map(|picture| format!("<div class=\"chart\">{}</div>", picture.inline())).collect()
 }
 
-/// Label, colour and points.
-type Line<'a> = (&'a str, &'a str, &'a [(f64, f64)]);
-
-fn chart(name: &str, last: f64, top: f64, lines: &[Line<'_>]) -> String {
-    const WIDTH: f64 = 440.0;
-    const HEIGHT: f64 = 220.0;
-    let mut svg = format!(
-        "<svg width=\"460\" height=\"260\" role=\"img\"><title>{name}</title><text x=\"10\" y=\"16\">{name}, up to \
-         {top:.3}</text>"
-    );
-    for (i, (label, colour, points)) in lines.iter().enumerate() {
-        let place = |(x, y): &(f64, f64)| {
-            format!("{:.1},{:.1}", 10.0 + WIDTH * x / last.max(1.0), 25.0 + HEIGHT * (1.0 - y / top))
-        };
-        let path: Vec<String> = points.iter().map(place).collect();
-        let at = 250 + 100 * i;
-        // Writing to a string cannot fail.
-        let _ = write!(
-            svg,
-            "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" points=\"{}\"/><text x=\"{at}\" y=\"16\" \
-             fill=\"{colour}\">{label}</text>",
-            path.join(" ")
-        );
+/// Wrong answers, each with what is shown of the sample.
+pub fn gallery(mistakes: &[Mistake], classes: &[&str]) -> String {
+    if mistakes.is_empty() {
+        return String::new();
     }
-    svg + "</svg>"
+    let name = |class: usize| escape(classes.get(class).copied().unwrap_or_default());
+    let figure = |mistake: &Mistake| {
+        let kind = if matches!(mistake.excerpt, Excerpt::Text(_)) { " class=\"text\"" } else { "" };
+        format!(
+            "<figure{kind}>{}<figcaption><b>{}</b> taken for <b>{}</b>, {:.1} %<br><small>{}</small></figcaption></figure>",
+            draw::excerpt(&mistake.excerpt),
+            name(mistake.truth),
+            name(mistake.said),
+            100.0 * mistake.probability,
+            escape(&mistake.name)
+        )
+    };
+    format!("<div class=\"gallery\">{}</div>", mistakes.iter().map(figure).collect::<String>())
 }
 
 fn table(header: &[String], rows: &[Vec<String>]) -> String {
@@ -115,7 +141,7 @@ fn table(header: &[String], rows: &[Vec<String>]) -> String {
         format!("<tr>{}</tr>", cells.iter().enumerate().map(cell).collect::<String>())
     };
     let rows: String = rows.iter().map(|row| line(row, "td")).collect();
-    format!("<table>{}{rows}</table>", line(header, "th"))
+    format!("<div class=\"wide\"><table>{}{rows}</table></div>", line(header, "th"))
 }
 
 /// The scores of each fold, and what they come to.
@@ -149,14 +175,14 @@ fn classes(metrics: &Metrics) -> String {
 
 fn confusion(metrics: &Metrics) -> String {
     let Scores::Classes(scores) = &metrics.scores else { return String::new() };
+    if metrics.samples == 0 {
+        return String::new();
+    }
     if scores.classes.len() > MOST_CLASSES {
         return format!("<p>{} classes: see summary.json</p>", scores.classes.len());
     }
-    let names = scores.classes.iter().map(|c| c.name.clone());
-    let header: Vec<String> = ["true \\ predicted".to_string()].into_iter().chain(names.clone()).collect();
-    let row =
-        |(name, counts): (String, &Vec<u64>)| [name].into_iter().chain(counts.iter().map(u64::to_string)).collect();
-    table(&header, &names.zip(&scores.confusion).map(row).collect::<Vec<Vec<String>>>())
+    let names: Vec<String> = scores.classes.iter().map(|c| c.name.clone()).collect();
+    format!("<div class=\"wide\">{}</div>", draw::confusion(&names, &scores.confusion).inline())
 }
 
 fn time(summary: &Summary) -> String {
@@ -187,7 +213,7 @@ fn environment() -> String {
         ("command", command.join(" ")),
     ];
     let rows = rows.map(|(name, value)| format!("<tr><th>{name}</th><td>{}</td></tr>", escape(&value)));
-    format!("<table>{}</table>", rows.concat())
+    format!("<div class=\"wide\"><table>{}</table></div>", rows.concat())
 }
 
 #[cfg(test)]
@@ -196,6 +222,7 @@ mod tests {
     use crate::data::Targets;
     use crate::net::Params;
     use crate::observe::Timings;
+    use crate::outputs::Outputs;
     use crate::plan::Start;
     use crate::task::Task;
 
@@ -216,6 +243,7 @@ mod tests {
             params: Params::default(),
             history: vec![record(1), record(2)],
             metrics: metrics.clone(),
+            outputs: Outputs::default(),
             skipped: vec![("<script>".into(), "\"broken\"".into())],
             timings: Timings::default(),
             parameters: 10,
@@ -227,8 +255,22 @@ mod tests {
     fn names_cannot_break_out_of_the_page() {
         let outcome = outcome();
         let plan = Plan { strategy: "<i>".into(), start: Start::Random, adapters: vec![], phases: vec![] };
-        let page = page("test", "<title>", &plan, &outcome, &Summary::new(&outcome, 0.0, 1.0));
-        for (raw, escaped) in [("<script>", "&lt;script&gt;"), ("<b></th>", "&lt;b&gt;"), ("<i>", "&lt;i&gt;")] {
+        let mistake = Mistake {
+            sample: 0,
+            name: "</small><script>".into(),
+            truth: 0,
+            said: 1,
+            probability: 0.75,
+            excerpt: Excerpt::Text("<i>words</i>".into()),
+        };
+        let page = page("test", "<title>", &plan, &outcome, &Summary::new(&outcome, 0.0, 1.0), &[mistake]);
+        assert!(page.contains("<b>&lt;b&gt;</b> taken for <b>a &amp; b</b>, 75.0 %"), "{page}");
+        for (raw, escaped) in [
+            ("<script>", "&lt;script&gt;"),
+            ("<b></th>", "&lt;b&gt;"),
+            ("<i>w", "&lt;i&gt;words"),
+            ("<i>", "&lt;i&gt;"),
+        ] {
             assert!(!page.contains(raw) && page.contains(escaped), "{raw}");
         }
         assert!(page.contains("<polyline"));

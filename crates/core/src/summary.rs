@@ -5,11 +5,17 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::calibration::Calibration;
 use crate::folds::Folds;
 use crate::metrics::Metrics;
 use crate::observe::Part;
 use crate::run::peak_memory;
 use crate::train::Outcome;
+
+/// Judged on samples held back.
+pub(crate) const VALIDATION: &str = "validation";
+/// Judged on all samples, each by the model of a fold that did not learn from it.
+pub(crate) const OUT_OF_FOLD: &str = "out-of-fold";
 
 /// What came of a run.
 #[derive(Debug, Clone, Serialize)]
@@ -23,6 +29,9 @@ pub struct Summary {
     /// What a cross-validation found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub folds: Option<Folds>,
+    /// The temperature that its probabilities are told at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
     /// Seconds of each part; `prepare` is reading the model and finding the data, `total` everything.
     pub seconds: BTreeMap<String, f64>,
     /// Samples a second of each part that handles samples.
@@ -44,7 +53,7 @@ impl Summary {
     pub fn with_folds(mut self, folds: Folds) -> Self {
         if self.metrics.samples == 0 {
             self.metrics = folds.together.clone();
-            self.judged_on = "out-of-fold";
+            self.judged_on = OUT_OF_FOLD;
         }
         self.folds = Some(folds);
         self
@@ -60,8 +69,9 @@ impl Summary {
         let rate = |part: &Part| part.items as f64 / part.seconds.max(1e-9);
         Self {
             metrics: outcome.metrics.clone(),
-            judged_on: "validation",
+            judged_on: VALIDATION,
             folds: None,
+            calibration: None,
             seconds,
             items_per_second: parts.iter().filter(|(_, p)| p.items > 0).map(|(n, p)| (n.clone(), rate(p))).collect(),
             peak_memory: peak_memory(),
@@ -80,6 +90,9 @@ impl fmt::Display for Summary {
             writeln!(f, "{folds}")?;
         }
         writeln!(f, "{m} on {} {} samples", m.samples, self.judged_on)?;
+        if let Some(Calibration { temperature, error_before, error_after, .. }) = &self.calibration {
+            writeln!(f, "calibration error {error_before:.4}, {error_after:.4} at temperature {temperature:.3}")?;
+        }
         let parts: Vec<String> = self
             .seconds
             .iter()

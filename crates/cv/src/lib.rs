@@ -5,10 +5,12 @@
 //! `topwork-core`; this crate knows nothing of training.
 
 pub mod dataset;
+pub mod look;
 pub mod model_folder;
 pub mod models;
 pub mod pipeline;
 pub mod pretrain;
+pub mod verbs;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -52,7 +54,8 @@ impl Domain for Photos {
     type Input = Path;
     type DataArgs = DataArgs;
     type InputArgs = InputArgs;
-    type Verbs = pretrain::Verbs;
+    type ViewArgs = pipeline::TestViewArgs;
+    type Verbs = verbs::Verbs;
 
     fn cards() -> &'static [Card] {
         &models::cards::CARDS
@@ -139,6 +142,10 @@ impl Domain for Photos {
 
     fn sample(input: &Path, pipeline: &Pipeline) -> Result<Sample> {
         pipeline.load_file(input, View::Plain)
+    }
+
+    fn viewed(pipeline: Pipeline, args: &pipeline::TestViewArgs) -> Pipeline {
+        Pipeline { test_views: args.test_views.unwrap_or(pipeline.test_views), ..pipeline }
     }
 
     fn fingerprint(pipeline: &Pipeline) -> String {

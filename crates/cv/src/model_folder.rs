@@ -301,6 +301,7 @@ impl Preprocessing {
             std: self.std.unwrap_or(usual.std),
             interpolation,
             augment: usual.augment,
+            test_views: usual.test_views,
         };
         pipeline.check(subject)?;
         Ok(pipeline)

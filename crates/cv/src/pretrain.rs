@@ -1,13 +1,8 @@
 //! The verb `pretrain`: supervised training from random weights on many labelled photos, to make a model that others start
 //! from. It is `train` with one strategy and another recipe.
 
-use topwork_core::Result;
-use topwork_core::cli::{self, Common, TrainArgs};
-use topwork_core::domain;
 use topwork_core::plan::Decay;
 use topwork_core::strategy::{OptimizerName, Options};
-
-use crate::Photos;
 
 /// What is set where the flags say nothing: stochastic gradient descent in one cycle, as fast training of residual networks
 /// on 100,000 photos and more does it (Smith & Topin 2018; He et al. 2019, *Bag of Tricks*).
@@ -25,20 +20,5 @@ pub fn recipe() -> Options {
         label_smoothing: Some(0.1),
         augment: Some(true),
         ..Options::default()
-    }
-}
-
-/// The verbs that photos have beside those of all domains.
-#[derive(Debug, clap::Subcommand)]
-pub enum Verbs {
-    /// Train a network from random weights on many labelled photos, to make a model that others start from
-    #[command(mut_args(cli::pretraining_flag))]
-    Pretrain(Box<TrainArgs<Photos>>),
-}
-
-impl domain::Verbs for Verbs {
-    fn run(self, common: &Common) -> Result<()> {
-        let Self::Pretrain(args) = self;
-        cli::pretrain(*args, &recipe(), common)
     }
 }

@@ -10,6 +10,7 @@ use topwork_core::data::{Activation, Rows};
 use topwork_core::device::Place;
 use topwork_core::net::forward::{Mode, Pass};
 use topwork_core::net::frozen::Frozen;
+use topwork_core::net::grad_cam::GradCam;
 use topwork_core::net::{Network, Params, Role};
 use topwork_core::plan::{BatchNormMode, Optimizer as Rule};
 use topwork_core::seed::Seed;
@@ -53,6 +54,20 @@ struct Sgd {
     momentum: f64,
     learning_rate: f64,
     weight_decay: f64,
+}
+
+/// The heat of one class in what comes out of a module.
+#[derive(Deserialize)]
+struct Heat {
+    model: String,
+    module: String,
+    gain: f64,
+    classes: usize,
+    images: usize,
+    size: usize,
+    class: usize,
+    maps: [usize; 2],
+    heat: Vec<Vec<f32>>,
 }
 
 /// The formula's values for `network`; `seen` gives the name that the formula sees.
@@ -172,5 +187,23 @@ fn twenty_steps_of_training_follow_torchvision() {
         let actual: Vec<f32> = params.get(name).unwrap().flatten_all().unwrap().to_vec1().unwrap();
         assert_eq!(actual.len() == expected.len(), stored.whole.contains_key(name), "{name}");
         assert_close(name, &actual[..expected.len()], expected, 1e-3);
+    }
+}
+
+#[test]
+fn grad_cam_finds_the_heat_that_torch_does() {
+    let stored: BTreeMap<String, Heat> = serde_json::from_str(include_str!("parity/grad_cam.json")).unwrap();
+    for (name, stored) in stored {
+        let network = network(&stored.model, stored.classes, stored.size).unwrap();
+        let params = params(&network, stored.gain, str::to_string);
+        // torchvision calls all before the pooling `features`.
+        let stage = (stored.module != "features").then_some(stored.module.as_str());
+        let cam = GradCam::new(&network, params, &Place::default(), stage).unwrap();
+        let input = Activation { data: images(stored.images, stored.size), rows: Rows::One };
+        let found = cam.explain(&input, |_| stored.class).unwrap();
+        for (i, (found, expected)) in found.iter().zip(&stored.heat).enumerate() {
+            assert_eq!(found.heat.size, stored.maps, "{name}");
+            assert_close(&format!("{name}, heat of {i}"), &found.heat.values, expected, 1e-4);
+        }
     }
 }

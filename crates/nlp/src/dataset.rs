@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use topwork_core::data::{Dataset, Sample, Splits, Subset, View, hold_out};
+use topwork_core::data::{Dataset, Excerpt, Sample, Splits, Subset, View, hold_out};
+use topwork_core::draw::shortened;
 use topwork_core::seed::Seed;
 use topwork_core::task::{Cells, Kind, Task, TaskArgs};
 use topwork_core::{Error, Result};
@@ -108,6 +109,8 @@ const TEXTS: [(&str, Option<&str>); 9] = [
     ("question", None),
 ];
 const LABELS: [&str; 6] = ["label", "labels", "class", "category", "target", "gold_label"];
+/// Most characters of a text that are shown among others.
+const EXCERPT: usize = 400;
 
 /// Indices of the text's column and its partner's, from flags or by the usual names.
 ///
@@ -295,6 +298,11 @@ impl Dataset for TextData {
     }
     fn rows(&self, i: usize) -> usize {
         self.tokens(i).map_or(0, |tokens| tokens.ids.len())
+    }
+    fn excerpt(&self, i: usize) -> Result<Excerpt> {
+        let (text, pair) = self.text(i);
+        let texts = [Some(text), pair].into_iter().flatten().map(|text| shortened(text.trim(), EXCERPT));
+        Ok(Excerpt::Text(texts.collect::<Vec<_>>().join("\n\n")))
     }
     fn load(&self, i: usize, _view: View) -> Result<Sample> {
         let tokens = self.tokens(i)?;

@@ -22,7 +22,7 @@ use std::path::Path;
 use candle_core::Tensor;
 use topwork_core::adapter::Upstream;
 use topwork_core::data::{Sample, Splits};
-use topwork_core::domain::{Answers, Domain, Inputs, Opened};
+use topwork_core::domain::{Answers, Domain, Inputs, NoFlags, Opened};
 use topwork_core::metrics::{Metrics, Scores};
 use topwork_core::onnx;
 use topwork_core::plan::Optimizer;
@@ -64,6 +64,7 @@ impl Domain for Sentences {
     type Input = str;
     type DataArgs = DataArgs;
     type InputArgs = InputArgs;
+    type ViewArgs = NoFlags;
     type Verbs = verbs::Verbs;
 
     fn cards() -> &'static [Card] {

@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 
 use super::{Common, Console, json, print_line};
-use crate::classifier::{BATCH, Classifier};
-use crate::data::{Targets, View};
+use serde::Serialize;
+
+use crate::Result;
 use crate::domain::Domain;
-use crate::loader::{Faults, Loader, Request, Strictness};
+use crate::loader::{Faults, Strictness};
 use crate::metrics::{Metrics, Scores};
 use crate::observe::Observer;
+use crate::outputs::Selected;
 use crate::seed::Seed;
-use crate::{Error, Result};
 
 #[derive(clap::Args)]
 pub(super) struct EvaluateArgs<D: Domain> {
@@ -22,50 +23,52 @@ pub(super) struct EvaluateArgs<D: Domain> {
     adapter: Option<PathBuf>,
     #[command(flatten)]
     data: D::DataArgs,
+    #[command(flatten)]
+    views: D::ViewArgs,
     /// Decides the validation part where the data come without one; give the seed of the run
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Make the first unreadable sample an error instead of leaving it out
     #[arg(long)]
     strict: bool,
+    /// Also tell how good the answers are whose class is at least this probable, and how many they are
+    #[arg(long, value_name = "P")]
+    reject_below: Option<f64>,
 }
 
 pub(super) fn run<D: Domain>(args: EvaluateArgs<D>, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
-    let model = super::open::<D>(&args.run, args.adapter.as_deref(), common)?;
-    let classifier = Classifier::<D>::of(model, common.place()?, args.run.as_ref())?;
+    let classifier = super::classifier::<D>(&args.run, args.adapter.as_deref(), common)?.viewed(&args.views);
+    let least = super::least(args.reject_below, classifier.task())?;
     let splits = D::splits(&args.data, classifier.pipeline(), Some(classifier.task()), Seed(args.seed))?;
     let data = splits.validation;
-    let batches: Vec<Vec<Request>> = (0..data.len())
-        .collect::<Vec<_>>()
-        .chunks(BATCH)
-        .map(|chunk| chunk.iter().map(|&index| Request { index, view: View::Plain }).collect())
-        .collect();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut faults = Faults::new(Strictness { strict: args.strict, ..Strictness::default() });
-    let (mut logits, mut targets, mut judged) = (Vec::new(), Targets::default(), Vec::new());
-    for mut loaded in Loader::new(data.clone(), batches, threads) {
-        for (index, error) in loaded.failed.drain(..) {
-            faults.note("validation", &*data, index, error)?;
-        }
-        let indices = loaded.indices();
-        targets.extend(Targets::of(&*data, indices.iter().copied()));
-        judged.extend(indices);
-        let samples: Vec<_> = loaded.samples.into_iter().map(|(_, sample)| sample).collect();
-        logits.extend(classifier.logits(&samples)?);
-        console.progress("evaluate", judged.len(), data.len());
-    }
-    if targets.classes.is_empty() {
-        return Err(Error::input("the validation data", "none of it could be read", "check the files"));
-    }
-    let metrics = data.judge(&judged, &logits).unwrap_or_else(|| Metrics::of(classifier.task(), &targets, &logits));
+    let answers = classifier.judge(&data, "validation", &mut faults, &console, |_| Ok(()))?;
+    let metrics = answers.metrics(classifier.task(), &*data);
+    let temperature = classifier.temperature();
+    let calibrated = (temperature != 1.0).then(|| answers.at(temperature));
+    let error = calibrated.as_ref().and_then(|answers| match answers.metrics(classifier.task(), &*data).scores {
+        Scores::Classes(scores) => Some(Calibrated { temperature, calibrated_error: scores.calibration_error }),
+        _ => None,
+    });
+    let selected = least.map(|least| calibrated.as_ref().unwrap_or(&answers).above(least, classifier.task(), &*data));
     if common.json {
-        return print_line(&json(&metrics)?);
+        return print_line(&json(&Told { metrics: &metrics, calibrated: error, selected })?);
     }
     print_line(&format!("{metrics} on {} {}", metrics.samples, D::ITEM.1))?;
     let others = others(&metrics);
     if !others.is_empty() {
         print_line(&others)?;
+    }
+    if let Some(Calibrated { temperature, calibrated_error }) = error {
+        print_line(&format!("at temperature {temperature:.3}, calibration error {calibrated_error:.4}"))?;
+    }
+    if let Some(Selected { reject_below, answered, coverage, accuracy }) = selected {
+        print_line(&format!(
+            "probability {reject_below} or more: {answered} {} ({:.1} %), accuracy {accuracy:.4}",
+            D::ITEM.1,
+            100.0 * coverage
+        ))?;
     }
     let wide = metrics.by_class().iter().map(|c| c.name.chars().count()).max().unwrap_or(0).max(5);
     if !metrics.by_class().is_empty() {
@@ -81,6 +84,24 @@ pub(super) fn run<D: Domain>(args: EvaluateArgs<D>, common: &Common) -> Result<(
         console.message(&format!("left out: {name}: {reason}"));
     }
     Ok(())
+}
+
+/// What is told as JSON.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    metrics: &'a Metrics,
+    #[serde(flatten)]
+    calibrated: Option<Calibrated>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    selected: Option<Selected>,
+}
+
+/// The calibration error of the probabilities that `predict` tells.
+#[derive(Clone, Copy, Serialize)]
+struct Calibrated {
+    temperature: f64,
+    calibrated_error: f64,
 }
 
 /// What the headline leaves out.

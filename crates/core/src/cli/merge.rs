@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Common, Console, print_line};
+use crate::calibration::Calibration;
 use crate::domain::Domain;
 use crate::{Error, Result, adapter, fit};
 
@@ -39,6 +40,9 @@ pub(super) fn run<D: Domain>(args: MergeArgs, common: &Common) -> Result<()> {
     let unfinished = tempfile::Builder::new().prefix(".merging-").tempdir_in(folder).map_err(Error::io(folder))?;
     let inside = unfinished.path().join("model");
     adapter::save_model::<D>(&inside, &model)?;
+    if let Some(calibration) = Calibration::read(&args.adapter)? {
+        calibration.write(&inside)?;
+    }
     std::fs::rename(&inside, &args.out).map_err(Error::io(&args.out))?;
     print_line(&if common.json {
         serde_json::json!({ "model": args.out }).to_string()

@@ -19,10 +19,12 @@ use std::path::Path;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::classifier::model_folder;
+use crate::calibration::Calibration;
+use crate::classifier::{Classifier, model_folder};
 use crate::device::{self, Place};
 use crate::domain::{Domain, Opened, Verbs};
 use crate::machine::Machine;
+use crate::task::Task;
 use crate::{Error, Result, adapter, fit};
 
 pub use console::Console;
@@ -150,12 +152,39 @@ fn run<D: Domain>(cli: Cli<D>) -> Result<()> {
 }
 
 /// A model to use: a run or model folder; with an adapter folder, the pre-trained model that it belongs to.
+///
+/// # Errors
+/// When there is no such model, or the adapter does not fit it.
 fn open<D: Domain>(model: &str, adapter: Option<&Path>, common: &Common) -> Result<Opened<D::Pipeline>> {
     let console = Console::new(common.quiet);
     let folder = Path::new(model);
     let Some(adapter) = adapter else { return adapter::open_folder::<D>(&model_folder(folder)?, None) };
     let base = fit::open_any::<D>(model, common.offline, &console)?;
     adapter::attach::<D>(base, adapter)
+}
+
+/// A classifier to use: as [`open`], at the temperature that was found for it.
+///
+/// # Errors
+/// As there; and when the model has no head.
+pub fn classifier<D: Domain>(model: &str, adapter: Option<&Path>, common: &Common) -> Result<Classifier<D>> {
+    let opened = open::<D>(model, adapter, common)?;
+    let temperature = match adapter {
+        Some(adapter) => Calibration::temperature(adapter)?,
+        None => Calibration::temperature(&model_folder(Path::new(model))?)?,
+    };
+    Ok(Classifier::of(opened, common.place()?, model.as_ref())?.at(temperature))
+}
+
+/// The least probability of an answer, if one is asked for.
+fn least(flag: Option<f64>, task: &Task) -> Result<Option<f64>> {
+    let Some(least) = flag else { return Ok(None) };
+    task.only_classes("--reject-below")?;
+    if !(0.0..=1.0).contains(&least) {
+        let subject = format!("--reject-below {least}");
+        return Err(Error::input(subject, "a probability is from 0 to 1", "use for instance 0.8"));
+    }
+    Ok(Some(least))
 }
 
 /// Writes one line to standard output; a reader that went away (`| head`) ends the program quietly.

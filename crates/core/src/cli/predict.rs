@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{Common, print_line};
-use crate::classifier::{BATCH, Classifier, Guess, Prediction};
+use crate::classifier::{BATCH, Guess, Prediction};
 use crate::data::Sample;
 use crate::domain::{Answers, Domain};
 use crate::task::Kind;
@@ -23,22 +23,28 @@ pub(super) struct PredictArgs<D: Domain> {
     adapter: Option<PathBuf>,
     #[command(flatten)]
     inputs: D::InputArgs,
+    #[command(flatten)]
+    views: D::ViewArgs,
     /// How many classes or labels to show, most probable first [default: the best class; the labels of probability ½ and
     /// more]
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
+    /// Say "unknown" where the best class is less probable than this
+    #[arg(long, value_name = "P")]
+    reject_below: Option<f64>,
 }
 
 pub(super) fn run<D: Domain>(args: PredictArgs<D>, common: &Common) -> Result<()> {
     if args.top_k == Some(0) {
         return Err(Error::input("--top-k 0", "there is nothing to show", "use 1 or more"));
     }
-    let model = super::open::<D>(&args.run, args.adapter.as_deref(), common)?;
-    let classifier = Classifier::<D>::of(model, common.place()?, args.run.as_ref())?;
+    let classifier = super::classifier::<D>(&args.run, args.adapter.as_deref(), common)?.viewed(&args.views);
     let kind = classifier.task().kind;
     if let Some(answers) = D::answers(&classifier, &args.inputs, args.top_k)? {
         return tell(answers, common);
     }
+    let least = super::least(args.reject_below, classifier.task())?;
+    let rejected = |prediction: &Prediction| least.is_some_and(|least| f64::from(prediction.probability()) < least);
     let shown = |guesses: &[Guess]| match (args.top_k, kind) {
         (Some(top), _) => top.min(guesses.len()),
         (None, Kind::Labels) => guesses.iter().take_while(|guess| guess.probability >= 0.5).count(),
@@ -49,9 +55,12 @@ pub(super) fn run<D: Domain>(args: PredictArgs<D>, common: &Common) -> Result<()
         inputs,
         |samples| classifier.predict_samples(samples),
         |name, prediction: &Prediction| {
+            let rejected = rejected(prediction);
             let shown = &prediction.guesses[..shown(&prediction.guesses)];
             print_line(&if common.json && kind == Kind::Values {
                 json!({ "input": name, "values": prediction.values }).to_string()
+            } else if common.json && least.is_some() {
+                json!({ "input": name, "rejected": rejected, "predictions": shown }).to_string()
             } else if common.json {
                 json!({ "input": name, "predictions": shown }).to_string()
             } else if kind == Kind::Values {
@@ -59,7 +68,11 @@ pub(super) fn run<D: Domain>(args: PredictArgs<D>, common: &Common) -> Result<()
                     prediction.values.iter().map(|v| format!("{}\t{}", v.name, v.value)).collect();
                 format!("{name}\t{}", values.join("\t"))
             } else {
-                let guesses: Vec<String> = shown.iter().map(|g| format!("{}\t{:.4}", g.label, g.probability)).collect();
+                // What the classes were is told where they were asked for.
+                let shown = if rejected && args.top_k.is_none() { &[] } else { shown };
+                let unknown = rejected.then(|| format!("{UNKNOWN}\t{:.4}", prediction.probability()));
+                let guesses = shown.iter().map(|g| format!("{}\t{:.4}", g.label, g.probability));
+                let guesses: Vec<String> = unknown.into_iter().chain(guesses).collect();
                 format!("{name}\t{}", guesses.join("\t"))
             })
         },
@@ -108,6 +121,9 @@ fn ended(read: usize, unreadable: usize) -> Result<()> {
     }
     Ok(())
 }
+
+/// What is said of an input whose class is not sure enough.
+const UNKNOWN: &str = "unknown";
 
 /// How long a batch that is not full waits for a further input.
 const PATIENCE: Duration = Duration::from_millis(200);

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Point, RangeTest};
-use crate::report::escape;
+use crate::draw::{Axis, Chart};
 
 const COLUMNS: usize = 64;
 const ROWS: usize = 10;
@@ -73,85 +73,35 @@ impl RangeTest {
 
     /// The same as a picture, with the loss of each step.
     pub fn svg(&self) -> String {
-        const LEFT: f64 = 60.0;
-        const TOP: f64 = 40.0;
-        const WIDTH: f64 = 640.0;
-        const HEIGHT: f64 = 280.0;
         let (first, last) = self.span();
         let (low, high) = bounds(&self.points);
         // Steps scatter around their mean.
         let (low, high) = (low - 0.1 * (high - low), high + 0.1 * (high - low));
-        let x = |rate: f64| LEFT + WIDTH * (rate.log10() - first) / (last - first).max(1e-9);
-        let y = |loss: f64| TOP + HEIGHT * (1.0 - (loss - low) / (high - low));
-        let inside = |p: &&Point| (low..=high).contains(&p.loss);
-        let title = escape(&format!("Learning-rate range test: {}, {}", self.strategy, self.phase));
-        let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"760\" height=\"390\" viewBox=\"0 0 760 390\" \
-             font-family=\"sans-serif\" font-size=\"12\"><title>{title}</title>\
-             <rect width=\"760\" height=\"390\" fill=\"white\"/>\
-             <text x=\"{LEFT}\" y=\"24\" font-size=\"15\">{title}</text>\n"
+        let decades = first.ceil() as i32..=last.floor() as i32;
+        let rates = Axis {
+            name: "learning rate".into(),
+            range: [first, last],
+            ticks: decades.map(|decade| (f64::from(decade), format!("1e{decade}"))).collect(),
+        };
+        let title = format!("Learning-rate range test: {}, {}", self.strategy, self.phase);
+        let over = |loss: fn(&Point) -> f64| self.points.iter().map(move |p| (p.rate.log10(), loss(p)));
+        let mut chart = Chart::new(&title, rates, Axis::even("loss", [low, high])).dots("#999", over(|p| p.loss)).line(
+            "",
+            "#1f77b4",
+            over(|p| p.smoothed).map(|(rate, loss)| (rate, loss.min(high))),
         );
-        let floor = TOP + HEIGHT;
-        for decade in first.ceil() as i32..=last.floor() as i32 {
-            let at = x(10f64.powi(decade));
-            let _ = writeln!(
-                svg,
-                "<line x1=\"{at:.1}\" y1=\"{TOP}\" x2=\"{at:.1}\" y2=\"{floor}\" stroke=\"#e4e4e4\"/>\
-                 <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">1e{decade}</text>",
-                floor + 18.0
-            );
+        let marks = self.suggestion.iter().flat_map(|found| {
+            [
+                ("loss falls fastest", "#2ca02c", found.steepest),
+                ("a tenth of the lowest loss's rate", "#d62728", found.tenth_of_minimum),
+            ]
+        });
+        for (name, colour, rate) in marks.filter(|(.., rate)| rate.log10() >= first) {
+            chart = chart.mark(&format!("{name}: {rate:.1e}"), colour, rate.log10());
         }
-        for i in 0..=4 {
-            let loss = low + (high - low) * f64::from(i) / 4.0;
-            let at = y(loss);
-            let _ = writeln!(
-                svg,
-                "<line x1=\"{LEFT}\" y1=\"{at:.1}\" x2=\"{:.1}\" y2=\"{at:.1}\" stroke=\"#e4e4e4\"/>\
-                 <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{loss:.3}</text>",
-                LEFT + WIDTH,
-                LEFT - 6.0,
-                at + 4.0
-            );
-        }
-        for point in self.points.iter().filter(inside) {
-            let _ =
-                write!(svg, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2\" fill=\"#bbb\"/>", x(point.rate), y(point.loss));
-        }
-        let line: Vec<String> =
-            self.points.iter().map(|p| format!("{:.1},{:.1}", x(p.rate), y(p.smoothed.min(high)))).collect();
-        let _ = writeln!(
-            svg,
-            "\n<polyline fill=\"none\" stroke=\"#1f77b4\" stroke-width=\"2\" points=\"{}\"/>",
-            line.join(" ")
-        );
-        if let Some(found) = self.suggestion {
-            let marks = [
-                ("loss falls fastest", found.steepest, "#2ca02c", TOP + 14.0),
-                ("a tenth of the lowest loss's rate", found.tenth_of_minimum, "#d62728", TOP + 30.0),
-            ];
-            for (name, rate, colour, at) in marks.iter().filter(|(_, rate, ..)| rate.log10() >= first) {
-                let place = x(*rate);
-                let (anchor, text) =
-                    if place > LEFT + WIDTH / 2.0 { ("end", place - 5.0) } else { ("start", place + 5.0) };
-                let _ = writeln!(
-                    svg,
-                    "<line x1=\"{place:.1}\" y1=\"{TOP}\" x2=\"{place:.1}\" y2=\"{floor}\" stroke=\"{colour}\" \
-                     stroke-dasharray=\"4 3\"/><text x=\"{text:.1}\" y=\"{at}\" fill=\"{colour}\" \
-                     text-anchor=\"{anchor}\" paint-order=\"stroke\" stroke=\"white\" stroke-width=\"4\">{name}: {rate:.1e}</text>"
-                );
-            }
-        }
-        let _ = writeln!(
-            svg,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">learning rate</text>\
-             <text x=\"{LEFT}\" y=\"{:.1}\">loss of each step (grey), smoothed (blue); {} steps of {} samples</text></svg>",
-            LEFT + WIDTH / 2.0,
-            floor + 36.0,
-            floor + 60.0,
-            self.points.len(),
-            self.batch_size
-        );
-        svg
+        let (steps, samples) = (self.points.len(), self.batch_size);
+        let note = format!("loss of each step (grey), smoothed (blue); {steps} steps of {samples} samples");
+        chart.finish(&note).file()
     }
 }
 

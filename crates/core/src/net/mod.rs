@@ -11,6 +11,7 @@ pub mod count;
 mod distance;
 pub mod forward;
 pub mod frozen;
+pub mod grad_cam;
 pub mod params;
 pub mod tape;
 mod update;

@@ -303,7 +303,7 @@ impl Options {
     }
 
     /// How samples of a batch are mixed, if they are.
-    pub(super) fn mix(&self) -> Option<Mix> {
+    pub fn mix(&self) -> Option<Mix> {
         let (mixup, cutmix) = (self.mixup.unwrap_or(0.0), self.cutmix.unwrap_or(0.0));
         let probability = self.mix_share.unwrap_or(1.0);
         (mixup + cutmix > 0.0 && probability > 0.0).then_some(Mix { mixup, cutmix, probability })

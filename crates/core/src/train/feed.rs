@@ -13,6 +13,7 @@ use crate::loader::{Loader, Request};
 use crate::metrics::Metrics;
 use crate::net::frozen::Frozen;
 use crate::net::{Params, Stage};
+use crate::outputs::Outputs;
 use crate::plan::{Phase, Train};
 
 /// Samples in a batch of validation.
@@ -247,20 +248,21 @@ impl Run<'_> {
         let readable = split.readable();
         let chunks = readable.chunks(BATCH).map(<[usize]>::to_vec).collect();
         let mut batches = split.batches(chunks, 0, ViewSeed::Plain, job.threads);
-        let (mut targets, mut logits, mut judged, mut done) = (Targets::default(), Vec::new(), Vec::new(), 0);
+        let (mut answers, mut done) = (Outputs::default(), 0);
         while let Some(input) = batches.next(self)? {
             if let Some(input) = input {
                 let output = frozen.run(&input.activation)?;
-                logits.extend(crate::cache::host_values(&output.data)?);
-                targets.extend(input.targets);
-                judged.extend(input.indices);
+                answers.logits.extend(crate::cache::host_values(&output.data)?);
+                answers.samples.extend(input.indices);
             }
             done += BATCH;
             job.observer.progress("validate", done.min(readable.len()), readable.len());
         }
         let waited = self.timings.seconds("load") + self.timings.seconds("extract") - loaded;
-        self.timings.add("validate", start, targets.classes.len());
+        self.timings.add("validate", start, answers.samples.len());
         self.timings.deduct("validate", waited);
-        Ok(split.dataset.judge(&judged, &logits).unwrap_or_else(|| Metrics::of(job.task, &targets, &logits)))
+        let metrics = answers.metrics(job.task, &*split.dataset);
+        self.judged = Some((metrics.clone(), answers));
+        Ok(metrics)
     }
 }

@@ -4,7 +4,7 @@
 use candle_core::Tensor;
 
 use super::feed::Input;
-use crate::data::Rows;
+use crate::data::{Activation, Rows, Targets};
 use crate::plan::Mix;
 use crate::seed::{Seed, Stream};
 use crate::{Error, Result};
@@ -58,6 +58,32 @@ pub(super) fn apply(mix: &Mix, input: &mut Input, seed: Seed) -> Result<Option<(
     Ok(Some((partners.into_iter().map(|i| targets.classes[i as usize]).collect(), share)))
 }
 
+/// What the samples of a batch were mixed with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Partners {
+    /// Where in the batch each one's partner stands.
+    pub places: Vec<usize>,
+    /// The share λ of each one itself.
+    pub share: f64,
+}
+
+/// Mixes a batch as training does; without partners, it is among those left alone.
+///
+/// # Errors
+/// When the samples have lengths of their own; for CutMix, when they are no pictures.
+pub fn mixed(mix: &Mix, activation: Activation, seed: Seed) -> Result<(Activation, Option<Partners>)> {
+    let indices: Vec<usize> = (0..activation.samples()).collect();
+    // Each sample a class of its own tells the partners.
+    let targets = Targets { classes: (0..indices.len() as u32).collect(), numbers: Vec::new() };
+    let mut input = Input { activation, targets, indices };
+    let partners = apply(mix, &mut input, seed)?;
+    let partners = partners.map(|(partners, share)| {
+        let places = partners.into_iter().map(|i| i as usize).collect();
+        Partners { places, share }
+    });
+    Ok((input.activation, partners))
+}
+
 /// A box of about this share of the area around a uniform centre, as much of it as lies within (Yun et al. 2019, equation
 /// 2): rows and columns.
 fn area([height, width]: [usize; 2], share: f64, stream: &mut Stream) -> [std::ops::Range<usize>; 2] {
@@ -74,7 +100,6 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::data::{Activation, Targets};
 
     /// Sample i is i everywhere, of class i.
     fn batch(shape: &[usize]) -> Input {

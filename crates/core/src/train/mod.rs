@@ -40,6 +40,7 @@ use crate::loader::{Faults, Strictness};
 use crate::metrics::Metrics;
 use crate::net::{Network, Params, Role, Stage};
 use crate::observe::{Observer, Timings};
+use crate::outputs::Outputs;
 use crate::plan::{ClassWeights, Phase, Plan, Start};
 use crate::run::RunDir;
 use crate::seed::Seed;
@@ -48,6 +49,7 @@ use crate::{Error, Result};
 
 pub use divergence::OnNan;
 use feed::Split;
+pub use mix::{Partners, mixed};
 pub use optim::Optimizer;
 use position::Position;
 pub use terms::{CrossEntropy, RowLabels, Seen, SpanEnds, Term};
@@ -137,6 +139,8 @@ pub struct Outcome {
     pub params: Params,
     /// Scores of the final parameters on the validation samples.
     pub metrics: Metrics,
+    /// What they were computed from.
+    pub outputs: Outputs,
     /// One record for each judged epoch or solution.
     pub history: Vec<EpochRecord>,
     /// (name, reason) of the samples that could not be read.
@@ -200,6 +204,8 @@ struct Run<'a> {
     saved: Instant,
     /// Whether the error that ends it is a reason to go back.
     goes_back: bool,
+    /// What was said of the validation samples when they were last judged, and its scores.
+    judged: Option<(Metrics, Outputs)>,
 }
 
 /// Executes a job's plan.
@@ -247,6 +253,7 @@ impl<'a> Run<'a> {
             restored: BTreeMap::new(),
             saved: Instant::now(),
             goes_back: false,
+            judged: None,
         }
     }
 
@@ -381,15 +388,29 @@ impl Run<'_> {
         Some(counts.iter().map(weight).collect())
     }
 
-    fn outcome(self) -> Result<Outcome> {
+    /// The outputs that `metrics` are the scores of. Where others were judged since, or an earlier process did it, the
+    /// validation samples are judged once more.
+    fn outputs(&mut self, metrics: &Metrics) -> Result<Outputs> {
+        if !self.judged.as_ref().is_some_and(|(of, _)| of == metrics) && !self.job.validation.is_empty() {
+            let stages = self.job.network.stages.len();
+            let boundary = self.job.plan.phases.last().map_or(0, |phase| phase.boundary(stages));
+            let validation = Split::open(self, "validation", boundary, vec![ViewSeed::Plain], false)?;
+            self.validate(&validation, boundary)?;
+        }
+        Ok(self.judged.take().map(|(_, outputs)| outputs).unwrap_or_default())
+    }
+
+    fn outcome(mut self) -> Result<Outcome> {
         let specs = self.job.network.params();
         let learned = specs.iter().filter(|s| s.role != Role::Buffer);
         let count = |keep: &dyn Fn(&str) -> bool| learned.clone().filter(|s| keep(&s.name)).map(|s| s.len()).sum();
         let unjudged = || self.job.validation.is_empty().then(|| Metrics::of(self.job.task, &Targets::default(), &[]));
         let metrics = self.position.metrics.clone().or_else(unjudged);
         let metrics = metrics.ok_or_else(|| Error::input("the plan", "it has no phases", "choose another strategy"))?;
+        let outputs = self.outputs(&metrics)?;
         Ok(Outcome {
             metrics,
+            outputs,
             parameters: count(&|_| true),
             trained: count(&|name| self.touched.contains(name)),
             history: self.position.history,

@@ -56,6 +56,7 @@ fn a_stopped_run_that_continues_ends_in_the_same_bytes() {
         let resumed = execute(job).unwrap();
         assert_eq!(bits(&resumed.params), bits(&whole.params), "boundary {boundary}, stopped after {stop}");
         assert_eq!(resumed.history, whole.history);
+        assert_eq!(resumed.outputs, whole.outputs);
     }
 }
 
@@ -118,10 +119,13 @@ fn a_truncated_checkpoint_is_passed_over_for_the_one_before() {
 #[test]
 fn patience_ends_a_phase_and_gives_back_the_best() {
     let phase = Train { patience: Some(2), epochs: 40, learning_rate: 0.3, ..train(0) };
-    let outcome = finish(&Fixture::new(), "run", vec![Phase::Train(phase)]);
+    let fixture = Fixture::new();
+    let outcome = finish(&fixture, "run", vec![Phase::Train(phase)]);
     assert!(outcome.history.len() < 40);
     let best = outcome.history.iter().filter_map(|r| r.validation.as_ref()).fold(0f64, |a, m| a.max(m.score()));
     assert_eq!(outcome.metrics.score(), best);
+    // The answers are those of the best epoch, not of the last that was judged.
+    assert_eq!(outcome.outputs.metrics(&fixture.task, &*fixture.validation), outcome.metrics);
 }
 
 #[test]

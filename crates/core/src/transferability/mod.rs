@@ -27,7 +27,7 @@ pub use leep::leep;
 pub use logme::logme;
 pub use nce::nce;
 pub use ridge::{Ridge, ridge};
-pub use spectrum::Spectrum;
+pub use spectrum::{Spectrum, plane};
 pub use transrate::transrate;
 
 /// Features of samples with their classes.

@@ -77,3 +77,45 @@ pub(crate) fn product(lhs: MatRef<'_, f64>, rhs: MatRef<'_, f64>) -> Mat<f64> {
     }
     whole
 }
+/// Rows of `width` features in the plane in which they vary most (principal components, Pearson 1901), each direction turned
+/// so that the coordinate farthest from the mean is positive.
+///
+/// # Errors
+/// When the eigenvalues do not converge.
+pub fn plane(features: &[f32], width: usize) -> Result<Vec<[f64; 2]>> {
+    let rows = features.len() / width.max(1);
+    let mut mean = vec![0f64; width];
+    for row in features.chunks_exact(width.max(1)) {
+        mean.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x) / rows as f64);
+    }
+    let centred = Mat::from_fn(rows, width, |i, j| f64::from(features[i * width + j]) - mean[j]);
+    let coordinates = Spectrum::decompose(centred.as_ref())?.coordinates;
+    let axis = |number: usize| {
+        // The last ones are the largest.
+        let Some(column) = coordinates.ncols().checked_sub(number) else { return vec![0.0; rows] };
+        let values: Vec<f64> = coordinates.col(column).iter().copied().collect();
+        let farthest = values.iter().copied().fold(0.0, |far: f64, x| if x.abs() > far.abs() { x } else { far });
+        values.iter().map(|x| x * if farthest < 0.0 { -1.0 } else { 1.0 }).collect()
+    };
+    Ok(axis(1).into_iter().zip(axis(2)).map(|(x, y)| [x, y]).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plane_is_that_of_the_most_variance() {
+        // Four points of a rectangle with sides 4 and 2, turned by 3/5 and 4/5, and moved; a third feature says nothing.
+        let corners = [[2.0, 1.0], [2.0, -1.0], [-2.0, 1.0], [-2.0, -1.0], [3.0, 0.0]];
+        let turned = corners.map(|[x, y]| [0.6 * x - 0.8 * y + 7.0, 0.8 * x + 0.6 * y - 1.0, 5.0f32]);
+        let plane = plane(&turned.concat(), 3).unwrap();
+        let mean = 0.6;
+        for (found, expected) in plane.iter().zip(corners) {
+            assert!((found[0].abs() - f64::from(expected[0] - mean).abs()).abs() < 1e-5, "{found:?}");
+            assert!((found[1].abs() - f64::from(expected[1]).abs()).abs() < 1e-5, "{found:?}");
+        }
+        // Whichever way the eigenvectors point, the farthest point is on the positive side.
+        assert!(plane[2][0] > 0.0 || plane[3][0] > 0.0, "{plane:?}");
+    }
+}

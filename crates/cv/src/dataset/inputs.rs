@@ -30,7 +30,7 @@ pub struct InputArgs {
 }
 
 /// A photo to read, or the name of what could not be made one and why.
-type Item = std::result::Result<Photo, (String, Error)>;
+pub type Item = std::result::Result<Photo, (String, Error)>;
 type Items = Box<dyn Iterator<Item = Item> + Send>;
 
 /// The photos of `args` in order, decoded on several threads ahead of the consumer; see
@@ -39,17 +39,24 @@ type Items = Box<dyn Iterator<Item = Item> + Send>;
 /// # Errors
 /// When nothing is named, or a named path does not exist.
 pub fn stream(args: &InputArgs, pipeline: &Pipeline) -> Result<Inputs> {
+    let pipeline = *pipeline;
+    let threads = available_parallelism().map_or(1, usize::from);
+    Ok(Box::new(Prefetch::new(photos(args)?, threads, AHEAD, move |item: Item| match item {
+        Ok(photo) => (photo.name(), photo.read().and_then(|bytes| pipeline.load(&photo.name(), &bytes, View::Plain))),
+        Err((name, error)) => (name, Err(error)),
+    })))
+}
+
+/// The photos of `args`, in order.
+///
+/// # Errors
+/// When nothing is named, or a named path does not exist.
+pub fn photos(args: &InputArgs) -> Result<impl Iterator<Item = Item> + Send + use<>> {
     if args.inputs.is_empty() {
         return Err(Error::input("PHOTO", "no photos are named", "name files or folders, or - for standard input"));
     }
     let sources = args.inputs.iter().map(|input| source(input, args.column.as_deref()));
-    let sources: Vec<Items> = sources.collect::<Result<_>>()?;
-    let pipeline = *pipeline;
-    let threads = available_parallelism().map_or(1, usize::from);
-    Ok(Box::new(Prefetch::new(sources.into_iter().flatten(), threads, AHEAD, move |item: Item| match item {
-        Ok(photo) => (photo.name(), photo.read().and_then(|bytes| pipeline.load(&photo.name(), &bytes, View::Plain))),
-        Err((name, error)) => (name, Err(error)),
-    })))
+    Ok(sources.collect::<Result<Vec<Items>>>()?.into_iter().flatten())
 }
 
 fn source(input: &Path, column: Option<&str>) -> Result<Items> {

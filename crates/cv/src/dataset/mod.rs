@@ -15,13 +15,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use topwork_core::data::{Dataset, Sample, Splits, Subset, View, hold_out};
+use topwork_core::data::{Dataset, Excerpt, Sample, Splits, Subset, View, hold_out};
 use topwork_core::seed::Seed;
 use topwork_core::task::{Cells, Kind, Task, TaskArgs};
 use topwork_core::{Error, Result};
 
+use crate::look::raster;
 use crate::pipeline::Pipeline;
 use crate::pipeline::augment::Policy;
+use crate::pipeline::decode::decode;
 use photo::Photo;
 
 /// Share of the photos that is held out when the data come without a validation part.
@@ -220,6 +222,10 @@ impl Dataset for ImageData {
     fn load(&self, i: usize, view: View) -> Result<Sample> {
         let photo = &self.photos[i].0;
         self.pipeline.load(&photo.name(), &photo.read()?, view)
+    }
+    fn excerpt(&self, i: usize) -> Result<Excerpt> {
+        let photo = &self.photos[i].0;
+        raster::excerpt(&decode(&photo.name(), &photo.read()?)?, raster::THUMBNAIL)
     }
     fn scaled(&self, scale: f64) -> Option<Arc<dyn Dataset>> {
         Some(Arc::new(Self {

@@ -7,7 +7,8 @@
 pub mod augment;
 pub mod decode;
 pub mod prefetch;
-mod resize;
+pub mod resize;
+mod test_views;
 
 use std::path::Path;
 use std::{fmt, fs};
@@ -19,6 +20,7 @@ use topwork_core::{Error, Result};
 
 use self::augment::Augment;
 use self::resize::{Region, resize};
+pub use self::test_views::{TestViewArgs, TestViews};
 
 /// Raised whenever equal files and settings begin to give other numbers, so that no cache mixes the two.
 const VERSION: u32 = 1;
@@ -39,6 +41,9 @@ pub struct Pipeline {
     pub interpolation: Interpolation,
     /// Random views for training.
     pub augment: Augment,
+    /// Plain views.
+    #[serde(default, skip_serializing_if = "TestViews::is_one")]
+    pub test_views: TestViews,
 }
 
 /// Antialiased filters, as Pillow defines them.
@@ -75,6 +80,7 @@ impl Pipeline {
             std: [0.229, 0.224, 0.225],
             interpolation: Interpolation::Bilinear,
             augment: Augment::fine_tuning(),
+            test_views: TestViews::Centre,
         }
     }
 
@@ -119,7 +125,7 @@ impl Pipeline {
     }
 
     /// Decodes the file `bytes`, called `name` in errors, and renders `view` of it: one row of shape
-    /// `[crop, crop, 3]`.
+    /// `[crop, crop, 3]`, or one for each of several test views.
     ///
     /// # Errors
     /// When it is not a readable image.
@@ -141,22 +147,33 @@ impl Pipeline {
     /// # Errors
     /// When memory runs out.
     pub fn render(&self, photo: &RgbImage, view: View) -> Result<Sample> {
-        let (pixels, flip, erased) = match view {
-            View::Plain => (self.centre(photo)?, false, None),
-            View::Augmented(seed) => {
-                let (region, flip) = self.augment.draw(photo.width(), photo.height(), seed);
-                let mut pixels = resize(photo, region, self.crop, self.interpolation)?;
-                self.augment.changes(self.crop, seed).into_iter().for_each(|op| op.apply(&mut pixels, self.crop));
-                (pixels, flip, self.augment.erased(self.crop, seed))
-            }
+        let seed = match view {
+            View::Plain => return self.plain(photo),
+            View::Augmented(seed) => seed,
         };
+        let (region, flip) = self.augment.draw(photo.width(), photo.height(), seed);
+        let mut pixels = resize(photo, region, self.crop, self.interpolation)?;
+        self.augment.changes(self.crop, seed).into_iter().for_each(|op| op.apply(&mut pixels, self.crop));
         let mut values = self.normalize(&pixels, flip);
-        if let Some([rows, columns]) = erased {
+        if let Some([rows, columns]) = self.augment.erased(self.crop, seed) {
             for row in rows {
                 values[(row * self.crop + columns.start) * 3..(row * self.crop + columns.end) * 3].fill(0.0);
             }
         }
-        Ok(Sample { rows: 1, shape: vec![self.crop, self.crop, 3], values: Values::F32(values) })
+        Ok(self.sample(1, values))
+    }
+
+    fn plain(&self, photo: &RgbImage) -> Result<Sample> {
+        let regions = self.test_views.regions(self, photo.width(), photo.height());
+        let mut values = Vec::with_capacity(regions.len() * 3 * self.crop * self.crop);
+        for &(region, flip) in &regions {
+            values.extend(self.normalize(&resize(photo, region, self.crop, self.interpolation)?, flip));
+        }
+        Ok(self.sample(regions.len(), values))
+    }
+
+    fn sample(&self, rows: usize, values: Vec<f32>) -> Sample {
+        Sample { rows, shape: vec![self.crop, self.crop, 3], values: Values::F32(values) }
     }
 
     /// The 8-bit pixels of the plain view, row by row: what torchvision's `Resize` and `CenterCrop` leave.
@@ -169,20 +186,31 @@ impl Pipeline {
 
     /// Where in a photo the centre crop of its resized version lies. Only this part is ever resized: the filter reads
     /// the same source pixels as it would for the whole.
-    fn centre_region(&self, width: u32, height: u32) -> Region {
+    pub fn centre_region(&self, width: u32, height: u32) -> Region {
+        // Python rounds halves to the even neighbour.
+        self.region(width, height, |room| room.map(|room| (room / 2.0).round_ties_even()))
+    }
+
+    /// Where a crop lies whose offset in the resized photo, down and across, is `offset` of the room that there is.
+    fn region(&self, width: u32, height: u32, offset: impl Fn([f64; 2]) -> [f64; 2]) -> Region {
         let (short, long) = (width.min(height) as usize, width.max(height) as usize);
         // torchvision truncates the longer side.
         let other = self.resize * long / short;
         let (resized_width, resized_height) = if width <= height { (self.resize, other) } else { (other, self.resize) };
-        // Python rounds halves to the even neighbour.
-        let offset = |size: usize| ((size - self.crop) as f64 / 2.0).round_ties_even();
+        let room = |size: usize| (size - self.crop) as f64;
+        let [top, left] = offset([room(resized_height), room(resized_width)]);
         let (across, down) = (f64::from(width) / resized_width as f64, f64::from(height) / resized_height as f64);
         Region {
-            left: offset(resized_width) * across,
-            top: offset(resized_height) * down,
+            left: left * across,
+            top: top * down,
             width: self.crop as f64 * across,
             height: self.crop as f64 * down,
         }
+    }
+
+    /// All of a picture that has the network's input size.
+    pub fn whole(&self) -> Region {
+        Region { left: 0.0, top: 0.0, width: self.crop as f64, height: self.crop as f64 }
     }
 
     fn normalize(&self, pixels: &[u8], flip: bool) -> Vec<f32> {

@@ -4,7 +4,7 @@
 //! `SentenceTransformer` load. One thing
 //! `transformers` computes differently: its classifiers always stand on the first row, through `pooler.dense` and tanh or
 //! a linear layer of the head. A model with another pooling has its pooling under `"topwork"` in `config.json`; from
-//! Python its answers are `softmax(x Wᵀ + b)` with `classifier.weight`, `classifier.bias` and x the output of
+//! Python its answers are (at temperature 1) `softmax(x Wᵀ + b)` with `classifier.weight`, `classifier.bias` and x the output of
 //! `SentenceTransformer` before `Normalize`.
 
 mod modules;
