@@ -194,8 +194,8 @@ impl Trial<'_> {
     /// Goes on as a user would, and judges the end.
     fn end(&mut self, fault: Fault) -> Result<Outcome> {
         let run = self.folder.join("run");
-        if !run.join("report.html").is_file() && !(self.job.args[0] == "pretrain" && run.join("summary.json").is_file())
-        {
+        let ended = if self.job.args[0] == "pretrain" { "summary.json" } else { "report.html" };
+        if !run.join(ended).is_file() {
             let output = output(self.next_command().spawn()?)?;
             self.tell("going on", &output);
             if output.status.code() == Some(2) && clear(&output) && fault.may_end_in_refusal() {
@@ -334,7 +334,7 @@ impl Trial<'_> {
         self.tell("a read-only folder", &output);
         Ok(match output.status.code() {
             Some(2) if clear(&output) && said(&output).contains("disk") => Outcome::Refused,
-            Some(0 | 1 | 2) => Outcome::Failed("it is not refused clearly".into()),
+            Some(0..=2) => Outcome::Failed("it is not refused clearly".into()),
             _ => Outcome::Impossible,
         })
     }
