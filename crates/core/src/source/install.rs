@@ -1,8 +1,8 @@
 //! A model's folder in the cache: absent or whole.
 //!
 //! Files are collected in a folder beside the final one and checked while they are written; the folder gets its name
-//! when all of them are there. `source.json` in it says where they came from, and their sizes, which are compared
-//! when the folder is used again.
+//! when all of them are there. `source.json` in it says where they came from, and their checksums, which are compared
+//! when the folder is used again: a disk may change what it holds.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -98,7 +98,9 @@ pub(super) fn is_whole(folder: &Path) -> bool {
     let Ok(record) = serde_json::from_slice::<Record>(&json) else { return false };
     !record.files.is_empty()
         && record.files.iter().all(|file| {
-            std::fs::metadata(folder.join(&file.path)).is_ok_and(|found| found.is_file() && found.len() == file.bytes)
+            let path = folder.join(&file.path);
+            let sized = std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() == file.bytes);
+            sized && files::sha256_file(&path).is_ok_and(|found| found == file.sha256)
         })
 }
 

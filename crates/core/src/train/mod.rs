@@ -278,6 +278,15 @@ impl<'a> Run<'a> {
     }
 }
 
+/// A digest of everything that decides what `job` becomes; completes its parameters.
+///
+/// # Errors
+/// When a parameter has another shape than the network needs.
+pub fn identity(job: &mut Job<'_>) -> Result<String> {
+    job.params = start(job)?;
+    position::identity(job, &job.params)
+}
+
 /// The parameters that the plan starts from; all of the network's, and no others.
 fn start(job: &mut Job<'_>) -> Result<Params> {
     let specs = job.network.params();

@@ -9,11 +9,12 @@ use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::{EpochRecord, Job, Run};
+use crate::Result;
 use crate::cache::{boundary_key, host_values};
 use crate::metrics::Metrics;
 use crate::net::{Params, Stage};
+use crate::run::another;
 use crate::snapshots::{self, Sealed};
-use crate::{Error, Result};
 
 /// Where a run stands: everything that is not a tensor.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -128,11 +129,7 @@ impl Run<'_> {
             return run.rewind(0);
         };
         if position.identity != self.position.identity {
-            return Err(Error::input(
-                run.path().display(),
-                "its checkpoints belong to another plan, model, seed or data",
-                "resume with the flags and data of the run, or choose another --out",
-            ));
+            return Err(another(run.path()));
         }
         let device = self.job.device;
         for (key, value) in tensors {
