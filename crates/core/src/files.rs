@@ -31,6 +31,14 @@ fn write_then_rename(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Resu
     writer.into_inner().map_err(io::IntoInnerError::into_error)?.complete()
 }
 
+/// How the names of files begin that are being written.
+const UNFINISHED: &str = ".writing-";
+
+/// Whether `name` is that of a file whose writing did not come to its end.
+pub(crate) fn is_unfinished(name: &std::ffi::OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes())
+}
+
 /// A file that is not there before it is whole: dropped, it leaves nothing behind.
 pub struct Partial {
     file: tempfile::NamedTempFile,
@@ -48,7 +56,7 @@ impl Partial {
 
     fn begin(path: &Path) -> io::Result<Self> {
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".writing-").suffix(".tmp");
+        builder.prefix(UNFINISHED).suffix(".tmp");
         #[cfg(unix)]
         {
             // Temporary files are private by default; the result should have the permissions of any new file.

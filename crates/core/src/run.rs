@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
-use crate::files::{sync_folder, write_atomic_bytes};
+use crate::files::{is_unfinished, sync_folder, write_atomic_bytes};
 use crate::{Error, Result};
 
 const LOCK: &str = ".lock";
@@ -76,6 +76,7 @@ impl RunDir {
         let remove = |made: &[PathBuf]| made.iter().for_each(|folder| _ = std::fs::remove_dir(folder));
         std::fs::create_dir_all(path).map_err(Error::io(path)).inspect_err(|_| remove(&made))?;
         let lock = take(path).inspect_err(|_| remove(&made))?;
+        leftovers(path).iter().for_each(|name| self::remove(&path.join(name)));
         let run = Self { path: path.to_path_buf(), lock, made, kept: AtomicBool::new(false) };
         // Left by a process that was killed while it had an earlier run put aside.
         if run.path.join(REPLACED).is_dir() {
@@ -93,7 +94,9 @@ impl RunDir {
         if !path.join("run.toml").is_file() {
             return Err(nothing_to_resume(path));
         }
-        Ok(Self { path: path.to_path_buf(), lock: take(path)?, made: Vec::new(), kept: AtomicBool::new(true) })
+        let lock = take(path)?;
+        leftovers(path).iter().for_each(|name| remove(&path.join(name)));
+        Ok(Self { path: path.to_path_buf(), lock, made: Vec::new(), kept: AtomicBool::new(true) })
     }
 
     /// Moves an earlier run out of the way, its `run.toml` last.
@@ -260,10 +263,20 @@ impl Drop for RunDir {
     }
 }
 
-/// What a run folder holds, the lock aside.
+/// What a run folder holds, the lock and what a killed process left aside.
 fn contents(path: &Path) -> Vec<std::ffi::OsString> {
-    let names = std::fs::read_dir(path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()));
-    names.filter(|name| name != LOCK).collect()
+    let leftovers = leftovers(path);
+    names(path).filter(|name| name != LOCK && !leftovers.contains(name)).collect()
+}
+
+fn names(path: &Path) -> impl Iterator<Item = std::ffi::OsString> {
+    std::fs::read_dir(path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()))
+}
+
+/// What a process that was killed before its run began, or while it wrote a file, left in a run folder.
+fn leftovers(path: &Path) -> Vec<std::ffi::OsString> {
+    let begun = path.join("run.toml").is_file();
+    names(path).filter(|name| is_unfinished(name) || (name == IDENTITY && !begun)).collect()
 }
 
 fn remove(path: &Path) {
@@ -335,6 +348,22 @@ mod tests {
         assert!(message.contains("something else") && message.contains("--out"), "{message}");
         assert!(RunDir::create(root.path(), true).is_err(), "notes are not a run");
         assert!(root.path().join("notes").exists());
+    }
+
+    #[test]
+    fn what_a_process_left_that_was_killed_before_its_run_began_is_no_run() {
+        let root = folder();
+        for name in [".writing-a1b2.tmp", IDENTITY, LOCK] {
+            std::fs::write(root.path().join(name), "x").unwrap();
+        }
+        let run = RunDir::create(root.path(), false).unwrap();
+        assert_eq!(names(root.path()).collect::<Vec<_>>(), [LOCK]);
+        run.begin("one", "x = 1").unwrap();
+        run.keep();
+        drop(run);
+        let run = RunDir::resume(root.path()).unwrap();
+        run.begin("one", "x = 1").unwrap();
+        assert!(run.begin("two", "x = 1").unwrap_err().to_string().contains("another plan"));
     }
 
     #[test]

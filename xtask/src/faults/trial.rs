@@ -83,7 +83,7 @@ pub enum Outcome {
     Same,
     /// A clear error, and the run starts anew with `--force`.
     Refused,
-    /// The system does not let us do this.
+    /// The system does not let us do this, or there was no run yet to do it to.
     Impossible,
     /// Anything else.
     Failed(String),
@@ -150,6 +150,10 @@ impl Trial<'_> {
             }
             Fault::VanishedData => {
                 self.kill(1)?;
+                if !self.folder.join("run/run.toml").is_file() {
+                    self.story.push("it had not begun yet".into());
+                    return Ok(Some(Outcome::Impossible));
+                }
                 let data = if self.folder.join("data").is_dir() { "data" } else { "" };
                 let mut all = files(&self.folder.join(data))?;
                 let of_run = [self.folder.join("run"), self.folder.join("cache"), self.folder.join("encoder")];

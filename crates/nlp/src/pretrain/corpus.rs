@@ -5,6 +5,7 @@
 //! (`u32`, the highest bit set where a word begins), `sentences` (the `u64` offset of each one's first token, and the end),
 //! `train` and `held-out` (a chunk's first sentence, number of sentences and document, three `u64`), and `index.json`, last.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -113,6 +114,8 @@ struct Counts {
     chunks: [u64; 2],
     /// Documents that these are of.
     told: [u64; 2],
+    /// BLAKE3 of each file.
+    digests: BTreeMap<String, String>,
 }
 
 /// The chunks' names, by part.
@@ -153,20 +156,24 @@ pub struct Chunk {
 struct Writer {
     out: BufWriter<File>,
     path: PathBuf,
+    hasher: blake3::Hasher,
 }
 
 impl Writer {
     fn create(path: PathBuf) -> Result<Self> {
         let out = BufWriter::with_capacity(1 << 16, File::create(&path).map_err(Error::io(&path))?);
-        Ok(Self { out, path })
+        Ok(Self { out, path, hasher: blake3::Hasher::new() })
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hasher.update(bytes);
         self.out.write_all(bytes).map_err(Error::io(&self.path))
     }
 
-    fn end(mut self) -> Result<()> {
-        self.out.flush().map_err(Error::io(&self.path))
+    /// The digest of what was written.
+    fn end(mut self) -> Result<String> {
+        self.out.flush().map_err(Error::io(&self.path))?;
+        Ok(self.hasher.finalize().to_hex().to_string())
     }
 }
 
@@ -218,10 +225,10 @@ impl Corpus {
             }
         }
         sentences.put(&counts.tokens.to_le_bytes())?;
-        tokens.end()?;
-        sentences.end()?;
-        for part in parts {
-            part.end()?;
+        for (name, writer) in
+            ["tokens", "sentences", PARTS[0], PARTS[1]].into_iter().zip([tokens, sentences].into_iter().chain(parts))
+        {
+            counts.digests.insert(name.into(), writer.end()?);
         }
         let path = folder.join("index.json");
         let text = serde_json::to_vec_pretty(&counts).map_err(|e| Error::io(&path)(e.into()))?;
@@ -229,13 +236,20 @@ impl Corpus {
         Self::open(folder)?.ok_or_else(|| Error::io(&path)(std::io::ErrorKind::NotFound.into()))
     }
 
-    /// What [`Corpus::build`] wrote, if it came to its end.
+    /// What [`Corpus::build`] wrote, if it came to its end and is still as it was.
     ///
     /// # Errors
-    /// When a file of it is gone.
+    /// When a file of it cannot be opened.
     pub fn open(folder: &Path) -> Result<Option<Self>> {
         let Ok(text) = std::fs::read(folder.join("index.json")) else { return Ok(None) };
         let Ok(counts) = serde_json::from_slice::<Counts>(&text) else { return Ok(None) };
+        let whole = |(name, digest): (&String, &String)| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update_mmap_rayon(folder.join(name)).is_ok_and(|found| found.finalize().to_hex().as_str() == digest)
+        };
+        if counts.digests.len() != 2 + PARTS.len() || !counts.digests.iter().all(whole) {
+            return Ok(None);
+        }
         let open = |name: &str| -> Result<Records> {
             let path = folder.join(name);
             let file = Mutex::new(File::open(&path).map_err(Error::io(&path))?);
@@ -390,6 +404,21 @@ mod tests {
         std::fs::write(&path, "a b c ".repeat(1000)).unwrap();
         let corpus = built(folder.path(), vec![path], 125, 0.0).unwrap();
         assert_eq!((corpus.tokens(), corpus.len(Part::Train)), (3000, 24));
+    }
+
+    #[test]
+    fn a_corpus_of_which_a_byte_has_changed_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = folder.path().join("a.txt");
+        std::fs::write(&text, "the film\nthe film\n\nthe film\n").unwrap();
+        let place = folder.path().join("corpus");
+        drop(built(folder.path(), vec![text], 8, 0.0).unwrap());
+        assert!(Corpus::open(&place).unwrap().is_some());
+        let file = place.join("tokens");
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[3] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+        assert!(Corpus::open(&place).unwrap().is_none());
     }
 
     #[test]

@@ -403,8 +403,14 @@ impl Run<'_> {
             return Ok(subject);
         }
         let lower = !settings.cased;
-        let path = folder.join("vocab.txt");
-        if !path.is_file() {
+        let [path, beside, sealed] =
+            ["vocab.txt", "tokenizer_config.json", "vocab.digest"].map(|name| folder.join(name));
+        let digest = || -> Option<String> {
+            let both = [std::fs::read(&path).ok()?, std::fs::read(&beside).ok()?].concat();
+            Some(blake3::hash(&both).to_hex().to_string())
+        };
+        let known = std::fs::read_to_string(&sealed).ok();
+        if known.is_none() || known != digest() {
             let (files, bytes) = corpus::files(&settings.corpus)?;
             self.console.message("learning a vocabulary");
             let text = vocabulary::learn(&mut Reader::new(files), bytes, settings.vocabulary(), lower)?;
@@ -412,8 +418,9 @@ impl Run<'_> {
             let of_tokenizer = json!({
                 "tokenizer_class": "BertTokenizer", "do_lower_case": lower, "model_max_length": settings.max_tokens(),
             });
-            files::write_atomic_bytes(&folder.join("tokenizer_config.json"), format!("{of_tokenizer:#}\n").as_bytes())?;
+            files::write_atomic_bytes(&beside, format!("{of_tokenizer:#}\n").as_bytes())?;
             files::write_atomic_bytes(&path, text.as_bytes())?;
+            files::write_atomic_bytes(&sealed, digest().unwrap_or_default().as_bytes())?;
         }
         let tokenizer = TextTokenizer::open(folder, &BERT, false, settings.max_tokens())?;
         let raw = settings.shape(tokenizer.vocabulary());
