@@ -59,7 +59,7 @@ impl RunDir {
         if let Some(owner) = owner(path) {
             return Err(in_use(path, &owner));
         }
-        let run = path.join("run.toml").is_file() || path.join(REPLACED).join("run.toml").is_file();
+        let run = is_run(path) || path.join(REPLACED).join("run.toml").is_file();
         match (contents(path).is_empty(), run, force) {
             (true, ..) | (_, true, true) => {}
             (_, true, false) => {
@@ -273,10 +273,15 @@ fn names(path: &Path) -> impl Iterator<Item = std::ffi::OsString> {
     std::fs::read_dir(path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()))
 }
 
+/// Whether there is a run, be it one whose `run.toml` is gone.
+fn is_run(path: &Path) -> bool {
+    let other = |name: std::ffi::OsString| name != LOCK && name != IDENTITY && !is_unfinished(&name);
+    path.join("run.toml").is_file() || (path.join(IDENTITY).is_file() && names(path).any(other))
+}
+
 /// What a process that was killed before its run began, or while it wrote a file, left in a run folder.
 fn leftovers(path: &Path) -> Vec<std::ffi::OsString> {
-    let begun = path.join("run.toml").is_file();
-    names(path).filter(|name| is_unfinished(name) || (name == IDENTITY && !begun)).collect()
+    names(path).filter(|name| is_unfinished(name) || (name == IDENTITY && !is_run(path))).collect()
 }
 
 fn remove(path: &Path) {
@@ -364,6 +369,22 @@ mod tests {
         let run = RunDir::resume(root.path()).unwrap();
         run.begin("one", "x = 1").unwrap();
         assert!(run.begin("two", "x = 1").unwrap_err().to_string().contains("another plan"));
+    }
+
+    #[test]
+    fn a_run_whose_settings_are_gone_can_be_replaced() {
+        let root = folder();
+        let run = RunDir::create(root.path(), false).unwrap();
+        run.begin("one", "x = 1").unwrap();
+        std::fs::create_dir(run.checkpoints()).unwrap();
+        run.keep();
+        drop(run);
+        std::fs::remove_file(root.path().join("run.toml")).unwrap();
+        assert!(RunDir::create(root.path(), false).unwrap_err().to_string().contains("--force"));
+        let run = RunDir::create(root.path(), true).unwrap();
+        run.begin("two", "x = 2").unwrap();
+        run.keep();
+        assert!(!run.checkpoints().exists());
     }
 
     #[test]

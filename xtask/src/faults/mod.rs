@@ -53,6 +53,8 @@ pub fn run(args: &Args) -> Result<()> {
     std::fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
     let program = std::env::current_exe()?;
     let binaries = args.binaries.clone().or_else(|| Some(program.parent()?.to_path_buf())).unwrap_or_default();
+    // Trials have folders of their own to be in.
+    let binaries = std::path::absolute(&binaries)?;
     for binary in [jobs::PHOTOS, jobs::TEXTS] {
         if !binaries.join(binary).is_file() {
             let folder = binaries.display();
@@ -61,6 +63,7 @@ pub fn run(args: &Args) -> Result<()> {
             );
         }
     }
+    let out = std::path::absolute(&out)?;
     let base = tempfile::tempdir_in(&out)?;
     eprintln!("undisturbed runs …");
     let jobs = jobs::all(&binaries, base.path())?;

@@ -297,7 +297,9 @@ impl Run<'_> {
     fn execute(&self, resume: bool) -> Result<Summary> {
         let (started, settings, console) = (Instant::now(), self.settings, self.console);
         let seed = Seed(settings.seed());
-        self.run.write("run.toml", &settings.text()?)?;
+        // How often it is written down leaves no trace in the result.
+        let decisive = Settings { checkpoint_every: None, ..settings.clone() }.text()?;
+        self.run.begin(blake3::hash(decisive.as_bytes()).to_hex().as_str(), &settings.text()?)?;
         let folder = self.run.path().join("corpus");
         let mut subject = self.subject(&folder, seed)?;
         let making = subject.making(settings)?;
