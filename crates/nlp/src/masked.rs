@@ -24,7 +24,7 @@ const MASKS: [&str; 2] = ["[MASK]", "<mask>"];
 /// The flags of `fill-mask`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct FillArgs {
-    /// Texts with [MASK] (or <mask>) where a word is to be guessed
+    /// Texts with `[MASK]` (or `<mask>`) where a word is to be guessed
     #[arg(value_name = "TEXT", required = true)]
     texts: Vec<String>,
     /// Model with the head that guesses: a name from `models list`, hf-hub:owner/name, a model folder or a run of `pretrain`

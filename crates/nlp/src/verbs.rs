@@ -11,7 +11,7 @@ use crate::pretrain::{self, PretrainArgs};
 pub enum Verbs {
     /// Train a BERT on plain text, from random weights or a model's, to make a model that `train` starts from
     Pretrain(Box<PretrainArgs>),
-    /// Guess the words that stand behind [MASK] in a text
+    /// Guess the words that stand behind `[MASK]` in a text
     FillMask(FillArgs),
 }
 

@@ -163,7 +163,7 @@ fn open<D: Domain>(model: &str, adapter: Option<&Path>, common: &Common) -> Resu
     adapter::attach::<D>(base, adapter)
 }
 
-/// A classifier to use: as [`open`], at the temperature that was found for it.
+/// A classifier to use: as any model is opened, at the temperature that was found for it.
 ///
 /// # Errors
 /// As there; and when the model has no head.
