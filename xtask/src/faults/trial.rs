@@ -83,7 +83,7 @@ pub enum Outcome {
     Same,
     /// A clear error, and the run starts anew with `--force`.
     Refused,
-    /// The system does not let us do this, or there was no run yet to do it to.
+    /// The system does not let us do this, or there was no run to do it to: none yet, or one that had ended.
     Impossible,
     /// Anything else.
     Failed(String),
@@ -141,6 +141,10 @@ impl Trial<'_> {
             Fault::ReadOnly => return self.read_only().map(Some),
             Fault::Truncate | Fault::Corrupt | Fault::Remove => {
                 self.kill(1)?;
+                if self.ended() {
+                    self.story.push("it had ended already".into());
+                    return Ok(Some(Outcome::Impossible));
+                }
                 self.damage(fault, &self.folder.join("run"))?;
             }
             Fault::CorruptCache => {
@@ -197,9 +201,7 @@ impl Trial<'_> {
 
     /// Goes on as a user would, and judges the end.
     fn end(&mut self, fault: Fault) -> Result<Outcome> {
-        let run = self.folder.join("run");
-        let ended = if self.job.args[0] == "pretrain" { "summary.json" } else { "report.html" };
-        if !run.join(ended).is_file() {
+        if !self.ended() {
             let output = output(self.next_command().spawn()?)?;
             self.tell("going on", &output);
             if output.status.code() == Some(2) && clear(&output) && fault.may_end_in_refusal() {
@@ -219,6 +221,12 @@ impl Trial<'_> {
             }
         }
         Ok(if self.same() { Outcome::Same } else { Outcome::Failed("the weights are not the same".into()) })
+    }
+
+    /// Whether the run came to its end.
+    fn ended(&self) -> bool {
+        let last = if self.job.args[0] == "pretrain" { "summary.json" } else { "report.html" };
+        self.folder.join("run").join(last).is_file()
     }
 
     fn same(&self) -> bool {
