@@ -402,6 +402,7 @@ impl<D: Domain> Fit<D> {
             recompute: self.recompute,
             strictness,
             on_nan: self.on_nan.unwrap_or_default(),
+            identity: None,
             threads,
             resume,
             observer,

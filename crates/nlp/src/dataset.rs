@@ -364,28 +364,44 @@ pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>,
         }
         (None, None) => return Err(missing("--train", "there is nothing to learn from")),
     };
-    let labelled = |part: Option<(TextData, Cells)>| -> Result<Option<Arc<dyn Dataset>>> {
+    let labelled = |part: Option<(TextData, Cells)>| -> Result<Option<TextData>> {
         let Some((mut data, cells)) = part else { return Ok(None) };
         data.label(&cells, &asked, &task)?;
-        Ok(Some(Arc::new(data)))
+        Ok(Some(data))
     };
     let held_out = validation.is_none();
-    let (train, validation) = match (labelled(train)?, labelled(validation)?) {
-        (Some(train), Some(validation)) => (train, validation),
-        (Some(all), None) => {
-            let targets: Vec<u32> = (0..all.len()).map(|i| all.target(i)).collect();
-            let (kept, held) = hold_out(&targets, share, seed);
-            if held.is_empty() {
-                let file = args.train.as_deref().unwrap_or(Path::new("--train"));
-                let remedy = "add rows, or give a validation file with --validation";
-                return Err(Error::input(file.display(), "has too few rows of each class to hold some out", remedy));
-            }
-            (Arc::new(Subset::new(all.clone(), kept)) as Arc<dyn Dataset>, Arc::new(Subset::new(all, held)) as _)
+    let (train, validation) = parts(labelled(train)?, labelled(validation)?, |all| {
+        let (kept, held) = hold_out(&all.targets, share, seed);
+        if held.is_empty() {
+            let file = args.train.as_deref().unwrap_or(Path::new("--train"));
+            let remedy = "add rows, or give a validation file with --validation";
+            return Err(Error::input(file.display(), "has too few rows of each class to hold some out", remedy));
         }
-        (None, Some(only)) => (Arc::new(Subset::new(only.clone(), vec![])) as Arc<dyn Dataset>, only),
-        (None, None) => return Err(missing("--validation", "there is nothing to evaluate on")),
-    };
+        Ok((kept, held))
+    })?;
     Ok(Splits { task, train, validation, held_out })
+}
+
+/// What is learned from and what is judged by: as they come, or what `divide` keeps and holds out of all that there is; nothing is
+/// learned from where there is only something to judge by.
+pub(crate) fn parts<T: Dataset + 'static>(
+    train: Option<T>,
+    validation: Option<T>,
+    divide: impl FnOnce(&T) -> Result<(Vec<usize>, Vec<usize>)>,
+) -> Result<(Arc<dyn Dataset>, Arc<dyn Dataset>)> {
+    match (train, validation) {
+        (Some(train), Some(validation)) => Ok((Arc::new(train), Arc::new(validation))),
+        (Some(all), None) => {
+            let (kept, held) = divide(&all)?;
+            let all: Arc<dyn Dataset> = Arc::new(all);
+            Ok((Arc::new(Subset::new(all.clone(), kept)), Arc::new(Subset::new(all, held))))
+        }
+        (None, Some(only)) => {
+            let only: Arc<dyn Dataset> = Arc::new(only);
+            Ok((Arc::new(Subset::new(only.clone(), vec![])), only))
+        }
+        (None, None) => Err(missing("--validation", "there is nothing to evaluate on")),
+    }
 }
 
 pub(crate) fn missing(flag: &str, reason: &str) -> Error {

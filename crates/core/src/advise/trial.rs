@@ -135,6 +135,7 @@ impl<'a, D: Domain> Bench<'a, D> {
             recompute: false,
             strictness: Strictness { strict: self.reader.strict, ..Strictness::default() },
             on_nan: OnNan::Stop,
+            identity: None,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             resume: false,
             observer,

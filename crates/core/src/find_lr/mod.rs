@@ -134,6 +134,7 @@ pub fn find_lr<D: Domain>(fit: &Fit<D>, sweep: Sweep, observer: &dyn Observer) -
         recompute: fit.recompute,
         strictness: Strictness { strict: fit.strict, ..Strictness::default() },
         on_nan: OnNan::Stop,
+        identity: None,
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         resume: false,
         observer: &recorder,

@@ -97,6 +97,8 @@ pub struct Job<'a> {
     pub threads: usize,
     /// Continue from the last checkpoint in `run`.
     pub resume: bool,
+    /// What [`identity`] found, where it was asked before.
+    pub identity: Option<String>,
     /// Told about the progress.
     pub observer: &'a dyn Observer,
 }
@@ -217,7 +219,7 @@ pub fn execute(mut job: Job<'_>) -> Result<Outcome> {
     check::job(&job)?;
     let params = start(&mut job)?;
     let job = &job;
-    let identity = position::identity(job, &params)?;
+    let identity = job.identity.clone().map_or_else(|| position::identity(job, &params), Ok)?;
     let mut cuts = 0;
     loop {
         let mut run = Run::new(job, &params, &identity);
@@ -278,13 +280,15 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A digest of everything that decides what `job` becomes; completes its parameters.
+/// A digest of everything that decides what `job` becomes, kept in it; completes its parameters.
 ///
 /// # Errors
 /// When a parameter has another shape than the network needs.
 pub fn identity(job: &mut Job<'_>) -> Result<String> {
     job.params = start(job)?;
-    position::identity(job, &job.params)
+    let found = position::identity(job, &job.params)?;
+    job.identity = Some(found.clone());
+    Ok(found)
 }
 
 /// The parameters that the plan starts from; all of the network's, and no others.

@@ -198,6 +198,7 @@ impl Fixture {
             recompute: false,
             strictness: Strictness::default(),
             on_nan: OnNan::Stop,
+            identity: None,
             threads: 2,
             resume: false,
             observer,

@@ -14,13 +14,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use topwork_core::data::{Dataset, Sample, Splits, Subset, View, hold_out};
+use topwork_core::data::{Dataset, Sample, Splits, View, hold_out};
 use topwork_core::metrics::{Metrics, OfSpans, Scores};
 use topwork_core::seed::Seed;
 use topwork_core::task::{Kind, Task};
 use topwork_core::{Error, Result};
 
-use crate::dataset::{DataArgs, held_share, missing};
+use crate::dataset::{DataArgs, held_share, missing, parts};
 use crate::pipeline::Pipeline;
 use crate::tokenizer::{Frame, Piece, TextTokenizer, Tokens};
 pub(crate) use answer::answers;
@@ -331,27 +331,19 @@ pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>,
         return Err(Error::input(path.display(), reason, "add questions with answers to learn from"));
     }
     let held_out = validation.is_none();
-    let (train, validation): (Arc<dyn Dataset>, Arc<dyn Dataset>) = match (train, validation) {
-        (Some(train), Some(validation)) => (Arc::new(train), Arc::new(validation)),
-        (Some(all), None) => {
-            // The questions about a text stay together.
-            let (kept, held) = hold_out(&vec![0; all.contexts.len()], share, seed);
-            if held.is_empty() {
-                let file = args.train.as_deref().unwrap_or(Path::new("--train"));
-                let remedy = "add texts, or give a validation file with --validation";
-                return Err(Error::input(file.display(), "has too few texts to hold some out", remedy));
-            }
-            let all = Arc::new(all);
-            let part = |contexts: &[usize]| Arc::new(Subset::new(all.clone(), all.of_contexts(contexts)));
-            (part(&kept), part(&held))
+    if known.is_none() && train.is_none() {
+        return Err(missing("--train", "there is nothing to learn from"));
+    }
+    let (train, validation) = parts(train, validation, |all| {
+        // The questions about a text stay together.
+        let (kept, held) = hold_out(&vec![0; all.contexts.len()], share, seed);
+        if held.is_empty() {
+            let file = args.train.as_deref().unwrap_or(Path::new("--train"));
+            let remedy = "add texts, or give a validation file with --validation";
+            return Err(Error::input(file.display(), "has too few texts to hold some out", remedy));
         }
-        (None, Some(only)) => {
-            let only = Arc::new(only);
-            (Arc::new(Subset::new(only.clone(), vec![])), only)
-        }
-        (None, None) if known.is_none() => return Err(missing("--train", "there is nothing to learn from")),
-        (None, None) => return Err(missing("--validation", "there is nothing to evaluate on")),
-    };
+        Ok((all.of_contexts(&kept), all.of_contexts(&held)))
+    })?;
     Ok(Splits { task: task(), train, validation, held_out })
 }
 

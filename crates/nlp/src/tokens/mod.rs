@@ -11,12 +11,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use topwork_core::data::{Dataset, Sample, Splits, Subset, View, hold_out};
+use topwork_core::data::{Dataset, Sample, Splits, View, hold_out};
 use topwork_core::seed::Seed;
 use topwork_core::task::{BEGINS, Kind, Task, UNLABELLED, strata};
 use topwork_core::{Error, Result};
 
-use crate::dataset::{DataArgs, held_share, missing};
+use crate::dataset::{DataArgs, held_share, missing, parts};
 use crate::pipeline::Pipeline;
 use crate::table::place;
 use crate::tokenizer::{Frame, TextTokenizer, Tokens};
@@ -233,22 +233,16 @@ pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>,
         }
         (None, None) => return Err(missing("--train", "there is nothing to learn from")),
     };
-    let labelled = |raw: Option<Raw>| raw.map(|raw| raw.labelled(&task).map(Arc::new)).transpose();
+    let labelled = |raw: Option<Raw>| raw.map(|raw| raw.labelled(&task)).transpose();
     let held_out = validation.is_none();
-    let (train, validation): (Arc<dyn Dataset>, Arc<dyn Dataset>) = match (labelled(train)?, labelled(validation)?) {
-        (Some(train), Some(validation)) => (train, validation),
-        (Some(all), None) => {
-            let (kept, held) = hold_out(&all.groups, share, seed);
-            if held.is_empty() {
-                let remedy = "add sentences, or give a validation file with --validation";
-                return Err(Error::input(&*all.file, "has too few sentences to hold some out", remedy));
-            }
-            let part = |sentences: &[usize]| Arc::new(Subset::new(all.clone(), all.of_sentences(sentences)));
-            (part(&kept), part(&held))
+    let (train, validation) = parts(labelled(train)?, labelled(validation)?, |all| {
+        let (kept, held) = hold_out(&all.groups, share, seed);
+        if held.is_empty() {
+            let remedy = "add sentences, or give a validation file with --validation";
+            return Err(Error::input(&*all.file, "has too few sentences to hold some out", remedy));
         }
-        (None, Some(only)) => (Arc::new(Subset::new(only.clone(), vec![])), only),
-        (None, None) => return Err(missing("--validation", "there is nothing to evaluate on")),
-    };
+        Ok((all.of_sentences(&kept), all.of_sentences(&held)))
+    })?;
     Ok(Splits { task, train, validation, held_out })
 }
 
