@@ -1,8 +1,9 @@
 """The heads of encoders of the BERT family that pool no rows, with formula weights: logits of token classification, of
-question answering and of hidden tokens for every member; and twenty training steps of the first two, for two members."""
+question answering and of hidden tokens for every member; and twenty training steps of the first two and of an encoder that
+learns from couples of texts, without a head."""
 
 import torch
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForQuestionAnswering, AutoModelForTokenClassification
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForQuestionAnswering, AutoModelForTokenClassification
 
 from formula import fill, numbers, write
 from language import COMMON, GAIN, MEMBERS, member_arguments, member_sequences
@@ -30,8 +31,11 @@ def headed(kind, values, dtype=torch.float32):
     if values["model_type"] == "distilbert":
         values["qa_dropout"] = 0.0
     configuration = AutoConfig.for_model(values.pop("model_type"), **values)
-    model = KINDS[kind].from_config(configuration, attn_implementation="eager")
-    prefix = f"{model.base_model_prefix}."
+    if kind == "matches":
+        model = AutoModel.from_config(configuration, attn_implementation="eager", add_pooling_layer=False)
+    else:
+        model = KINDS[kind].from_config(configuration, attn_implementation="eager")
+    prefix = "" if kind == "matches" else f"{model.base_model_prefix}."
     state = model.state_dict()
     first = {}
     for name in sorted(state, key=lambda name: "decoder" in name or "vocab_projector.weight" in name or "lm_head.weight" in name):
@@ -88,6 +92,17 @@ def loss_of_spans(model, rows, ids, segments, targets):
     return torch.stack(losses).mean()
 
 
+def loss_of_matches(model, rows, ids, segments, targets):
+    """Sentence-transformers' `MultipleNegativesRankingLoss` at its scale of 20, on the mean of the rows of each text: every second
+    text belongs to the one before."""
+    arguments = member_arguments(model, [ids[i] for i in rows], [segments[i] for i in rows])
+    mask = arguments["attention_mask"].unsqueeze(-1)
+    hidden = model(**arguments).last_hidden_state
+    means = (hidden * mask).sum(1) / mask.sum(1)
+    first, second = (torch.nn.functional.normalize(side, dim=-1) for side in (means[0::2], means[1::2]))
+    return torch.nn.functional.cross_entropy(20 * first @ second.T, torch.arange(len(first)))
+
+
 def training(kind, values, whole, starts):
     lengths = [4 + (5 * i) % 30 for i in range(SAMPLES)]
 
@@ -96,6 +111,8 @@ def training(kind, values, whole, starts):
         ids, segments = member_sequences(values, lengths)
         if kind == "tokens":
             targets, loss_of = labels(lengths), loss_of_tokens
+        elif kind == "matches":
+            targets, loss_of = [[s // 2] for s in range(SAMPLES)], loss_of_matches
         else:
             targets = [[0, 0] if s % 5 == 0 else sorted([(3 * s) % n, (7 * s) % n]) for s, n in enumerate(lengths)]
             loss_of = loss_of_spans
@@ -109,13 +126,13 @@ def training(kind, values, whole, starts):
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-        prefix = f"{model.base_model_prefix}."
+        prefix = "" if kind == "matches" else f"{model.base_model_prefix}."
         final = {key.removeprefix(prefix): value for key, value in model.state_dict().items()}
         contents = {
             "kind": kind,
             "config": values,
             "gain": GAIN,
-            "classes": LABELS if kind == "tokens" else 2,
+            "classes": {"tokens": LABELS, "spans": 2, "matches": 0}[kind],
             "batch": BATCH,
             "ids": ids,
             "segments": segments,
@@ -145,6 +162,10 @@ def main():
             ["embeddings.word_embeddings.weight", "qa_outputs.weight"],
         ),
     }
+    tasks["training_matches.json"] = training(
+        "matches", BERT["bert"], ["encoder.layer.1.output.LayerNorm.weight", "encoder.layer.0.attention.self.value.bias"],
+        ["embeddings.word_embeddings.weight", "encoder.layer.1.output.dense.weight"],
+    )
     for name, task in tasks.items():
         (double, contents), (single, _) = task(torch.float64), task(torch.float32)
         contents["losses"] = [float(f"{loss:.9g}") for loss in double]

@@ -201,14 +201,20 @@ impl<D: Domain> Classifier<D> {
         Ok(logits.chunks_exact(self.task.len()).map(|row| self.prediction(row)).collect())
     }
 
-    /// Refuses a model that tells something of each row.
+    /// Refuses a model that tells something of each row, or nothing.
     fn whole_samples(&self) -> Result<()> {
         let kind = self.task.kind;
-        if !kind.of_rows() {
-            return Ok(());
+        match kind {
+            _ if kind.of_samples() => Ok(()),
+            Kind::Matches => {
+                let reason = format!("it has no answer to a {}, only a place for it", D::ITEM.0);
+                Err(Error::input("the model", reason, "use `embed`"))
+            }
+            _ => {
+                let reason = format!("it tells {kind}, not something of a whole {}", D::ITEM.0);
+                Err(Error::input("the model", reason, "use its logits, or what its domain has for this task"))
+            }
         }
-        let reason = format!("it tells {kind}, not something of a whole {}", D::ITEM.0);
-        Err(Error::input("the model", reason, "use its logits, or what its domain has for this task"))
     }
 
     /// The head's outputs before the softmax, `[samples × classes]`, row by row; where each row of a sample has outputs, those of
@@ -229,7 +235,9 @@ impl<D: Domain> Classifier<D> {
     /// # Errors
     /// As [`Classifier::predict`].
     pub fn embed<I: AsRef<D::Input>>(&self, inputs: &[I]) -> Result<Vec<Vec<f32>>> {
-        self.whole_samples()?;
+        if self.task.kind.of_rows() {
+            self.whole_samples()?;
+        }
         let mut all = Vec::with_capacity(inputs.len());
         for chunk in inputs.chunks(BATCH) {
             let samples: Vec<Sample> =
@@ -294,7 +302,7 @@ impl<D: Domain> Classifier<D> {
     fn outputs(&self, features: &Activation, samples: &[Sample]) -> Result<Vec<f32>> {
         let logits = self.head.run(features)?.data.flatten_all()?.to_vec1::<f32>()?;
         let each = self.task.len();
-        if logits.len() == each * samples.len() || self.task.kind.of_rows() {
+        if logits.len() == each * samples.len() || !self.task.kind.of_samples() {
             return Ok(logits);
         }
         let mut rest = logits.as_slice();
@@ -350,7 +358,7 @@ fn mean(task: &Task, views: &[f32]) -> Vec<f32> {
     let output = |share: f64| match task.kind {
         Kind::Classes | Kind::Tokens => log(share),
         Kind::Labels => log(share) - log(1.0 - share),
-        Kind::Values | Kind::Spans => share,
+        Kind::Values | Kind::Spans | Kind::Matches => share,
     };
     mean.into_iter().map(|share| output(share) as f32).collect()
 }

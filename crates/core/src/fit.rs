@@ -29,7 +29,7 @@ use crate::seed::Seed;
 use crate::source::{self, Fetcher, Reference, WRONG_CHECKSUM};
 use crate::strategy::{self, Facts, Options, Settings, Strategy};
 use crate::summary::{self, Summary};
-use crate::task::Task;
+use crate::task::{Kind, Task};
 use crate::train::{self, Companions, Job, OnNan, Outcome, Teacher};
 use crate::{Error, Result};
 
@@ -564,17 +564,21 @@ pub(crate) fn budget(limit: Option<usize>, per_class: Option<usize>) -> Result<B
 }
 
 /// The samples of `data` that a budget allows.
-pub(crate) fn within(
-    data: Arc<dyn Dataset>,
-    classes: &[String],
-    budget: Budget,
-    seed: Seed,
-) -> Result<Arc<dyn Dataset>> {
+pub(crate) fn within(data: Arc<dyn Dataset>, task: &Task, budget: Budget, seed: Seed) -> Result<Arc<dyn Dataset>> {
     if budget == Budget::All {
         return Ok(data);
     }
-    let targets: Vec<u32> = (0..data.len()).map(|i| data.target(i)).collect();
-    let chosen = choose(&targets, classes, budget, seed)?;
+    let chosen = match task.kind {
+        Kind::Matches => {
+            let couples = vec![0; data.len() / 2];
+            let chosen = choose(&couples, &["couples".into()], budget, seed)?;
+            chosen.into_iter().flat_map(|couple| [2 * couple, 2 * couple + 1]).collect()
+        }
+        _ => {
+            let targets: Vec<u32> = (0..data.len()).map(|i| data.target(i)).collect();
+            choose(&targets, task, budget, seed)?
+        }
+    };
     Ok(Arc::new(Subset::new(data, chosen)))
 }
 

@@ -200,8 +200,12 @@ pub(crate) fn arrange(
         let train = fit::within(train, &task, budget, seed)?;
         return Ok(Splits { task, train, validation, held_out });
     };
-    if task.kind.of_rows() {
-        let reason = format!("samples of {} are parts of longer texts, which folds would tear apart", task.kind);
+    let torn = match task.kind {
+        Kind::Tokens | Kind::Spans => Some("samples are parts of longer texts, which folds would tear apart"),
+        Kind::Matches => Some("what several models make of texts does not lie in one space"),
+        Kind::Classes | Kind::Labels | Kind::Values => None,
+    };
+    if let Some(reason) = torn {
         return Err(Error::input(format!("--folds {count}"), reason, "leave it out, and name a validation file"));
     }
     let all = if held_out { Arc::new(Joined(train, validation.clone())) } else { train };
@@ -326,7 +330,7 @@ fn write(rows: &[(usize, usize, Vec<f32>)], all: &dyn Dataset, task: &Task, run:
     let mut table = csv::Writer::from_writer(Vec::new());
     let header = ["sample", "label", "predicted", "fold"].map(String::from);
     let of_output = task.iter().map(|name| match task.kind {
-        Kind::Values | Kind::Spans => format!("predicted {name}"),
+        Kind::Values | Kind::Spans | Kind::Matches => format!("predicted {name}"),
         Kind::Classes | Kind::Labels | Kind::Tokens => format!("probability of {name}"),
     });
     let failed = |e: csv::Error| Error::io(&path)(std::io::Error::other(e));
@@ -339,7 +343,7 @@ fn write(rows: &[(usize, usize, Vec<f32>)], all: &dyn Dataset, task: &Task, run:
                 let had = task.iter().zip(shares).filter(|(_, share)| **share > 0.5);
                 had.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(";")
             }),
-            Kind::Values | Kind::Tokens | Kind::Spans => [all.numbers(*sample), &answer]
+            Kind::Values | Kind::Tokens | Kind::Spans | Kind::Matches => [all.numbers(*sample), &answer]
                 .map(|values| values.iter().map(f32::to_string).collect::<Vec<_>>().join(";")),
         };
         let start = [all.name(*sample), label, predicted, fold.to_string()];

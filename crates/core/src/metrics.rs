@@ -2,10 +2,11 @@
 //!
 //! Of classes: accuracy, F1, the confusion matrix, calibration. Of labels: F1, average precision, the area under the ROC
 //! curve. Of values: the errors, R² and correlations. Of tokens: entities found, as seqeval counts them. Of spans: F1 and
-//! exact matches of answers, which data sets judge. What is undefined (a precision without predictions) is 0.
+//! exact matches of answers, which data sets judge. Of matches: how often a text finds its own among all. What is undefined (a precision without predictions) is 0.
 
 mod curves;
 pub mod entities;
+mod matches;
 
 use std::fmt;
 
@@ -16,6 +17,7 @@ use crate::task::{BEGINS, Kind, Task};
 
 use curves::{average_precision, pearson, ranks, roc_auc};
 use entities::Scheme;
+pub use matches::OfMatches;
 
 /// Bins of confidence of the calibration error (Guo et al. 2017).
 const BINS: usize = 15;
@@ -27,7 +29,7 @@ pub struct Metrics {
     pub samples: u64,
     /// What training minimizes, without its extras: of classes the mean cross-entropy, of labels the mean over them of the binary
     /// one, natural logarithms; of values the mean squared error; of tokens the mean cross-entropy of words, of spans that of
-    /// their first and last rows.
+    /// their first and last rows; of matches that of the right one among all, whatever a batch holds in training.
     pub loss: f64,
     /// By the kind of task.
     #[serde(flatten)]
@@ -48,6 +50,8 @@ pub enum Scores {
     Tokens(OfTokens),
     /// Passages.
     Spans(OfSpans),
+    /// Couples.
+    Matches(OfMatches),
 }
 
 /// How well classes are told apart.
@@ -212,6 +216,11 @@ impl Metrics {
                 of_tokens(task, &targets.numbers, outputs)
             }
             Kind::Spans => of_rows(&targets.numbers),
+            Kind::Matches => {
+                let (couples, loss, scores) = matches::of_matches(targets, outputs);
+                samples = couples;
+                (loss, Scores::Matches(scores))
+            }
         };
         Self { samples: samples as u64, loss, scores }
     }
@@ -241,18 +250,23 @@ impl Metrics {
                 None => vec![("token_accuracy", s.token_accuracy), ("macro_f1", s.macro_f1)],
             },
             Scores::Spans(s) => vec![("f1", s.f1), ("exact_match", s.exact_match)],
+            Scores::Matches(s) => vec![
+                ("mean_reciprocal_rank", s.mean_reciprocal_rank),
+                ("recall_at_1", s.recall_at_1),
+                ("recall_at_10", s.recall_at_10),
+            ],
         };
         named.push(("loss", self.loss));
         named
     }
 
-    /// The scores by class or label, or by type of entity; empty of values and spans.
+    /// The scores by class or label, or by type of entity; empty of values, spans and matches.
     pub fn by_class(&self) -> &[ClassScores] {
         match &self.scores {
             Scores::Classes(scores) => &scores.classes,
             Scores::Labels(scores) => &scores.labels,
             Scores::Tokens(scores) => &scores.types,
-            Scores::Values(_) | Scores::Spans(_) => &[],
+            Scores::Values(_) | Scores::Spans(_) | Scores::Matches(_) => &[],
         }
     }
 
@@ -534,6 +548,7 @@ mod tests {
             (Kind::Values, vec![0.5; 3]),
             (Kind::Tokens, vec![2.0]),
             (Kind::Spans, vec![0.0, 1.0]),
+            (Kind::Matches, vec![0.0]),
         ] {
             let metrics = Metrics::of(&task(kind), &Targets { classes: vec![1], numbers }, &[0.1, 0.7, -0.3]);
             let text = serde_json::to_string(&metrics).unwrap();

@@ -1,8 +1,8 @@
 //! What is asked of a sample, and all that depends on it: how a batch's loss is made, what an answer means.
 //!
 //! Of classes, exactly one is right; of labels, any number; values are measured. Of tokens, each row of a sample has a class;
-//! of spans, one row is the first and one the last of a passage. A task has a name for each output of the
-//! head. Which scores judge it is told by [`crate::metrics`], which data sets say it is for the domains.
+//! of spans, one row is the first and one the last of a passage. Of matches, samples come in couples, and are to lie near each other.
+//! A task has a name for each output of the head; matches have no head. Which scores judge it is told by [`crate::metrics`], which data sets say it is for the domains.
 
 mod cells;
 
@@ -40,15 +40,24 @@ pub enum Kind {
     Tokens,
     /// Passages of a text that answer a question
     Spans,
+    /// Couples of texts that belong to each other: their embeddings learn to lie together
+    Matches,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Classes, Self::Labels, Self::Values, Self::Tokens, Self::Spans];
+    pub const ALL: [Self; 6] = [Self::Classes, Self::Labels, Self::Values, Self::Tokens, Self::Spans, Self::Matches];
+    /// Those that tell something of each sample by itself.
+    pub const OF_SAMPLES: [Self; 3] = [Self::Classes, Self::Labels, Self::Values];
 
     /// Whether each row of a sample has outputs of its own.
     pub fn of_rows(self) -> bool {
         matches!(self, Self::Tokens | Self::Spans)
+    }
+
+    /// Whether the head tells something of each sample by itself.
+    pub fn of_samples(self) -> bool {
+        Self::OF_SAMPLES.contains(&self)
     }
 
     /// The `problem_type` of a Hugging Face configuration, which speaks of whole samples only.
@@ -57,7 +66,7 @@ impl Kind {
             Self::Classes => Some("single_label_classification"),
             Self::Labels => Some("multi_label_classification"),
             Self::Values => Some("regression"),
-            Self::Tokens | Self::Spans => None,
+            Self::Tokens | Self::Spans | Self::Matches => None,
         }
     }
 
@@ -75,6 +84,7 @@ impl fmt::Display for Kind {
             Self::Values => "values",
             Self::Tokens => "tokens",
             Self::Spans => "spans",
+            Self::Matches => "matches",
         })
     }
 }
@@ -124,6 +134,7 @@ impl Task {
             let found = match phase {
                 Phase::Train(train) => self.foreign(train),
                 Phase::Solve(solve) => match (solve.method, kind) {
+                    (_, Kind::Matches) => Some("a head"),
                     (Method::Prototypes, _) => Some("means of classes"),
                     (Method::Logistic { .. }, Kind::Values) => Some("logistic regression"),
                     (Method::Ridge { .. }, Kind::Labels) => Some("ridge regression of classes"),
@@ -150,9 +161,11 @@ impl Task {
             _ if train.pairs.is_some() => Some("pairs of a class"),
             _ if train.teacher.is_some() => Some("a teacher of classes"),
             _ if train.penalties.iter().any(by_class) => Some("a penalty by class"),
-            Kind::Values | Kind::Spans if objective.label_smoothing > 0.0 => Some("smoothed labels"),
-            Kind::Values | Kind::Spans if objective.class_weights != ClassWeights::None => Some("weights of classes"),
-            kind if kind.of_rows() && train.mix.is_some() => Some("mixtures of samples"),
+            Kind::Values | Kind::Spans | Kind::Matches if objective.label_smoothing > 0.0 => Some("smoothed labels"),
+            Kind::Values | Kind::Spans | Kind::Matches if objective.class_weights != ClassWeights::None => {
+                Some("weights of classes")
+            }
+            kind if !kind.of_samples() && train.mix.is_some() => Some("mixtures of samples"),
             _ => None,
         }
     }
@@ -168,7 +181,7 @@ impl Task {
                 powers.iter().map(|p| p / sum).collect()
             }
             Kind::Labels => logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
-            Kind::Values | Kind::Spans => logits.to_vec(),
+            Kind::Values | Kind::Spans | Kind::Matches => logits.to_vec(),
         }
     }
 }
@@ -186,7 +199,7 @@ const LEAST: usize = 10;
 /// of the first number, that it is in.
 pub fn strata(kind: Kind, rows: &[Vec<f32>]) -> Vec<u32> {
     match kind {
-        Kind::Classes | Kind::Tokens | Kind::Spans => vec![0; rows.len()],
+        Kind::Classes | Kind::Tokens | Kind::Spans | Kind::Matches => vec![0; rows.len()],
         Kind::Labels => {
             let width = rows.first().map_or(0, Vec::len);
             let mut counts = vec![0usize; width];
@@ -245,7 +258,10 @@ mod tests {
     #[test]
     fn problem_types_come_back() {
         for kind in Kind::ALL {
-            assert_eq!(kind.problem_type().and_then(Kind::of_problem_type), Some(kind).filter(|kind| !kind.of_rows()));
+            assert_eq!(
+                kind.problem_type().and_then(Kind::of_problem_type),
+                Some(kind).filter(|kind| kind.of_samples())
+            );
         }
     }
 }

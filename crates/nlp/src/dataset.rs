@@ -31,11 +31,12 @@ pub struct DataArgs {
     /// Column of the text [default: sentence, text, review, content, question1, sentence1 or premise]
     #[arg(long, value_name = "NAME")]
     pub text_column: Option<String>,
-    /// Column of the second text of a pair [default: sentence2, question2 or hypothesis, beside its partner]
+    /// Column of the second text of a pair [default: sentence2, question2, hypothesis, answer, positive or
+    /// passage, beside its partner]
     #[arg(long, value_name = "NAME")]
     pub pair_column: Option<String>,
     /// What is asked of a sample: one of several classes, any number of labels, values, which are numbers, a label for each
-    /// word (tokens), or passages that answer questions (spans) [default: classes]
+    /// word (tokens), passages that answer questions (spans), or to find the other text of its pair (matches) [default: classes]
     #[arg(long, value_name = "KIND")]
     pub task: Option<Kind>,
     /// tokens: the labels that stand as numbers in the files, in their order, separated by commas
@@ -70,11 +71,11 @@ pub struct DataArgs {
 impl DataArgs {
     /// Refuses flags that say nothing of data of this kind.
     pub(crate) fn fit(&self, kind: Kind) -> Result<()> {
-        let whole = [Kind::Classes, Kind::Labels, Kind::Values];
+        let whole = Kind::OF_SAMPLES;
         let named = |set: bool, flag: &'static str, kinds: &[Kind]| (set && !kinds.contains(&kind)).then_some(flag);
         let foreign = [
-            named(self.text_column.is_some(), "--text-column", &[&whole[..], &[Kind::Tokens]].concat()),
-            named(self.pair_column.is_some(), "--pair-column", &whole),
+            named(self.text_column.is_some(), "--text-column", &[&whole[..], &[Kind::Tokens, Kind::Matches]].concat()),
+            named(self.pair_column.is_some(), "--pair-column", &[&whole[..], &[Kind::Matches]].concat()),
             named(self.label_column.is_some(), "--label-column", &[&whole[..], &[Kind::Tokens]].concat()),
             named(self.label_separator.is_some(), "--label-separator", &whole),
             named(self.label_names.is_some(), "--label-names", &[Kind::Tokens]),
@@ -97,11 +98,14 @@ impl DataArgs {
 }
 
 /// Columns that hold a text, in the order in which they are tried, with the partner that makes it a pair.
-const TEXTS: [(&str, Option<&str>); 9] = [
+const TEXTS: [(&str, Option<&str>); 12] = [
     ("question1", Some("question2")),
     ("sentence1", Some("sentence2")),
     ("premise", Some("hypothesis")),
     ("question", Some("sentence")),
+    ("question", Some("answer")),
+    ("anchor", Some("positive")),
+    ("query", Some("passage")),
     ("sentence", None),
     ("text", None),
     ("review", None),
@@ -110,7 +114,7 @@ const TEXTS: [(&str, Option<&str>); 9] = [
 ];
 const LABELS: [&str; 6] = ["label", "labels", "class", "category", "target", "gold_label"];
 /// Most characters of a text that are shown among others.
-const EXCERPT: usize = 400;
+pub(crate) const EXCERPT: usize = 400;
 
 /// Indices of the text's column and its partner's, from flags or by the usual names.
 ///
@@ -175,6 +179,68 @@ pub struct TextData {
 }
 
 impl TextData {
+    /// Without a row.
+    fn new(table: &Table, pairs: bool, tokenizer: &TextTokenizer) -> Self {
+        Self {
+            file: table.name.as_str().into(),
+            texts: String::new(),
+            ends: Vec::new(),
+            lines: Vec::new(),
+            targets: Vec::new(),
+            numbers: Vec::new(),
+            pairs,
+            tokenizer: tokenizer.clone(),
+        }
+    }
+
+    /// A row more, without a target.
+    fn push(&mut self, line: usize, text: &str, pair: &str) {
+        self.texts += text;
+        let first = self.texts.len();
+        self.texts += pair;
+        self.ends.push((first, self.texts.len()));
+        self.lines.push(line as u32);
+    }
+
+    /// Reads pairs of texts, neither of them empty, without targets.
+    pub(crate) fn pairs(path: &Path, args: &DataArgs, pipeline: &Pipeline) -> Result<Self> {
+        let mut table = Table::open(path)?;
+        let named = (args.text_column.as_deref(), args.pair_column.as_deref());
+        let (text, Some(pair)) = text_columns(&table, named.0, named.1, "--text-column")? else {
+            let reason = format!("has no column of second texts; its columns are {}", table.listed());
+            return Err(Error::input(&table.name, reason, "name it with --pair-column"));
+        };
+        let mut data = Self::new(&table, true, &pipeline.tokenizer);
+        while let Some((line, row)) = table.next_row(&[text, pair]) {
+            let row = row?;
+            if let Some(empty) = (0..2).find(|&i| row[i].trim().is_empty()) {
+                let column = &table.columns[[text, pair][empty]];
+                let reason = format!("has no text in column {column:?}");
+                return Err(Error::input(place(&table.name, line), reason, "complete the row or remove it"));
+            }
+            data.push(line, &row[0], &row[1]);
+        }
+        if data.lines.is_empty() {
+            return Err(Error::input(&table.name, "has a header but no rows", "add pairs of texts below it"));
+        }
+        Ok(data)
+    }
+
+    /// Number of rows.
+    pub(crate) fn count(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Tokenizes one text.
+    pub(crate) fn encode(&self, text: &str) -> Result<Tokens> {
+        self.tokenizer.encode(text, None)
+    }
+
+    /// What row `i` is called.
+    pub(crate) fn place(&self, i: usize) -> String {
+        place(&self.file, self.lines[i] as usize)
+    }
+
     /// Reads a whole table; targets come back as they are written, to be given numbers.
     fn read(path: &Path, args: &DataArgs, asked: &TaskArgs, pipeline: &Pipeline) -> Result<(Self, Cells)> {
         let mut table = Table::open(path)?;
@@ -199,16 +265,7 @@ impl TextData {
         wanted.extend(pair);
         let first_label = wanted.len();
         wanted.extend(&labels);
-        let mut data = Self {
-            file: table.name.as_str().into(),
-            texts: String::new(),
-            ends: Vec::new(),
-            lines: Vec::new(),
-            targets: Vec::new(),
-            numbers: Vec::new(),
-            pairs: pair.is_some(),
-            tokenizer: pipeline.tokenizer.clone(),
-        };
+        let mut data = Self::new(&table, pair.is_some(), &pipeline.tokenizer);
         let columns = labels.iter().map(|&label| table.columns[label].clone()).collect();
         let mut cells = Cells { columns, rows: Vec::new() };
         while let Some((line, row)) = table.next_row(&wanted) {
@@ -219,11 +276,7 @@ impl TextData {
                 return Err(Error::input(place(&table.name, line), reason, "label the row or remove it"));
             }
             cells.rows.push(row[first_label..].iter().map(|cell| cell.trim().to_string()).collect());
-            data.texts += &row[0];
-            let first = data.texts.len();
-            data.texts += if data.pairs { &row[1] } else { "" };
-            data.ends.push((first, data.texts.len()));
-            data.lines.push(line as u32);
+            data.push(line, &row[0], if data.pairs { &row[1] } else { "" });
         }
         if cells.rows.is_empty() {
             return Err(Error::input(&table.name, "has a header but no rows", "add labelled rows below it"));
@@ -232,7 +285,7 @@ impl TextData {
     }
 
     /// The text of a sample, or both of a pair.
-    fn text(&self, i: usize) -> (&str, Option<&str>) {
+    pub(crate) fn text(&self, i: usize) -> (&str, Option<&str>) {
         let start = if i == 0 { 0 } else { self.ends[i - 1].1 };
         let (first, end) = self.ends[i];
         (&self.texts[start..first], self.pairs.then(|| &self.texts[first..end]))
@@ -270,7 +323,7 @@ impl TextData {
 }
 
 /// Of the bytes of both texts, each with its length in front.
-fn digest(text: &str, pair: Option<&str>) -> [u8; 32] {
+pub(crate) fn digest(text: &str, pair: Option<&str>) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     for part in [Some(text), pair].into_iter().flatten() {
         hasher.update(&(part.len() as u64).to_le_bytes());
@@ -290,7 +343,7 @@ impl Dataset for TextData {
         self.numbers.get(i).map_or(&[], Vec::as_slice)
     }
     fn name(&self, i: usize) -> String {
-        place(&self.file, self.lines[i] as usize)
+        self.place(i)
     }
     fn digest(&self, i: usize) -> Result<[u8; 32]> {
         let (text, pair) = self.text(i);

@@ -7,6 +7,7 @@ pub mod dataset;
 mod folder;
 pub mod input;
 pub mod masked;
+mod matches;
 pub mod models;
 pub mod pipeline;
 pub mod pretrain;
@@ -108,12 +109,15 @@ impl Domain for Sentences {
             let reason = format!("each row has an answer with --task {task}, and none is pooled");
             return Err(Error::input("--pooling", reason, "leave it out"));
         }
-        // The classes that keep rows come without a pooler.
-        let unpooled = model.pipeline.pooling.keeps_rows().then_some(Pooling::Mean);
+        let matches = args.task == Some(Kind::Matches);
+        // The classes that keep rows come without a pooler, and what a pooler was trained for is no place of a text.
+        let now = model.pipeline.pooling;
+        let unpooled = (now.keeps_rows() || matches && now == Pooling::Pooler).then_some(Pooling::Mean);
         if let Some(pooling) = of_rows.or(args.pooling).or(unpooled).filter(|&to| to != model.pipeline.pooling) {
             model.pipeline = model.pipeline.pooled(pooling);
             model.network = model.pipeline.network(model.network.classes());
         }
+        model = if matches { matches::headless(model) } else { matches::headed(model) };
         model.pipeline = model.pipeline.for_training(args.max_tokens)?;
         model.pipeline.stride = args.stride.or(model.pipeline.stride);
         Ok(model)
@@ -129,12 +133,12 @@ impl Domain for Sentences {
         Ok(match classifier.task().kind {
             Kind::Tokens => Some(tokens::answers(classifier, args, top)?),
             Kind::Spans => Some(spans::answers(classifier, args, top)?),
-            Kind::Classes | Kind::Labels | Kind::Values => None,
+            Kind::Classes | Kind::Labels | Kind::Values | Kind::Matches => None,
         })
     }
 
     fn configuration(args: &DataArgs) -> DataArgs {
-        let task = args.task.filter(|kind| kind.of_rows());
+        let task = args.task.filter(|kind| !kind.of_samples());
         let DataArgs { max_tokens, pooling, stride, .. } = *args;
         DataArgs { max_tokens, pooling, task, stride, ..DataArgs::default() }
     }
@@ -158,6 +162,7 @@ impl Domain for Sentences {
         match kind {
             Kind::Tokens => tokens::splits(args, pipeline, known, seed),
             Kind::Spans => spans::splits(args, pipeline, known, seed),
+            Kind::Matches => matches::splits(args, pipeline, seed),
             Kind::Classes | Kind::Labels | Kind::Values => dataset::splits(args, pipeline, known, seed),
         }
     }

@@ -1,5 +1,5 @@
 //! The heads that pool no rows against transformers: outputs of every member of the family, and twenty steps of training of two
-//! of them, with weights by a formula. How to write the stored outputs anew is in `xtask/parity/README.md`.
+//! of them and of an encoder without a head, with weights by a formula. How to write the stored outputs anew is in `xtask/parity/README.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ use topwork_core::plan::{BatchNormMode, Optimizer as Rule};
 use topwork_core::seed::Seed;
 use topwork_core::testing::{parameter, relative_error};
 use topwork_core::train::gradient::Objective;
-use topwork_core::train::{Optimizer, RowLabels, SpanEnds, Term};
+use topwork_core::train::{InBatchNegatives, Optimizer, RowLabels, SpanEnds, Term};
 use topwork_nlp::models::bert::pretraining::TABLE;
 use topwork_nlp::models::bert::{BertConfig, Pooling};
 use topwork_nlp::tokenizer::Tokens;
@@ -139,7 +139,11 @@ struct AdamW {
 fn follows(stored: &str, pooling: Pooling, term: impl Fn(usize, &[f32]) -> Box<dyn Term>) {
     let stored: Training = serde_json::from_str(stored).unwrap();
     let network = config(&stored.config).network(pooling, stored.classes);
-    let (learned, samples) = (network.params(), samples(&stored.ids, &stored.segments));
+    let mut learned = network.params();
+    if stored.classes == 0 {
+        learned.retain(|p| !network.head.params().contains(p));
+    }
+    let samples = samples(&stored.ids, &stored.segments);
     let mut params = params(&learned, stored.gain);
     params.set_learning(&learned.iter().map(|p| p.name.clone()).collect::<BTreeSet<_>>()).unwrap();
     let AdamW { betas: [beta1, beta2], eps, learning_rate, weight_decay } = stored.optimizer;
@@ -149,12 +153,13 @@ fn follows(stored: &str, pooling: Pooling, term: impl Fn(usize, &[f32]) -> Box<d
         let chosen: Vec<usize> = (0..stored.batch).map(|k| (stored.batch * step + k) % samples.len()).collect();
         let batch: Vec<Sample> = chosen.iter().map(|&i| samples[i].clone()).collect();
         let numbers: Vec<f32> = chosen.iter().flat_map(|&i| stored.targets[i].clone()).collect();
-        let stages: Vec<_> = network.stages.iter().chain([&network.head]).map(|stage| (stage, true)).collect();
+        let head = Some(&network.head).filter(|_| stored.classes > 0);
+        let stages: Vec<_> = network.stages.iter().chain(head).map(|stage| (stage, true)).collect();
         let terms = vec![term(stages.len(), &numbers)];
         let objective = Objective { stages, terms, reference: None, recompute: step % 2 == 1 };
         let mode = Mode::Train { batch_norm: BatchNormMode::Frozen, seed: Seed(0) };
         let input = Activation::collate(&batch, &Device::Cpu).unwrap();
-        let found = objective.gradient(&params, mode, &input, &vec![0; batch.len()]).unwrap();
+        let found = objective.gradient(&params, mode, &input, &(0..batch.len() as u32).collect::<Vec<_>>()).unwrap();
         println!("step {step}: {} for {expected}", found.loss);
         assert_close(&format!("loss of step {step}"), &[found.loss as f32], &[expected], 1e-3);
         optimizer.step(&params, &found.grads.unwrap(), learning_rate, 1.0).unwrap();
@@ -175,4 +180,10 @@ fn twenty_steps_of_labelling_words_follow_transformers() {
 fn twenty_steps_of_finding_passages_follow_transformers() {
     let term = |output, numbers: &[f32]| Box::new(SpanEnds::of(output, numbers)) as Box<dyn Term>;
     follows(include_str!("parity/training_spans.json"), Pooling::Spans, term);
+}
+
+#[test]
+fn twenty_steps_on_couples_follow_transformers() {
+    let term = |output, numbers: &[f32]| Box::new(InBatchNegatives::of(output, numbers)) as Box<dyn Term>;
+    follows(include_str!("parity/training_matches.json"), Pooling::Mean, term);
 }

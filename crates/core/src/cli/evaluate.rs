@@ -38,7 +38,12 @@ pub(super) struct EvaluateArgs<D: Domain> {
 
 pub(super) fn run<D: Domain>(args: EvaluateArgs<D>, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
-    let classifier = super::classifier::<D>(&args.run, args.adapter.as_deref(), common)?.viewed(&args.views);
+    let mut opened = super::open::<D>(&args.run, args.adapter.as_deref(), common)?;
+    if opened.task.is_none() {
+        // A backbone may be judged by itself, where the flags say by what.
+        opened = D::configure(opened, &args.data)?;
+    }
+    let classifier = super::classifier_of::<D>(opened, &args.run, args.adapter.as_deref(), common)?.viewed(&args.views);
     let least = super::least(args.reject_below, classifier.task())?;
     let splits = D::splits(&args.data, classifier.pipeline(), Some(classifier.task()), Seed(args.seed))?;
     let data = splits.validation;
@@ -117,5 +122,6 @@ fn others(metrics: &Metrics) -> String {
         }
         Scores::Tokens(scores) => scores.entities.map_or(String::new(), |_| format!("macro-F1 {:.4}", scores.macro_f1)),
         Scores::Spans(scores) => scores.to_string(),
+        Scores::Matches(_) => String::new(),
     }
 }

@@ -156,11 +156,11 @@ fn run<D: Domain>(cli: Cli<D>) -> Result<()> {
 /// # Errors
 /// When there is no such model, or the adapter does not fit it.
 fn open<D: Domain>(model: &str, adapter: Option<&Path>, common: &Common) -> Result<Opened<D::Pipeline>> {
-    let console = Console::new(common.quiet);
-    let folder = Path::new(model);
-    let Some(adapter) = adapter else { return adapter::open_folder::<D>(&model_folder(folder)?, None) };
-    let base = fit::open_any::<D>(model, common.offline, &console)?;
-    adapter::attach::<D>(base, adapter)
+    let base = fit::open_any::<D>(model, common.offline, &Console::new(common.quiet))?;
+    match adapter {
+        Some(adapter) => adapter::attach::<D>(base, adapter),
+        None => Ok(base),
+    }
 }
 
 /// A classifier to use: as any model is opened, at the temperature that was found for it.
@@ -168,10 +168,20 @@ fn open<D: Domain>(model: &str, adapter: Option<&Path>, common: &Common) -> Resu
 /// # Errors
 /// As there; and when the model has no head.
 pub fn classifier<D: Domain>(model: &str, adapter: Option<&Path>, common: &Common) -> Result<Classifier<D>> {
-    let opened = open::<D>(model, adapter, common)?;
+    classifier_of(open::<D>(model, adapter, common)?, model, adapter, common)
+}
+
+/// A classifier of what was opened as `model`.
+fn classifier_of<D: Domain>(
+    opened: Opened<D::Pipeline>,
+    model: &str,
+    adapter: Option<&Path>,
+    common: &Common,
+) -> Result<Classifier<D>> {
     let temperature = match adapter {
         Some(adapter) => Calibration::temperature(adapter)?,
-        None => Calibration::temperature(&model_folder(Path::new(model))?)?,
+        None if Path::new(model).is_dir() => Calibration::temperature(&model_folder(Path::new(model))?)?,
+        None => 1.0,
     };
     Ok(Classifier::of(opened, common.place()?, model.as_ref())?.at(temperature))
 }

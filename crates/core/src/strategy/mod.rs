@@ -115,6 +115,9 @@ pub struct Facts {
     pub samples: usize,
 }
 
+/// Times as many samples in a batch of couples.
+const MORE_COUPLES: usize = 4;
+
 /// What suits a domain: the numbers that strategies start from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Defaults {
@@ -156,7 +159,9 @@ impl Settings {
     /// A phase of gradient descent: `recipe` where the user says nothing, and what most phases have in common.
     fn train(&self, name: &str, recipe: &Recipe, decay: Decay, learn: Vec<Rule>, task: &Facts) -> Train {
         let options = &self.options;
-        let batch_size = options.batch_size.unwrap_or(self.defaults.batch_size).max(1);
+        // The other couples of a batch are what a couple learns to be told from.
+        let usual = self.defaults.batch_size * if task.kind == Kind::Matches { MORE_COUPLES } else { 1 };
+        let batch_size = options.batch_size.unwrap_or(usual).max(1);
         let optimizer = options.optimizer(recipe.optimizer);
         let steps = task.samples.div_ceil(batch_size).max(1);
         let clips = matches!(optimizer, Optimizer::AdamW { .. });

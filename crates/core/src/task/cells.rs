@@ -54,8 +54,8 @@ impl TaskArgs {
     /// Naming the flag that has no meaning here.
     pub fn check(&self) -> Result<()> {
         let kind = self.kind();
-        if kind.of_rows() {
-            let reason = "it is asked of the words of a text";
+        if !kind.of_samples() {
+            let reason = "it is asked of texts";
             return Err(Error::input(format!("--task {kind}"), reason, "use classes, labels or values"));
         }
         if self.kind() == Kind::Classes && self.label_column.as_ref().is_some_and(|names| names.len() != 1) {

@@ -19,6 +19,7 @@ pub(super) fn job(job: &Job<'_>) -> Result<()> {
             Kind::Labels | Kind::Values => dataset.numbers(i).len() == job.task.len(),
             Kind::Tokens => dataset.numbers(i).iter().all(|&label| label < job.task.len() as f32),
             Kind::Spans => dataset.numbers(i).len() == 2,
+            Kind::Matches => dataset.numbers(i).len() == 1,
         };
         if let Some(i) = (0..dataset.len()).find(|&i| !fits(i)) {
             let reason = format!("its target is none of the {} outputs", job.task.len());

@@ -7,13 +7,14 @@ use super::feed::{Input, Split};
 use super::gradient::{Gradient, Objective};
 use super::guides::Guides;
 use super::terms::Term;
-use super::{EpochRecord, Optimizer, Run, StepRecord, balance, check, mix, pairs, paused, stopped};
+use super::{EpochRecord, Optimizer, Run, StepRecord, balance, check, couples, mix, pairs, paused, stopped};
 use crate::cache::ViewSeed;
 use crate::loader::epoch_batches;
 use crate::metrics::Metrics;
 use crate::net::forward::Mode;
 use crate::plan::{Pairs, Sampler, Train};
 use crate::seed::Seed;
+use crate::task::Kind;
 use crate::{Error, Result};
 use candle_core::Tensor;
 
@@ -57,6 +58,7 @@ impl Run<'_> {
             let order = seed.named("shuffle").child(self.position.epoch as u64);
             let target = |i: usize| job.train.target(i);
             let batches = match (phase.pairs, phase.sampler) {
+                _ if job.task.kind == Kind::Matches => couples::batches(&indices, phase.batch_size, order),
                 (Some(Pairs { per_sample }), _) => {
                     pairs::batches(&indices, target, per_sample, phase.batch_size, order)
                 }

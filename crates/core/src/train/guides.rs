@@ -5,8 +5,8 @@ use candle_core::{Device, Tensor};
 
 use super::feed::{Batches, Fixed, Input, Split};
 use super::terms::{
-    BinaryCrossEntropy, CosinePairs, CrossEntropy, Mimicry, RowLabels, SingularValues, SoftLabels, SpanEnds,
-    SquaredError, StartFeatures, Term,
+    BinaryCrossEntropy, CosinePairs, CrossEntropy, InBatchNegatives, Mimicry, RowLabels, SingularValues, SoftLabels,
+    SpanEnds, SquaredError, StartFeatures, Term,
 };
 use super::{Optimizer, Run};
 use crate::cache::ViewSeed;
@@ -214,6 +214,7 @@ impl Guides {
                 return Ok(Box::new(term));
             }
             Kind::Spans => return Ok(Box::new(SpanEnds::of(self.last, &targets.numbers))),
+            Kind::Matches => return Ok(Box::new(InBatchNegatives::of(self.last, &targets.numbers))),
             Kind::Classes | Kind::Labels | Kind::Values => {}
         }
         let samples = targets.classes.len();

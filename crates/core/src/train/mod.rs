@@ -8,6 +8,7 @@ mod average;
 mod balance;
 mod check;
 mod combine;
+mod couples;
 mod descent;
 mod divergence;
 mod feed;
@@ -52,7 +53,8 @@ use feed::Split;
 pub use mix::{Partners, mixed};
 pub use optim::Optimizer;
 use position::Position;
-pub use terms::{CrossEntropy, RowLabels, Seen, SpanEnds, Term};
+pub use terms::{CrossEntropy, InBatchNegatives, RowLabels, Seen, SpanEnds, Term};
+pub(crate) use terms::{SCALE, couples};
 
 /// Everything a run needs.
 pub struct Job<'a> {

@@ -71,7 +71,7 @@ impl Run<'_> {
         let of_class = |class: usize| by_class.as_ref().map_or(1.0, |w| f64::from(w[class])) / count as f64;
         let weights = || match job.task.kind {
             Kind::Classes | Kind::Tokens => targets.classes.iter().map(|&class| of_class(class as usize)).collect(),
-            Kind::Labels | Kind::Values | Kind::Spans => vec![1.0 / count as f64; targets.classes.len()],
+            _ => vec![1.0 / count as f64; targets.classes.len()],
         };
         let (weight, bias) = match phase.method {
             Method::Logistic { l2 } if job.task.kind == Kind::Labels => {
@@ -118,7 +118,7 @@ impl Run<'_> {
                 let (width, outputs) = (head.inputs, head.outputs);
                 let truth = match job.task.kind {
                     Kind::Values => targets.numbers,
-                    Kind::Classes | Kind::Labels | Kind::Tokens | Kind::Spans => {
+                    Kind::Classes | Kind::Labels | Kind::Tokens | Kind::Spans | Kind::Matches => {
                         ridge::signs(&targets.classes, outputs)
                     }
                 };

@@ -20,6 +20,7 @@ use topwork_core::net::{Layer, Network};
 use topwork_core::task::{Kind, Task};
 use topwork_core::{Error, Result, checkpoint, files::create_dir_all, files::write_atomic_bytes};
 
+use crate::matches;
 use crate::models::bert::family::{Family, Head};
 use crate::models::bert::{BertConfig, Pooling, pretraining};
 use crate::pipeline::Pipeline;
@@ -43,6 +44,9 @@ struct Ours {
     stride: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     no_answer_threshold: Option<f64>,
+    /// It was trained for its embeddings.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    matches: bool,
 }
 
 /// What the class of a checkpoint does with rows, if it keeps them.
@@ -132,6 +136,9 @@ pub(crate) fn open(path: &Path) -> Result<Opened<Pipeline>> {
         _ => Task { kind: named.unwrap_or(usual), outputs: class_names(&pipeline.raw, n) },
     });
     let network = pipeline.network(outputs.unwrap_or(2));
+    if task.is_none() && ours.is_some_and(|o| o.matches) {
+        return Ok(matches::headless(Opened { network, weights, pipeline, task }));
+    }
     Ok(Opened { network, weights, pipeline, task })
 }
 
@@ -181,7 +188,8 @@ fn class_names(raw: &Map<String, Value>, outputs: usize) -> Vec<String> {
 
 /// See [`topwork_core::domain::Domain::save`].
 pub(crate) fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
-    let classifier = model.task.is_some() && fits_classifier(&model.pipeline);
+    let headed = !model.network.head.layers.is_empty();
+    let classifier = headed && model.task.is_some() && fits_classifier(&model.pipeline);
     write(folder, model, if classifier { class_of(model.pipeline.pooling) } else { "Model" }, "")
 }
 
@@ -281,7 +289,7 @@ fn config_json(model: &Opened<Pipeline>, kind: &str) -> Map<String, Value> {
     if model.task.is_some() {
         config.remove("problem_type");
     }
-    if let Some(task) = model.task.as_ref().filter(|task| task.kind != Kind::Spans) {
+    if let Some(task) = model.task.as_ref().filter(|task| !matches!(task.kind, Kind::Spans | Kind::Matches)) {
         let names = || task.iter().enumerate();
         let by_id: Map<String, Value> = names().map(|(i, name)| (i.to_string(), json!(name))).collect();
         let by_name: Map<String, Value> = names().map(|(i, name)| (name.clone(), json!(i))).collect();
@@ -298,6 +306,7 @@ fn config_json(model: &Opened<Pipeline>, kind: &str) -> Map<String, Value> {
         normalize: pipeline.normalize,
         stride: pipeline.stride,
         no_answer_threshold: pipeline.no_answer_threshold,
+        matches: model.task.as_ref().is_some_and(|task| task.kind == Kind::Matches),
     };
     config.insert("topwork".into(), json!(ours));
     config

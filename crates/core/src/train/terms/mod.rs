@@ -2,6 +2,7 @@
 //! follows; [`super::gradient`] takes its gradient into the network.
 
 mod features;
+mod matches;
 mod numbers;
 mod pairs;
 mod rows;
@@ -9,6 +10,8 @@ mod singular;
 mod soft;
 
 pub(super) use features::StartFeatures;
+pub use matches::InBatchNegatives;
+pub(crate) use matches::{SCALE, couples};
 pub(super) use numbers::{BinaryCrossEntropy, SquaredError};
 pub(super) use pairs::CosinePairs;
 pub use rows::{RowLabels, SpanEnds};

@@ -238,3 +238,35 @@ fn losses_of_numbers_are_those_of_torch() {
     let squared = value(&SquaredError { output: 1, targets });
     assert!((squared - (0.25 + 1681.0 + 0.0625 + 9.0) / 4.0).abs() < 1e-3, "{squared}");
 }
+
+/// Three couples in a plane, the right candidates 0.2 away from each text; then with texts that occur twice, and one of a couple
+/// alone.
+#[test]
+fn couples_are_told_from_all_others_but_equal_texts() {
+    let angles = [0.0f32, 0.2, 1.0, 1.2, 2.0, 2.2];
+    let rows: Vec<f32> = angles.iter().flat_map(|angle| [3.0 * angle.cos(), 3.0 * angle.sin()]).collect();
+    let data = Tensor::from_vec(rows, (6, 2), &Device::Cpu).unwrap();
+    let outputs = BTreeMap::from([(1, Activation { data, rows: crate::data::Rows::One })]);
+    let (none, params) = (BTreeMap::new(), Params::default());
+    let value = |targets: &[u32], numbers: &[f32]| {
+        let seen = Seen { outputs: &outputs, reference: &none, params: &params, targets };
+        f64::from(InBatchNegatives::of(1, numbers).loss(&seen).unwrap().to_scalar::<f32>().unwrap())
+    };
+    let of = |i: usize, candidates: &[usize]| {
+        let score = |j: usize| 20.0 * f64::from(angles[2 * i] - angles[2 * j + 1]).cos();
+        candidates.iter().map(|&j| score(j).exp()).sum::<f64>().ln() - score(i)
+    };
+    let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+    let all = [0, 1, 2];
+    let numbers = [4.0, 4.0, 7.0, 7.0, 5.0, 5.0];
+    close(value(&[0, 1, 2, 3, 4, 5], &numbers), (0..3).map(|i| of(i, &all)).sum::<f64>() / 3.0);
+    // The first two couples ask the same; what belongs to one is no wrong answer to the other.
+    close(value(&[0, 1, 0, 3, 4, 5], &numbers), (of(0, &[0, 2]) + of(1, &[1, 2]) + of(2, &all)) / 3.0);
+    close(value(&[0, 1, 2, 3, 4, 5], &[4.0, 7.0, 7.0, 7.5, 5.0, 5.0]), {
+        // Rows 1 and 2 are a couple now.
+        let score = |a: usize, b: usize| 20.0 * f64::from(angles[a] - angles[b]).cos();
+        let one = |right: f64, wrong: f64| (right.exp() + wrong.exp()).ln() - right;
+        (one(score(1, 2), score(1, 5)) + one(score(4, 5), score(4, 2))) / 2.0
+    });
+    assert_eq!(value(&[0; 6], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]), 0.0);
+}
