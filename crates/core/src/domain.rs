@@ -118,6 +118,14 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
         Upstream { prefix: "", task_type: None, has_head: true }
     }
 
+    /// What the flags of `args` change about a model that is used: a longest sequence, for instance.
+    ///
+    /// # Errors
+    /// When the model cannot work with it.
+    fn used(model: Opened<Self::Pipeline>, _args: &Self::InputArgs) -> Result<Opened<Self::Pipeline>> {
+        Ok(model)
+    }
+
     /// Reads labelled data. `seed` decides a split that the data do not come with. What is `known` is the task of an
     /// existing model: its labels are the only ones.
     ///

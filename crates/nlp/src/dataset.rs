@@ -49,11 +49,14 @@ pub struct DataArgs {
     /// What stands between the labels in a column that lists them [default: ;]
     #[arg(long, value_name = "TEXT")]
     pub label_separator: Option<String>,
+    /// Read a text that is longer than --max-tokens in at most this many windows, which are pooled together [default: cut it]
+    #[arg(long, value_name = "N")]
+    pub windows: Option<usize>,
     /// Longest sequence, in tokens; what is longer is cut, or read in windows [default: 128; spans: 384]
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
-    /// tokens, spans: tokens that the windows of a text longer than --max-tokens share with the next [default: a quarter of it;
-    /// spans: 128]
+    /// Tokens that the windows of a text longer than --max-tokens share with the next, of tokens, spans and with --windows
+    /// [default: a quarter of it; spans: 128]
     #[arg(long, value_name = "N")]
     pub stride: Option<usize>,
     /// spans: by how much no answer must be more probable than the best one, in logits, to be given [default: what suits the
@@ -79,7 +82,8 @@ impl DataArgs {
             named(self.label_column.is_some(), "--label-column", &[&whole[..], &[Kind::Tokens]].concat()),
             named(self.label_separator.is_some(), "--label-separator", &whole),
             named(self.label_names.is_some(), "--label-names", &[Kind::Tokens]),
-            named(self.stride.is_some(), "--stride", &[Kind::Tokens, Kind::Spans]),
+            named(self.windows.is_some(), "--windows", &[&whole[..], &[Kind::Matches]].concat()),
+            named(self.stride.is_some() && self.windows.is_none(), "--stride", &[Kind::Tokens, Kind::Spans]),
             named(self.no_answer_threshold.is_some(), "--no-answer-threshold", &[Kind::Spans]),
         ];
         let Some(flag) = foreign.into_iter().flatten().next() else { return Ok(()) };
@@ -402,6 +406,12 @@ pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>,
         let (pairs, single) = if a.pairs { (&a.file, &b.file) } else { (&b.file, &a.file) };
         let reason = format!("holds single texts, {pairs} holds pairs");
         return Err(Error::input(single, reason, "give both files the same columns, or name --text-column"));
+    }
+    if let Some(windows) = pipeline.tokenizer.windows()
+        && train.iter().chain(&validation).any(|(data, _)| data.pairs)
+    {
+        let reason = "pairs of texts are read in one sequence, and cut where they are longer";
+        return Err(Error::input(format!("--windows {}", windows.most), reason, "leave it out"));
     }
     let task = match (known, &train) {
         (Some(task), _) => task.clone(),

@@ -40,6 +40,10 @@ pub struct InputArgs {
     /// trained]
     #[arg(long, value_name = "N")]
     pub stride: Option<usize>,
+    /// Read a text that is longer than the longest sequence in at most this many windows, which are pooled together [default: as
+    /// the model was trained; pre-trained ones cut it]
+    #[arg(long, value_name = "N")]
+    pub windows: Option<usize>,
     /// Longest sequence, in tokens [default: as the model was trained]
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
@@ -63,7 +67,8 @@ impl InputArgs {
         let given = [
             (!self.question.is_empty(), "--question"),
             (self.no_answer_threshold.is_some(), "--no-answer-threshold"),
-            (self.stride.is_some(), "--stride"),
+            (self.stride.is_some() && self.windows.is_none(), "--stride"),
+            (self.windows.is_some(), "--windows"),
         ];
         match given.into_iter().find(|(given, flag)| *given && !known.contains(flag)) {
             None => Ok(()),
@@ -175,7 +180,7 @@ fn inputs_with(args: &InputArgs, pipeline: &Pipeline, stdin: impl Fn() -> Source
         let tokens = tokenizer.encode(&texts[0], texts.get(1).map(String::as_str))?;
         Ok(Tokens::sample(&tokens.ids, tokens.first))
     };
-    args.fit(&[])?;
+    args.fit(&["--windows"])?;
     let texts = texts_with(args, None, stdin)?;
     Ok(Box::new(texts.map(move |(name, texts)| (name, texts.and_then(&sample)))))
 }

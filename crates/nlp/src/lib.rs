@@ -119,8 +119,19 @@ impl Domain for Sentences {
         }
         model = if matches { matches::headless(model) } else { matches::headed(model) };
         model.pipeline = model.pipeline.for_training(args.max_tokens)?;
-        model.pipeline.stride = args.stride.or(model.pipeline.stride);
-        Ok(model)
+        if of_rows.is_some() {
+            model.pipeline.stride = args.stride.or(model.pipeline.stride);
+            return Ok(model);
+        }
+        pipeline::in_windows(model, args.windows, args.stride)
+    }
+
+    fn used(mut model: Opened<Pipeline>, args: &InputArgs) -> Result<Opened<Pipeline>> {
+        if model.task.as_ref().is_some_and(|task| task.kind.of_rows()) {
+            return Ok(model);
+        }
+        model.pipeline = model.pipeline.limited(args.max_tokens)?;
+        pipeline::in_windows(model, args.windows, args.stride)
     }
 
     fn conclude(pipeline: &mut Pipeline, scores: &Metrics) {
@@ -139,8 +150,8 @@ impl Domain for Sentences {
 
     fn configuration(args: &DataArgs) -> DataArgs {
         let task = args.task.filter(|kind| !kind.of_samples());
-        let DataArgs { max_tokens, pooling, stride, .. } = *args;
-        DataArgs { max_tokens, pooling, task, stride, ..DataArgs::default() }
+        let DataArgs { max_tokens, pooling, stride, windows, .. } = *args;
+        DataArgs { max_tokens, pooling, task, stride, windows, ..DataArgs::default() }
     }
 
     /// `transformers` has a classifier on the first row only; with another pooling the encoder alone is its.

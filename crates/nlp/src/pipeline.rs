@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use topwork_core::domain::Opened;
 use topwork_core::net::Network;
 use topwork_core::{Error, Result};
 
 use crate::folder::Dense;
 use crate::models::bert::{BertConfig, Pooling};
-use crate::tokenizer::TextTokenizer;
+use crate::tokenizer::{TextTokenizer, Windows};
 
 /// Longest sequence in training when nothing else is asked for: long enough for nearly all sentences.
 const USUAL_TOKENS: usize = 128;
@@ -51,7 +52,9 @@ impl Pipeline {
 
     /// The encoder with its pooling, what stands behind it, and a head of `classes` outputs.
     pub fn network(&self, classes: usize) -> Network {
-        self.dense.iter().fold(self.config.network(self.pooling, classes), |network, dense| dense.on(network))
+        let network = self.config.network(self.pooling, classes);
+        let window = self.tokenizer.windows().map(|_| self.max_tokens());
+        self.dense.iter().fold(network, |network, dense| dense.on(network)).windowed(window)
     }
 
     /// The same with another pooling; what the upstream files say of it goes.
@@ -84,6 +87,24 @@ impl Pipeline {
         Ok(self)
     }
 
+    /// The same with texts that are longer than a sequence read in at most `most` windows, `shared` tokens of each being in the
+    /// next one too; by default as it was, and a quarter of them.
+    ///
+    /// # Errors
+    /// When rows are not pooled over the whole text, or a window would have no room.
+    pub fn in_windows(mut self, most: Option<usize>, shared: Option<usize>) -> Result<Self> {
+        let now = self.tokenizer.windows();
+        let Some(most) = most.or(now.map(|windows| windows.most)) else { return Ok(self) };
+        if most > 1 && !matches!(self.pooling, Pooling::Mean | Pooling::Max) {
+            let reason = "the model looks at the first row of a text alone, which is in its first window";
+            return Err(Error::input(format!("--windows {most}"), reason, "add --pooling mean, or leave it out"));
+        }
+        let usual = now.map(|windows| windows.shared).filter(|&shared| shared < self.max_tokens() / 2);
+        let shared = shared.or(usual).unwrap_or(self.max_tokens() / 4);
+        self.tokenizer = self.tokenizer.with_windows(Some(Windows { most, shared }))?;
+        Ok(self)
+    }
+
     /// The same for training: a model that is not yet fitted to a task gets at most 128 tokens,
     /// with passages 384, unless a flag says more.
     ///
@@ -101,8 +122,28 @@ impl Pipeline {
         hasher.update(b"topwork-nlp tokens 1");
         hasher.update(self.tokenizer.digest());
         hasher.update(&(self.max_tokens() as u64).to_le_bytes());
+        if let Some(Windows { most, shared }) = self.tokenizer.windows() {
+            for number in [most, shared] {
+                hasher.update(&(number as u64).to_le_bytes());
+            }
+        }
         hasher.finalize().to_hex().to_string()
     }
+}
+
+/// The model with its texts in windows, as [`Pipeline::in_windows`].
+///
+/// # Errors
+/// As there.
+pub(crate) fn in_windows(
+    mut model: Opened<Pipeline>,
+    most: Option<usize>,
+    shared: Option<usize>,
+) -> Result<Opened<Pipeline>> {
+    model.pipeline = model.pipeline.in_windows(most, shared)?;
+    let window = model.pipeline.tokenizer.windows().map(|_| model.pipeline.max_tokens());
+    model.network = model.network.windowed(window);
+    Ok(model)
 }
 
 impl fmt::Debug for Pipeline {

@@ -34,13 +34,8 @@ pub(super) struct EmbedArgs<D: Domain> {
 pub(super) fn run<D: Domain>(args: EmbedArgs<D>, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
     let place = common.place()?;
-    let mut embedder = match &args.adapter {
-        Some(adapter) => {
-            let model = super::open::<D>(&args.model, Some(adapter), common)?;
-            Embedder::<D>::new(model, place, &args.model)?
-        }
-        None => Embedder::<D>::load(&args.model, common.offline, place, &console)?,
-    };
+    let model = D::used(super::open::<D>(&args.model, args.adapter.as_deref(), common)?, &args.inputs)?;
+    let mut embedder = Embedder::<D>::new(model, place, &args.model)?;
     if args.normalize {
         embedder = embedder.normalized();
     }

@@ -38,7 +38,9 @@ pub(super) fn run<D: Domain>(args: PredictArgs<D>, common: &Common) -> Result<()
     if args.top_k == Some(0) {
         return Err(Error::input("--top-k 0", "there is nothing to show", "use 1 or more"));
     }
-    let classifier = super::classifier::<D>(&args.run, args.adapter.as_deref(), common)?.viewed(&args.views);
+    let adapter = args.adapter.as_deref();
+    let opened = D::used(super::open::<D>(&args.run, adapter, common)?, &args.inputs)?;
+    let classifier = super::classifier_of::<D>(opened, &args.run, adapter, common)?.viewed(&args.views);
     let kind = classifier.task().kind;
     if let Some(answers) = D::answers(&classifier, &args.inputs, args.top_k)? {
         return tell(answers, common);

@@ -95,7 +95,8 @@ impl Layer {
                     + linear(&a.key, shape.rows)
                     + linear(&a.value, shape.rows)
                     + linear(&a.output, asking);
-                let keys = shape.rows + a.prefix.as_ref().map_or(0, |prefix| prefix.length);
+                let keys = a.window.map_or(shape.rows, |window| window.min(shape.rows))
+                    + a.prefix.as_ref().map_or(0, |prefix| prefix.length);
                 *shape = Shape { rows: asking, row: vec![a.output.outputs] };
                 projections + 2 * (asking * keys * a.query.outputs) as u64
             }

@@ -5,7 +5,9 @@ use std::cell::{Cell, RefCell};
 use candle_core::Tensor;
 use topwork_kernels as k;
 
-use super::{Asks, Attention, BatchNorm, Conv, Index, Layer, Linear, LowRank, Params, PoolRows, Side, Stage, Update};
+use super::{
+    Asks, Attention, BatchNorm, Conv, Index, Layer, Linear, LowRank, Params, PoolRows, Side, Stage, Update, windows,
+};
 use crate::Result;
 use crate::data::{Activation, Rows};
 use crate::plan::BatchNormMode;
@@ -113,7 +115,8 @@ impl<'a> Pass<'a> {
                     let index = match table.index {
                         Index::Column(column) => data.narrow(1, column, 1)?.squeeze(1)?.contiguous()?,
                         Index::Position(offset) => {
-                            Tensor::from_vec(positions(&rows, data.dims()[0], offset), data.dims()[0], data.device())?
+                            let lengths = windows::of(lengths(&rows, data.dims()[0]), e.window);
+                            Tensor::from_vec(positions(lengths, offset), data.dims()[0], data.device())?
                         }
                     };
                     let found = k::embed(&self.param(&table.name, "weight")?, &index)?;
@@ -242,7 +245,7 @@ impl<'a> Pass<'a> {
     }
 
     fn attention(&self, a: &Attention, x: &Tensor, rows: &Rows, mode: Mode) -> Result<Tensor> {
-        let lengths = lengths(rows, x.dims()[0]);
+        let lengths = windows::of(lengths(rows, x.dims()[0]), a.window);
         let (asking, queries) = match a.asks {
             Asks::Every => (x.clone(), k::Queries::Rows),
             Asks::First => (k::pool_rows_first(x, &lengths)?, k::Queries::Samples),
@@ -280,8 +283,7 @@ pub(super) fn lengths(rows: &Rows, total: usize) -> Vec<usize> {
     }
 }
 
-/// Each row's position within its sample, plus `offset`.
-pub(super) fn positions(rows: &Rows, total: usize, offset: usize) -> Vec<u32> {
-    let lengths = lengths(rows, total);
+/// Each row's position within its sample or window, plus `offset`.
+pub(super) fn positions(lengths: Vec<usize>, offset: usize) -> Vec<u32> {
     lengths.into_iter().flat_map(|n| (0..n).map(move |i| (i + offset) as u32)).collect()
 }

@@ -15,6 +15,7 @@ pub mod grad_cam;
 pub mod params;
 pub mod tape;
 mod update;
+mod windows;
 
 pub use params::{ParamSpec, Params, Role};
 pub use update::{LowRank, Side, Update};
@@ -199,6 +200,8 @@ pub struct Embed {
     pub tables: Vec<Table>,
     /// Width of every table.
     pub width: usize,
+    /// See [`Attention::window`].
+    pub window: Option<usize>,
 }
 
 /// One table of an [`Embed`].
@@ -217,7 +220,7 @@ pub struct Table {
 pub enum Index {
     /// A column of the input.
     Column(usize),
-    /// The row's position within its sample, plus this offset.
+    /// The row's position within its sample, or its window, plus this offset.
     Position(usize),
 }
 
@@ -242,6 +245,9 @@ pub struct Attention {
     pub distances: Option<Distances>,
     /// Which rows ask: one of each sample comes out where only its first does.
     pub asks: Asks,
+    /// Rows of a window: a sample of more is several of them behind each other, all but the last of this many, that do not see
+    /// each other. Without it, a sample is one.
+    pub window: Option<usize>,
 }
 
 /// See [`Attention::asks`].

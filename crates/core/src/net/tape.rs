@@ -13,6 +13,7 @@ use topwork_kernels::{Beside, ConvSpec, Queries, Values, frozen};
 
 use super::forward::{Mode, Normalization, lengths, positions};
 use super::update::Weighted;
+use super::windows;
 use super::{
     Act, Asks, Attention, BatchNorm, Conv, Embed, Index, Layer, LayerNorm, Linear, Params, PoolRows, Residual, Stage,
 };
@@ -468,7 +469,7 @@ impl<'a> Tape<'a> {
         for table in &e.tables {
             let ids: Vec<u32> = match table.index {
                 Index::Column(column) => indices.narrow(1, column, 1)?.flatten_all()?.to_vec1()?,
-                Index::Position(offset) => positions(&flow.rows, total, offset),
+                Index::Position(offset) => positions(windows::of(lengths(&flow.rows, total), e.window), offset),
             };
             let (weight, name) = self.param(&table.name, "weight")?;
             expect(&table.name, weight.dims(), &[table.rows, e.width])?;
@@ -496,7 +497,7 @@ impl<'a> Tape<'a> {
     fn attention(&mut self, a: &'a Attention, flow: Flow, mode: Mode) -> Result<Flow> {
         let wanted = self.tracked;
         let width = a.query.outputs;
-        let lengths = lengths(&flow.rows, flow.dims[0]);
+        let lengths = windows::of(lengths(&flow.rows, flow.dims[0]), a.window);
         let inputs = flow.dims[1..].iter().product();
         let (asking, queries) = match a.asks {
             Asks::Every => (flow.clone(), Queries::Rows),

@@ -254,6 +254,14 @@ impl Lowering<'_> {
     }
 
     fn embed(&mut self, embed: &Embed, x: &Flow) -> Result<Flow> {
+        if embed.window.is_some() {
+            let reason = "the model reads long texts in windows, for which a graph has no form";
+            return Err(Error::input(
+                "--format onnx",
+                reason,
+                "export it in another format, or train it without --windows",
+            ));
+        }
         let (columns, _) = self.columns()?;
         if x.shape != Shape::Indices {
             return Err(misplaced("an embedding", x));

@@ -44,12 +44,22 @@ fn sentences(asks: Asks) -> Network {
     let tables = vec![table("words", 11, Index::Column(0)), table("places", 7, Index::Position(1))];
     let distances = Distances { name: "near".into(), buckets: 8, farthest: 16, shared: false };
     let [query, key, value, output] = ["q", "k", "v", "o"].map(|name| linear(name, 6, 6));
-    let attention =
-        Attention { query, key, value, output, heads: 2, dropout: 0.1, prefix: None, distances: Some(distances), asks };
+    let attention = Attention {
+        query,
+        key,
+        value,
+        output,
+        heads: 2,
+        dropout: 0.1,
+        prefix: None,
+        distances: Some(distances),
+        asks,
+        window: None,
+    };
     let shortcut = if asks == Asks::First { vec![Layer::PoolRows(PoolRows::First)] } else { vec![] };
     let norm = LayerNorm { name: "ln".into(), width: 6, eps: 1e-12 };
     let layers = vec![
-        Layer::Embed(Embed { tables, width: 6 }),
+        Layer::Embed(Embed { tables, width: 6, window: None }),
         Layer::Residual(Residual {
             body: vec![Layer::Attention(attention)],
             shortcut,

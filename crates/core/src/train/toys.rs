@@ -57,7 +57,7 @@ fn image_network() -> Network {
 }
 
 /// Stages `embeddings`, `layer.0`, `layer.1`, `pooler`; 8 features, 3 classes.
-fn text_network() -> Network {
+pub fn text_network() -> Network {
     let norm = |name: &str| Layer::LayerNorm(LayerNorm { name: name.into(), width: 8, eps: 1e-5 });
     let table = |name: &str, rows, index| Table { name: name.into(), rows, index };
     let tables = vec![table("word", 12, Index::Column(0)), table("position", 8, Index::Position(0))];
@@ -72,6 +72,7 @@ fn text_network() -> Network {
             heads: 2,
             prefix: None,
             asks: Asks::Every,
+            window: None,
             distances: None,
             dropout: 0.1,
         };
@@ -94,7 +95,7 @@ fn text_network() -> Network {
     Network {
         name: "toy-text".into(),
         stages: vec![
-            stage("embeddings", vec![Layer::Embed(Embed { tables, width: 8 }), norm("embeddings.norm")]),
+            stage("embeddings", vec![Layer::Embed(Embed { tables, width: 8, window: None }), norm("embeddings.norm")]),
             layer(0),
             layer(1),
             stage("pooler", vec![Layer::PoolRows(PoolRows::Mean)]),
@@ -108,7 +109,10 @@ fn text_network() -> Network {
 pub fn teacher_network(text: bool) -> Network {
     let stages = if text {
         let tables = vec![Table { name: "word".into(), rows: 12, index: Index::Column(0) }];
-        vec![stage("all", vec![Layer::Embed(Embed { tables, width: 6 }), Layer::PoolRows(PoolRows::Mean)])]
+        vec![stage(
+            "all",
+            vec![Layer::Embed(Embed { tables, width: 6, window: None }), Layer::PoolRows(PoolRows::Mean)],
+        )]
     } else {
         let pool = [Layer::Act(Act::Relu), Layer::AdaptiveAvgPool([1, 1]), Layer::Flatten];
         vec![stage("all", [conv("conv", 1, 6)].into_iter().chain(pool).collect())]

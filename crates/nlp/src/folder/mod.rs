@@ -25,7 +25,7 @@ use crate::models::bert::family::{Family, Head};
 use crate::models::bert::{BertConfig, Pooling, pretraining};
 use crate::pipeline::Pipeline;
 use crate::spans;
-use crate::tokenizer::TextTokenizer;
+use crate::tokenizer::{TextTokenizer, Windows};
 pub(crate) use modules::Dense;
 use modules::{Modules, modules_json, pooling_json};
 
@@ -44,6 +44,8 @@ struct Ours {
     stride: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     no_answer_threshold: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    windows: Option<Windows>,
     /// It was trained for its embeddings.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     matches: bool,
@@ -93,7 +95,8 @@ pub(crate) fn open(path: &Path) -> Result<Opened<Pipeline>> {
     let normalize = ours.as_ref().map_or(modules.normalize, |o| o.normalize);
     let own = ours.as_ref().map(|o| o.max_tokens).or(modules.max_tokens);
     let max_tokens = own.unwrap_or(usize::MAX).min(config.positions());
-    let tokenizer = TextTokenizer::open(folder, config.family, modules.lower, max_tokens)?;
+    let tokenizer = TextTokenizer::open(folder, config.family, modules.lower, max_tokens)?
+        .with_windows(ours.as_ref().and_then(|o| o.windows))?;
     if tokenizer.vocabulary() > config.vocab_size {
         return Err(Error::input(
             folder.display(),
@@ -306,6 +309,7 @@ fn config_json(model: &Opened<Pipeline>, kind: &str) -> Map<String, Value> {
         normalize: pipeline.normalize,
         stride: pipeline.stride,
         no_answer_threshold: pipeline.no_answer_threshold,
+        windows: pipeline.tokenizer.windows(),
         matches: model.task.as_ref().is_some_and(|task| task.kind == Kind::Matches),
     };
     config.insert("topwork".into(), json!(ours));

@@ -7,6 +7,7 @@ mod vocabulary;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokenizers::PostProcessor;
 use tokenizers::utils::truncation::{TruncationParams, TruncationStrategy};
@@ -26,6 +27,18 @@ pub struct TextTokenizer {
     /// Whether a word that is given apart needs a space in front, to be the same tokens as within a text.
     spaced: bool,
     max_tokens: usize,
+    /// How a single text is read that is longer, where it is not cut.
+    windows: Option<Windows>,
+}
+
+/// A long text as several sequences behind each other, all but the last of the longest kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Windows {
+    /// At most so many; what is behind them is cut.
+    pub most: usize,
+    /// Tokens that each shares with the next.
+    pub shared: usize,
 }
 
 /// What stands around the texts of a sequence.
@@ -123,7 +136,8 @@ impl TextTokenizer {
         inner.with_padding(None);
         let digest = *blake3::hash(&bytes).as_bytes();
         let segments = family.segments == Segments::Two;
-        Self { inner: Arc::new(inner), digest, segments, spaced, max_tokens: 0 }.with_max_tokens(max_tokens)
+        Self { inner: Arc::new(inner), digest, segments, spaced, max_tokens: 0, windows: None }
+            .with_max_tokens(max_tokens)
     }
 
     /// The effective `tokenizer.json`, and the file that it comes from.
@@ -182,6 +196,30 @@ impl TextTokenizer {
         Arc::make_mut(&mut self.inner).with_truncation(Some(truncation)).map_err(internal)?;
         self.max_tokens = max_tokens;
         Ok(self)
+    }
+
+    /// The same with long texts in windows, or cut.
+    ///
+    /// # Errors
+    /// When neighbours would share all that they have room for.
+    pub fn with_windows(mut self, windows: Option<Windows>) -> Result<Self> {
+        if let Some(Windows { most, shared }) = windows {
+            let room = self.max_tokens - self.frame(false)?.len();
+            if most == 0 {
+                return Err(Error::input("--windows 0", "nothing of a text would be read", "use 1 or more"));
+            }
+            if shared >= room {
+                let reason = format!("a window has room for {room} tokens of a text");
+                return Err(Error::input(format!("--stride {shared}"), reason, format!("use {} or less", room - 1)));
+            }
+        }
+        self.windows = windows.filter(|windows| windows.most > 1);
+        Ok(self)
+    }
+
+    /// How long texts are read; `None` where they are cut.
+    pub fn windows(&self) -> Option<Windows> {
+        self.windows
     }
 
     /// The longest sequence, special tokens included.
@@ -294,11 +332,31 @@ impl TextTokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// Tokens of a sentence, or of a pair of them; of a pair that is too long, the longer text is cut first.
+    /// Tokens of a text in windows.
+    fn in_windows(&self, text: &str, Windows { most, shared }: Windows) -> Result<Tokens> {
+        let (frame, pieces) = (self.frame(false)?, self.pieces(text)?);
+        let room = self.max_tokens - frame.len();
+        let text: Vec<u32> = pieces.into_iter().map(|(id, _)| id).collect();
+        let mut ids = Vec::new();
+        for start in (0..text.len().max(1)).step_by(room.saturating_sub(shared).max(1)).take(most) {
+            let end = text.len().min(start + room);
+            ids.extend(frame.single(&text[start..end]).ids);
+            if end == text.len() {
+                break;
+            }
+        }
+        Ok(Tokens { first: ids.len(), ids })
+    }
+
+    /// Tokens of a sentence, or of a pair of them; of a pair that is too long, the longer text is cut first. A single text that
+    /// is too long is cut, or several windows behind each other.
     ///
     /// # Errors
     /// When the tokenizer fails, which none of the BERT family does on text.
     pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Tokens> {
+        if let (Some(windows), None) = (self.windows, pair) {
+            return self.in_windows(text, windows);
+        }
         let encoding = match pair {
             Some(pair) => self.inner.encode_fast((text, pair), true),
             None => self.inner.encode_fast(text, true),

@@ -42,6 +42,7 @@ fn pooled(pool: PoolRows, asks: Asks) -> Network {
             dropout: 0.2,
             prefix: None,
             asks,
+            window: None,
             distances: None,
         };
         let mixing = Residual {
@@ -66,7 +67,7 @@ fn pooled(pool: PoolRows, asks: Asks) -> Network {
     let tables = vec![Table { name: "embeddings.word".into(), rows: 11, index: Index::Column(0) }];
     let embeddings = Stage {
         name: "embeddings".into(),
-        layers: vec![Layer::Embed(Embed { tables, width: 8 }), norm("norm".into())],
+        layers: vec![Layer::Embed(Embed { tables, width: 8, window: None }), norm("norm".into())],
     };
     let pooling = if asks == Asks::Every { vec![Layer::PoolRows(pool)] } else { vec![] };
     let pooler = Stage { name: "pooler".into(), layers: pooling };

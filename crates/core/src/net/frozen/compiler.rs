@@ -61,7 +61,7 @@ impl Compiler<'_> {
                 Layer::Gate(layers) => Step::Gate(self.sequence(layers)?),
                 Layer::Embed(embed) => {
                     let tables = embed.tables.iter().map(|t| Ok((self.values(&t.name, "weight")?, t.index)));
-                    Step::Embed { tables: tables.collect::<Result<_>>()?, width: embed.width }
+                    Step::Embed { tables: tables.collect::<Result<_>>()?, width: embed.width, window: embed.window }
                 }
                 Layer::Attention(a) => Step::Attention {
                     first: if a.asks == Asks::First { Some(self.linear(&[&a.query])?) } else { None },
@@ -71,6 +71,7 @@ impl Compiler<'_> {
                     },
                     output: self.linear(&[&a.output])?,
                     heads: a.heads,
+                    window: a.window,
                     prefix: match &a.prefix {
                         Some(prefix) => Some([self.values(&prefix.name, "key")?, self.values(&prefix.name, "value")?]),
                         None => None,

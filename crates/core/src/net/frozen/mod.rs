@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use self::compiler::Compiler;
 use self::step::{Buffers, Flow, Step};
 use super::forward::{self, Mode, Pass};
-use super::{Index, Layer, Params, Stage};
+use super::{Index, Layer, Params, Stage, windows};
 use crate::data::{Activation, Rows};
 use crate::device::Place;
 use crate::{Error, Result};
@@ -80,9 +80,9 @@ fn run_compiled(steps: &[Step], input: &Activation) -> Result<Activation> {
 
 /// An index outside of its table is an error here, so that kernels need not look.
 fn check_indices(steps: &[Step], input: &Activation) -> Result<()> {
-    let Some(Step::Embed { tables, width }) = steps.first() else { return Ok(()) };
+    let Some(Step::Embed { tables, width, window }) = steps.first() else { return Ok(()) };
     let total = input.data.dims()[0];
-    let longest = forward::lengths(&input.rows, total).into_iter().max().unwrap_or(0);
+    let longest = windows::of(forward::lengths(&input.rows, total), *window).into_iter().max().unwrap_or(0);
     for (table, index) in tables {
         let rows = table.len() / width;
         let largest = match index {

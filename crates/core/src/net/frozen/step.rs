@@ -3,7 +3,7 @@
 use topwork_kernels::frozen as k;
 use topwork_kernels::{Act, Beside, Queries};
 
-use crate::net::{Distances, Index, PoolRows, Window};
+use crate::net::{Distances, Index, PoolRows, Window, windows};
 
 /// One fused operation.
 pub(super) enum Step {
@@ -30,6 +30,7 @@ pub(super) enum Step {
     Embed {
         tables: Vec<(Vec<f32>, Index)>,
         width: usize,
+        window: Option<usize>,
     },
     Attention {
         /// Queries of each sample's first row, where only that asks.
@@ -38,6 +39,7 @@ pub(super) enum Step {
         joined: k::PackedLinear,
         output: k::PackedLinear,
         heads: usize,
+        window: Option<usize>,
         prefix: Option<[Vec<f32>; 2]>,
         distances: Option<(Distances, Vec<f32>)>,
     },
@@ -291,10 +293,10 @@ impl Step {
                 k::gate(x, factors.as_ref().map_or(x, |factors| &factors.data), pixels, c, &mut out);
                 factors.into_iter().for_each(|factors| buffers.give(factors.data));
             }
-            Self::Embed { tables, width } => {
+            Self::Embed { tables, width, window } => {
                 let columns = flow.row[0];
                 let mut ids = Vec::with_capacity(total * tables.len());
-                let positions = flow.lengths.iter().flat_map(|&length| 0..length);
+                let positions = windows::of(flow.lengths.clone(), *window).into_iter().flat_map(|length| 0..length);
                 for (row, position) in flow.indices.chunks_exact(columns).zip(positions) {
                     ids.extend(tables.iter().map(|(_, index)| match index {
                         Index::Column(column) => row[*column],
@@ -304,7 +306,8 @@ impl Step {
                 let slices: Vec<&[f32]> = tables.iter().map(|(table, _)| table.as_slice()).collect();
                 k::embed_sum(&slices, &ids, *width, &mut out);
             }
-            Self::Attention { first, joined, output, heads, prefix, distances } => {
+            Self::Attention { first, joined, output, heads, window, prefix, distances } => {
+                let seen = windows::of(flow.lengths.clone(), *window);
                 let (parts, asking) = if first.is_some() { (2, lengths.len()) } else { (3, total) };
                 let (stride, width) = (joined.outputs(), joined.outputs() / parts);
                 let mut all = buffers.take(total * stride);
@@ -323,12 +326,12 @@ impl Step {
                     None => (part(0), Queries::Rows),
                 };
                 let prefix = prefix.as_ref().map(|[key, value]| [key.as_slice(), value.as_slice()]);
-                let longest = flow.lengths.iter().copied().max().unwrap_or(0);
+                let longest = seen.iter().copied().max().unwrap_or(0);
                 let terms = distances.as_ref().map(|(distances, values)| distances.terms(values, longest));
                 let beside = Beside { prefix, terms: terms.as_deref(), queries };
                 let mut heard = buffers.take(asking * width);
                 let (k, v, d) = (part(parts - 2), part(parts - 1), width / heads);
-                k::attention(q, k, v, beside, &flow.lengths, *heads, d, &mut heard, &mut buffers.scratch);
+                k::attention(q, k, v, beside, &seen, *heads, d, &mut heard, &mut buffers.scratch);
                 output.run(&heard, asking, after, residual, &mut out);
                 [all, asked, heard].into_iter().for_each(|buffer| buffers.give(buffer));
             }

@@ -72,7 +72,7 @@ impl BertConfig {
         }
         tables.push(table("position", self.max_position_embeddings, Index::Position(self.family.first_position)));
         let mut layers = vec![
-            Layer::Embed(Embed { tables, width }),
+            Layer::Embed(Embed { tables, width, window: None }),
             self.norm("embeddings.LayerNorm", width),
             Layer::Dropout(self.hidden_dropout_prob),
         ];
@@ -140,6 +140,7 @@ impl BertConfig {
             prefix: None,
             distances,
             asks,
+            window: None,
         };
         let [up, down] = names.feed_forward;
         let feed_forward = vec![
