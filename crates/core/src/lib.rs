@@ -11,6 +11,7 @@ pub mod calibration;
 pub mod checkpoint;
 pub mod classifier;
 pub mod cli;
+pub mod compare;
 pub mod data;
 pub mod device;
 pub mod domain;

@@ -132,7 +132,7 @@ pub fn gallery(mistakes: &[Mistake], classes: &[&str]) -> String {
     format!("<div class=\"gallery\">{}</div>", mistakes.iter().map(figure).collect::<String>())
 }
 
-fn table(header: &[String], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(header: &[String], rows: &[Vec<String>]) -> String {
     let line = |cells: &[String], tag: &str| {
         let cell = |(i, cell): (usize, &String)| {
             let tag = if i == 0 { "th" } else { tag };

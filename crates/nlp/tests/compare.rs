@@ -50,3 +50,37 @@ fn sentences_are_cross_validated() {
     let folds = home.json("run/summary.json")["folds"].clone();
     assert_eq!(folds["together"]["samples"], 60);
 }
+
+#[test]
+fn finished_runs_stand_side_by_side_with_what_their_seeds_say() {
+    let home = home();
+    for seed in ["1", "2", "3"] {
+        home.train(&format!("probe-{seed}"), &["--seed", seed]).well();
+        let tuned = ["--strategy", "fine-tuning", "--epochs", "4", "--learning-rate", "3e-3", "--seed", seed];
+        home.train(&format!("tuned-{seed}"), &tuned).well();
+    }
+    let all = ["probe-1", "tuned-1", "probe-2", "tuned-2", "tuned-3", "probe-3"];
+    let said = home.run(&[&["compare", "--out", "all.html"], &all[..]].concat()).well();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].starts_with("settings") && lines[0].contains("accuracy"), "{said}");
+    assert!(lines[1].contains("strategy ") && lines[1].contains(" ± "), "{said}");
+    assert!(said.contains("paired by seed"), "{said}");
+    let page = fs::read_to_string(home.path("all.html")).unwrap();
+    assert!(
+        page.contains("<polyline")
+            && page.contains("probe-1")
+            && !page.contains("src=\"http")
+            && !page.contains("href"),
+        "{page}"
+    );
+    let json = home.run(&[&["compare", "--json"], &all[..]].concat()).well();
+    let found: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((found["score"].as_str(), found["rows"][1]["scores"].as_array().unwrap().len()), (Some("accuracy"), 3));
+    assert!(found["rows"][1]["difference"]["p"].as_f64().is_some_and(|p| (0.0..=1.0).contains(&p)));
+
+    home.run(&["compare", "probe-1"]).refused(&["two runs"]);
+    home.run(&["compare", "probe-1", "nowhere"]).refused(&["nowhere", "run.toml"]);
+    home.run(&["compare", "--out", "all.html", "probe-1", "tuned-1"]).refused(&["all.html", "exists"]);
+    fs::write(home.path("probe-2/summary.json"), "{").unwrap();
+    home.run(&["compare", "probe-1", "probe-2"]).refused(&["probe-2/summary.json", "restore"]);
+}

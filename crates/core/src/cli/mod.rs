@@ -3,6 +3,7 @@
 //! A domain's binary is `topwork_core::cli::main::<Domain>()`.
 
 mod advise;
+mod compare;
 mod console;
 mod embed;
 mod evaluate;
@@ -94,6 +95,8 @@ enum Verb<D: Domain> {
     Advise(Box<advise::AdviseArgs<D>>),
     /// Show at which learning rates a strategy's loss falls on your data, in a few steps (the range test)
     FindLr(Box<find_lr::FindLrArgs<D>>),
+    /// Put finished runs side by side: scores over their seeds, and which differences are more than chance
+    Compare(compare::CompareArgs),
     /// Make one model of a pre-trained one and an adapter folder
     Merge(merge::MergeArgs),
     /// Write a model's weights as one file for another library
@@ -143,6 +146,7 @@ fn run<D: Domain>(cli: Cli<D>) -> Result<()> {
         Verb::Rank(args) => rank::run(*args, &common),
         Verb::Advise(args) => advise::run(*args, &common),
         Verb::FindLr(args) => find_lr::run(*args, &common),
+        Verb::Compare(args) => compare::run(args, D::BINARY, &common),
         Verb::Merge(args) => merge::run::<D>(args, &common),
         Verb::Export(args) => export::run::<D>(args, &common),
         Verb::Models(args) => models::run::<D>(args, &common),
