@@ -18,6 +18,7 @@ pub mod domain;
 pub mod draw;
 pub mod embedder;
 mod error;
+pub mod events;
 pub mod files;
 pub mod find_lr;
 pub mod fit;

@@ -78,6 +78,12 @@ fn finished_runs_stand_side_by_side_with_what_their_seeds_say() {
     assert_eq!((found["score"].as_str(), found["rows"][1]["scores"].as_array().unwrap().len()), (Some("accuracy"), 3));
     assert!(found["rows"][1]["difference"]["p"].as_f64().is_some_and(|p| (0.0..=1.0).contains(&p)));
 
+    home.run(&["events", "probe-1", "tuned-1", "--out", "board"]).well();
+    let file = fs::read(home.path("board/tuned-1/events.out.tfevents.0.topwork")).unwrap();
+    assert!(file.windows(19).any(|part| part == b"validation/accuracy"));
+    home.run(&["events", "nowhere", "--out", "other"]).refused(&["nowhere", "metrics.jsonl"]);
+    assert!(!home.path("other").exists());
+
     home.run(&["compare", "probe-1"]).refused(&["two runs"]);
     home.run(&["compare", "probe-1", "nowhere"]).refused(&["nowhere", "run.toml"]);
     home.run(&["compare", "--out", "all.html", "probe-1", "tuned-1"]).refused(&["all.html", "exists"]);

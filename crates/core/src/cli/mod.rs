@@ -7,6 +7,7 @@ mod compare;
 mod console;
 mod embed;
 mod evaluate;
+mod events;
 mod export;
 mod find_lr;
 mod merge;
@@ -97,6 +98,8 @@ enum Verb<D: Domain> {
     FindLr(Box<find_lr::FindLrArgs<D>>),
     /// Put finished runs side by side: scores over their seeds, and which differences are more than chance
     Compare(compare::CompareArgs),
+    /// Write the course of runs as event files for TensorBoard
+    Events(events::EventsArgs),
     /// Make one model of a pre-trained one and an adapter folder
     Merge(merge::MergeArgs),
     /// Write a model's weights as one file for another library
@@ -147,6 +150,7 @@ fn run<D: Domain>(cli: Cli<D>) -> Result<()> {
         Verb::Advise(args) => advise::run(*args, &common),
         Verb::FindLr(args) => find_lr::run(*args, &common),
         Verb::Compare(args) => compare::run(args, D::BINARY, &common),
+        Verb::Events(args) => events::run(args, &common),
         Verb::Merge(args) => merge::run::<D>(args, &common),
         Verb::Export(args) => export::run::<D>(args, &common),
         Verb::Models(args) => models::run::<D>(args, &common),
