@@ -167,6 +167,40 @@ pub struct Splits {
     pub held_out: bool,
 }
 
+impl Splits {
+    /// Samples as they come; or, without a part to judge by, what `divide` keeps of those to learn from and what it holds out.
+    /// With only a part to judge by, there is nothing to learn from.
+    ///
+    /// # Errors
+    /// When there is neither part, or as `divide`.
+    pub fn of<T: Dataset + 'static>(
+        task: Task,
+        train: Option<T>,
+        validation: Option<T>,
+        divide: impl FnOnce(&T) -> Result<(Vec<usize>, Vec<usize>)>,
+    ) -> Result<Self> {
+        let held_out = validation.is_none();
+        let part = |all: &Arc<dyn Dataset>, indices| Arc::new(Subset::new(all.clone(), indices));
+        let (train, validation): (Arc<dyn Dataset>, Arc<dyn Dataset>) = match (train, validation) {
+            (Some(train), Some(validation)) => (Arc::new(train), Arc::new(validation)),
+            (Some(all), None) => {
+                let (kept, held) = divide(&all)?;
+                let all: Arc<dyn Dataset> = Arc::new(all);
+                (part(&all, kept), part(&all, held))
+            }
+            (None, Some(only)) => {
+                let only: Arc<dyn Dataset> = Arc::new(only);
+                (part(&only, Vec::new()), only)
+            }
+            (None, None) => {
+                let remedy = "name labelled samples with it";
+                return Err(Error::input("--validation", "there is nothing to evaluate on", remedy));
+            }
+        };
+        Ok(Self { task, train, validation, held_out })
+    }
+}
+
 /// What samples should be told to be.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Targets {

@@ -33,7 +33,7 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
     /// The model to start from when none is named and that one cannot be had: it is part of the program.
     const EMBEDDED_MODEL: Option<&'static str> = None;
     /// What to fetch of a hub repository that has no card.
-    const HUB_FILES: &'static [RemoteFile];
+    const HUB_FILES: &'static [RemoteFile] = &[];
     /// The libraries whose names [`Domain::state_dict`] can give.
     const LIBRARIES: &'static [&'static str] = &[];
 
@@ -55,7 +55,9 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
     type Verbs: Verbs;
 
     /// The models known by name.
-    fn cards() -> &'static [Card];
+    fn cards() -> &'static [Card] {
+        &[]
+    }
 
     /// Settings that suit this domain when the user gives none.
     fn defaults() -> Defaults;
@@ -111,7 +113,9 @@ pub trait Domain: Sized + Clone + Debug + Default + Send + Sync + 'static {
     }
 
     /// Of `args`, what [`Domain::configure`] reads.
-    fn configuration(args: &Self::DataArgs) -> Self::DataArgs;
+    fn configuration(_args: &Self::DataArgs) -> Self::DataArgs {
+        Self::DataArgs::default()
+    }
 
     /// How the library that models come from calls their parameters, for adapter files that peft reads.
     fn upstream(_pipeline: &Self::Pipeline) -> Upstream {

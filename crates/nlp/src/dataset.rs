@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use topwork_core::data::{Dataset, Excerpt, Sample, Splits, Subset, View, hold_out};
+use topwork_core::data::{Dataset, Excerpt, Sample, Splits, View, hold_out};
 use topwork_core::draw::shortened;
 use topwork_core::seed::Seed;
 use topwork_core::task::{Cells, Kind, Task, TaskArgs};
@@ -425,15 +425,14 @@ pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>,
             }
             Task::classes(names)
         }
-        (None, None) => return Err(missing("--train", "there is nothing to learn from")),
+        (None, None) => return Err(no_train()),
     };
     let labelled = |part: Option<(TextData, Cells)>| -> Result<Option<TextData>> {
         let Some((mut data, cells)) = part else { return Ok(None) };
         data.label(&cells, &asked, &task)?;
         Ok(Some(data))
     };
-    let held_out = validation.is_none();
-    let (train, validation) = parts(labelled(train)?, labelled(validation)?, |all| {
+    Splits::of(task.clone(), labelled(train)?, labelled(validation)?, |all| {
         let (kept, held) = hold_out(&all.targets, share, seed);
         if held.is_empty() {
             let file = args.train.as_deref().unwrap_or(Path::new("--train"));
@@ -441,34 +440,11 @@ pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>,
             return Err(Error::input(file.display(), "has too few rows of each class to hold some out", remedy));
         }
         Ok((kept, held))
-    })?;
-    Ok(Splits { task, train, validation, held_out })
+    })
 }
 
-/// What is learned from and what is judged by: as they come, or what `divide` keeps and holds out of all that there is; nothing is
-/// learned from where there is only something to judge by.
-pub(crate) fn parts<T: Dataset + 'static>(
-    train: Option<T>,
-    validation: Option<T>,
-    divide: impl FnOnce(&T) -> Result<(Vec<usize>, Vec<usize>)>,
-) -> Result<(Arc<dyn Dataset>, Arc<dyn Dataset>)> {
-    match (train, validation) {
-        (Some(train), Some(validation)) => Ok((Arc::new(train), Arc::new(validation))),
-        (Some(all), None) => {
-            let (kept, held) = divide(&all)?;
-            let all: Arc<dyn Dataset> = Arc::new(all);
-            Ok((Arc::new(Subset::new(all.clone(), kept)), Arc::new(Subset::new(all, held))))
-        }
-        (None, Some(only)) => {
-            let only: Arc<dyn Dataset> = Arc::new(only);
-            Ok((Arc::new(Subset::new(only.clone(), vec![])), only))
-        }
-        (None, None) => Err(missing("--validation", "there is nothing to evaluate on")),
-    }
-}
-
-pub(crate) fn missing(flag: &str, reason: &str) -> Error {
-    Error::input(flag, reason, format!("name a file of labelled sentences with {flag}"))
+pub(crate) fn no_train() -> Error {
+    Error::input("--train", "there is nothing to learn from", "name a file of labelled sentences with --train")
 }
 
 #[cfg(test)]

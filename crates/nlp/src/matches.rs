@@ -2,7 +2,6 @@
 //! place them together, among all others. The model has no head; its embeddings are what it gives.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use topwork_core::Result;
 use topwork_core::data::{Dataset, Excerpt, Sample, Splits, View, hold_out};
@@ -11,7 +10,7 @@ use topwork_core::draw::shortened;
 use topwork_core::seed::Seed;
 use topwork_core::task::{Kind, Task};
 
-use crate::dataset::{DataArgs, EXCERPT, TextData, digest, held_share, parts};
+use crate::dataset::{DataArgs, EXCERPT, TextData, digest, held_share};
 use crate::pipeline::Pipeline;
 use crate::tokenizer::Tokens;
 
@@ -102,11 +101,9 @@ pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, seed: Seed) -> Result
     let read = |path: &std::path::PathBuf| TextData::pairs(path, args, &pipeline).map(Couples::new);
     let train = args.train.as_ref().map(read).transpose()?;
     let validation = args.validation.as_ref().map(read).transpose()?;
-    let held_out = validation.is_none();
-    let (train, validation): (Arc<dyn Dataset>, Arc<dyn Dataset>) = parts(train, validation, |all| {
+    Splits::of(task(), train, validation, |all| {
         let (kept, held) = hold_out(&vec![0; all.rows.count()], share, seed);
         let samples = |rows: Vec<usize>| rows.into_iter().flat_map(|row| [2 * row, 2 * row + 1]).collect();
         Ok((samples(kept), samples(held)))
-    })?;
-    Ok(Splits { task: task(), train, validation, held_out })
+    })
 }

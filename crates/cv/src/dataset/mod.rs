@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use topwork_core::data::{Dataset, Excerpt, Sample, Splits, Subset, View, hold_out};
+use topwork_core::data::{Dataset, Excerpt, Sample, Splits, View, hold_out};
 use topwork_core::seed::Seed;
 use topwork_core::task::{Cells, Kind, Task, TaskArgs};
 use topwork_core::{Error, Result};
@@ -265,20 +265,32 @@ pub fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>, seed: 
         }
         (None, None, None) => return Err(no_data()),
     };
-    match (train, validation) {
-        (Some(train), None) => split(train, task, &asked, pipeline, args.validation_share, seed),
-        (train, Some(validation)) => {
-            let train = train.unwrap_or_else(|| Found {
-                at: validation.at.clone(),
-                entries: vec![],
-                cells: validation.cells.as_ref().map(|cells| Cells { rows: vec![], ..cells.clone() }),
-            });
-            let train = Arc::new(train.into_data(&task, &asked, pipeline)?);
-            let validation = Arc::new(validation.into_data(&task, &asked, pipeline)?);
-            Ok(Splits { task, train, validation, held_out: false })
-        }
-        (None, None) => Err(no_data()),
+    let share = args.validation_share.unwrap_or(VALIDATION_SHARE);
+    if !(share > 0.0 && share < 1.0) {
+        return Err(Error::input(
+            format!("--validation-share {share}"),
+            "is not between 0 and 1",
+            "use for instance --validation-share 0.2",
+        ));
     }
+    let at = train.as_ref().map(|found| found.at.clone()).unwrap_or_default();
+    let labelled = |found: Option<Found>| found.map(|found| found.into_data(&task, &asked, pipeline)).transpose();
+    let (train, validation) = (labelled(train)?, labelled(validation)?);
+    if train.is_none() && validation.is_none() {
+        return Err(no_data());
+    }
+    Splits::of(task.clone(), train, validation, |all| {
+        let targets: Vec<u32> = all.photos.iter().map(|(_, target)| *target).collect();
+        let (kept, held) = hold_out(&targets, share, seed);
+        if held.is_empty() || kept.is_empty() {
+            return Err(Error::input(
+                at.display(),
+                format!("{} photos are too few to hold some out for validation", all.len()),
+                "add photos: two or more of each class",
+            ));
+        }
+        Ok((kept, held))
+    })
 }
 
 fn no_data() -> Error {
@@ -397,37 +409,4 @@ fn several_classes(found: &Found) -> Result<Vec<String>> {
         ));
     }
     Ok(classes)
-}
-
-/// Holds out a part of `found`, stratified by class.
-fn split(
-    found: Found,
-    task: Task,
-    args: &TaskArgs,
-    pipeline: &Pipeline,
-    share: Option<f64>,
-    seed: Seed,
-) -> Result<Splits> {
-    let share = share.unwrap_or(VALIDATION_SHARE);
-    if !(share > 0.0 && share < 1.0) {
-        return Err(Error::input(
-            format!("--validation-share {share}"),
-            "is not between 0 and 1",
-            "use for instance --validation-share 0.2",
-        ));
-    }
-    let at = found.at.clone();
-    let all = found.into_data(&task, args, pipeline)?;
-    let targets: Vec<u32> = all.photos.iter().map(|(_, target)| *target).collect();
-    let (kept, held) = hold_out(&targets, share, seed);
-    if held.is_empty() || kept.is_empty() {
-        return Err(Error::input(
-            at.display(),
-            format!("{} photos are too few to hold some out for validation", all.len()),
-            "add photos: two or more of each class",
-        ));
-    }
-    let all: Arc<dyn Dataset> = Arc::new(all);
-    let part = |indices: Vec<usize>| Arc::new(Subset::new(all.clone(), indices));
-    Ok(Splits { task, train: part(kept), validation: part(held), held_out: true })
 }

@@ -20,7 +20,7 @@ use topwork_core::seed::Seed;
 use topwork_core::task::{Kind, Task};
 use topwork_core::{Error, Result};
 
-use crate::dataset::{DataArgs, held_share, missing, parts};
+use crate::dataset::{DataArgs, held_share, no_train};
 use crate::pipeline::Pipeline;
 use crate::tokenizer::{Frame, Piece, TextTokenizer, Tokens};
 pub(crate) use answer::answers;
@@ -330,11 +330,10 @@ pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>,
         let reason = "no question in it has an answer";
         return Err(Error::input(path.display(), reason, "add questions with answers to learn from"));
     }
-    let held_out = validation.is_none();
     if known.is_none() && train.is_none() {
-        return Err(missing("--train", "there is nothing to learn from"));
+        return Err(no_train());
     }
-    let (train, validation) = parts(train, validation, |all| {
+    Splits::of(task(), train, validation, |all| {
         // The questions about a text stay together.
         let (kept, held) = hold_out(&vec![0; all.contexts.len()], share, seed);
         if held.is_empty() {
@@ -343,8 +342,7 @@ pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>,
             return Err(Error::input(file.display(), "has too few texts to hold some out", remedy));
         }
         Ok((all.of_contexts(&kept), all.of_contexts(&held)))
-    })?;
-    Ok(Splits { task: task(), train, validation, held_out })
+    })
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use topwork_core::seed::Seed;
 use topwork_core::task::{BEGINS, Kind, Task, UNLABELLED, strata};
 use topwork_core::{Error, Result};
 
-use crate::dataset::{DataArgs, held_share, missing, parts};
+use crate::dataset::{DataArgs, held_share, no_train};
 use crate::pipeline::Pipeline;
 use crate::table::place;
 use crate::tokenizer::{Frame, TextTokenizer, Tokens};
@@ -231,19 +231,17 @@ pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>,
             }
             Task { kind: Kind::Tokens, outputs }
         }
-        (None, None) => return Err(missing("--train", "there is nothing to learn from")),
+        (None, None) => return Err(no_train()),
     };
     let labelled = |raw: Option<Raw>| raw.map(|raw| raw.labelled(&task)).transpose();
-    let held_out = validation.is_none();
-    let (train, validation) = parts(labelled(train)?, labelled(validation)?, |all| {
+    Splits::of(task.clone(), labelled(train)?, labelled(validation)?, |all| {
         let (kept, held) = hold_out(&all.groups, share, seed);
         if held.is_empty() {
             let remedy = "add sentences, or give a validation file with --validation";
             return Err(Error::input(&*all.file, "has too few sentences to hold some out", remedy));
         }
         Ok((all.of_sentences(&kept), all.of_sentences(&held)))
-    })?;
-    Ok(Splits { task, train, validation, held_out })
+    })
 }
 
 #[cfg(test)]
