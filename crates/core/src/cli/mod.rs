@@ -114,7 +114,9 @@ enum Verb<D: Domain> {
 
 /// Runs the command line of domain `D` and ends the process: exit code 0, 2 for what the user can mend, 1 for a defect.
 pub fn main<D: Domain>() -> ! {
-    let command = with_negative_numbers(Cli::<D>::command().name(D::BINARY).bin_name(D::BINARY));
+    let about = format!("Transfer learning for {}", D::ITEM.1);
+    let command = Cli::<D>::command().name(D::BINARY).bin_name(D::BINARY).about(about);
+    let command = with_negative_numbers(command);
     let matches = command.get_matches();
     let code = match Cli::<D>::from_arg_matches(&matches) {
         Ok(cli) => match run(cli) {
