@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use topwork_core::advise::Advise;
 use topwork_core::domain::Domain;
 use topwork_core::fit::Fit;
-use topwork_core::machine::Machine;
 use topwork_core::observe::Silent;
 use topwork_core::plan::Plan;
 use topwork_core::strategy::Options;
@@ -131,14 +130,10 @@ fn measure<D: Domain>(
         };
         let figure = if what == "advise" {
             let advise = Advise::<D> {
-                models: vec![D::DEFAULT_MODEL.into()],
-                out: None,
                 limit: flags.limit,
                 per_class: flags.per_class,
                 seed,
-                strict: false,
-                machine: Machine::default(),
-                data: flags.data.clone(),
+                ..Advise::new([D::DEFAULT_MODEL], flags.data.clone())
             };
             let advice = advise.run(&Silent)?;
             let rules = advice.rules.iter().map(|applied| applied.rule.name.to_string()).collect();

@@ -16,7 +16,7 @@ use crate::transferability::{Labelled, Score, Scores, scores};
 use crate::{Error, Result};
 
 /// What to rank, and on which samples.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct Rank<D: Domain> {
     /// Models to compare, separated by commas: names from `models list`, hf-hub:owner/name, model folders, runs
     #[arg(long, short, value_name = "MODEL,…", value_delimiter = ',', required = true)]
@@ -89,6 +89,11 @@ pub struct Failed {
 }
 
 impl<D: Domain> Rank<D> {
+    /// These models on this data, everything else left to the defaults.
+    pub fn new(models: impl IntoIterator<Item = impl Into<String>>, data: D::DataArgs) -> Self {
+        Self { models: models.into_iter().map(Into::into).collect(), data, ..Self::default() }
+    }
+
     /// Scores every model that can be opened.
     ///
     /// # Errors

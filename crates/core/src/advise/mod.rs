@@ -49,7 +49,7 @@ const SHORTER: usize = 2;
 const OPTIONS: [&str; 5] = ["feature-extraction", "partial", "lora", "contrastive-few-shot", "lp-ft"];
 
 /// What to advise on.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct Advise<D: Domain> {
     /// Models to choose from, separated by commas [default: those of `models list` whose weights are on this machine]
     #[arg(long, short, value_name = "MODEL,…", value_delimiter = ',')]
@@ -155,6 +155,11 @@ struct Candidate<D: Domain> {
 }
 
 impl<D: Domain> Advise<D> {
+    /// These models on this data, everything else left to the defaults.
+    pub fn new(models: impl IntoIterator<Item = impl Into<String>>, data: D::DataArgs) -> Self {
+        Self { models: models.into_iter().map(Into::into).collect(), data, ..Self::default() }
+    }
+
     /// Measures and advises.
     ///
     /// # Errors
