@@ -62,18 +62,15 @@ pub fn fit(
 ) -> Result<(Params, LoadReport)> {
     let mut report = LoadReport::default();
     let mut values = BTreeMap::new();
-    let (mut missing, mut differing) = (Vec::new(), Vec::new());
+    let (mut missing, mut differing, mut fresh) = (Vec::new(), Vec::new(), Vec::new());
     let of_head: BTreeSet<String> = network.head.params().into_iter().map(|spec| spec.name).collect();
     for spec in network.params() {
-        let fresh = match head {
+        let made = match head {
             Head::Fresh(seed) if of_head.contains(&spec.name) => Some(seed),
             _ => None,
         };
-        match (weights.get(&spec.name), fresh) {
-            (_, Some(seed)) => {
-                report.fresh.push(format!("{} {:?}", spec.name, spec.shape));
-                values.insert(spec.name.clone(), spec.initial(seed.named("init"), device)?);
-            }
+        match (weights.get(&spec.name), made) {
+            (_, Some(seed)) => fresh.push((spec, seed)),
             (Some(found), None) if found.dims() == spec.shape => {
                 let value = found.to_dtype(DType::F32)?.to_device(device)?.contiguous()?;
                 // A sum is finite only if all its terms are; one pass, no copy. Running counts may be large but finite.
@@ -107,6 +104,11 @@ pub fn fit(
             format!("not a checkpoint of {}: {}", network.name, reasons.join("; ")),
             "name the model that the checkpoint belongs to",
         ));
+    }
+    // Not before the backbone is found to have the sizes that the description tells: one that lies would take all memory.
+    for (spec, seed) in fresh {
+        report.fresh.push(format!("{} {:?}", spec.name, spec.shape));
+        values.insert(spec.name.clone(), spec.initial(seed.named("init"), device)?);
     }
     let known: BTreeSet<String> = network.params().into_iter().map(|spec| spec.name).collect();
     let counter = |name: &str| name.ends_with("num_batches_tracked");
@@ -149,4 +151,25 @@ fn refuse_surplus(
 /// When the device is out of memory.
 pub fn random(network: &Network, seed: Seed, device: &Device) -> Result<Params> {
     Params::initial(&network.params(), seed.named("init"), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{Layer, Linear, Stage};
+
+    #[test]
+    fn a_width_that_no_weights_have_is_refused_before_a_head_of_it_is_made() {
+        let layer = |name: &str, inputs, outputs| {
+            let linear = Linear { name: name.into(), inputs, outputs, bias: false, update: None };
+            Stage { name: name.into(), layers: vec![Layer::Linear(linear)] }
+        };
+        let wide = 1 << 50;
+        let (stages, head) = (vec![layer("body", 4, wide)], layer("head", wide, 2));
+        let network = Network { name: "wide".into(), stages, head, input: vec![4] };
+        let weights =
+            BTreeMap::from([("body.weight".to_string(), Tensor::zeros((8, 4), DType::F32, &Device::Cpu).unwrap())]);
+        let error = fit(&network, &weights, Head::Fresh(Seed(0)), &Device::Cpu, "model").unwrap_err().to_string();
+        assert!(error.contains("body.weight is [8, 4]"), "{error}");
+    }
 }

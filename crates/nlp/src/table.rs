@@ -4,7 +4,7 @@
 //! Which column means what is decided elsewhere.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
@@ -55,12 +55,65 @@ pub fn open_source(path: &Path) -> Result<Source> {
 }
 
 /// The same for any stream.
-pub fn decompressed(mut source: Source) -> std::io::Result<Source> {
+pub fn decompressed(mut source: Source) -> io::Result<Source> {
     let head = source.fill_buf()?;
     if head.starts_with(&[0x1f, 0x8b]) {
-        return Ok(Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(source))));
+        return Ok(Box::new(BufReader::with_capacity(1 << 16, Unpacked::new(source, FREE_GROWTH))));
     }
     Ok(source)
+}
+
+/// What is small may be packed as well as gzip can.
+const FREE_GROWTH: u64 = 1 << 30;
+/// A file that grows by more than this was not made of text.
+const MOST_GROWTH: u64 = 100;
+
+/// What comes out of gzip, as long as it is plausible: a small file must not fill the memory.
+struct Unpacked {
+    decoder: MultiGzDecoder<Counted>,
+    length: u64,
+    free: u64,
+}
+
+/// A source, and how much of it was read.
+struct Counted {
+    source: Source,
+    read: u64,
+}
+
+impl Unpacked {
+    fn new(source: Source, free: u64) -> Self {
+        Self { decoder: MultiGzDecoder::new(Counted { source, read: 0 }), length: 0, free }
+    }
+}
+
+impl Read for Unpacked {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.decoder.read(bytes)?;
+        self.length += count as u64;
+        if self.length > self.free + MOST_GROWTH * self.decoder.get_ref().read {
+            let reason = format!("it grows to more than {MOST_GROWTH} times its size");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        }
+        Ok(count)
+    }
+}
+
+impl Read for Counted {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.source.read(bytes).inspect(|&count| self.read += count as u64)
+    }
+}
+
+impl BufRead for Counted {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.source.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.read += count as u64;
+        self.source.consume(count);
+    }
 }
 
 /// Lines of text: UTF-8, without a byte order mark and line ends.
@@ -107,9 +160,9 @@ fn not_text(file: &str, line: usize) -> Error {
     Error::input(place(file, line), "is not valid UTF-8", "save the file as UTF-8 and try again")
 }
 
-fn unreadable(file: &str, source: std::io::Error) -> Error {
+fn unreadable(file: &str, source: io::Error) -> Error {
     match source.kind() {
-        std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput | std::io::ErrorKind::UnexpectedEof => {
+        io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof => {
             Error::input(file, format!("cannot be decompressed: {source}"), "fetch or compress the file again")
         }
         _ => Error::io(file)(source),
@@ -167,7 +220,7 @@ impl Table {
             Format::Csv(separator) => {
                 // The header goes back in front, so that line numbers are the file's; it may itself be quoted.
                 let head = "\n".repeat(line - 1) + &first + "\n";
-                let joined: Source = Box::new(BufReader::new(std::io::Cursor::new(head).chain(lines.source)));
+                let joined: Source = Box::new(BufReader::new(io::Cursor::new(head).chain(lines.source)));
                 let mut reader = csv::ReaderBuilder::new().delimiter(separator).flexible(true).from_reader(joined);
                 let header = reader.byte_headers().map_err(|e| bad_csv(name, e))?;
                 let columns = header.iter().map(|f| column_name(&String::from_utf8_lossy(f))).collect();
@@ -401,6 +454,22 @@ mod tests {
             assert_eq!(failed.len(), 1);
             assert!(failed[0].contains("cannot be decompressed"), "{failed:?}");
         }
+    }
+
+    #[test]
+    fn what_grows_beyond_reason_is_not_unpacked() {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(&[b'a'; 1 << 20]).unwrap();
+        let packed = encoder.finish().unwrap();
+        let unpack = |free| {
+            let mut all = Vec::new();
+            let source = Box::new(Cursor::new(packed.clone()));
+            (Unpacked::new(source, free).read_to_end(&mut all), all.len() as u64)
+        };
+        assert_eq!(unpack(1 << 20).0.unwrap(), 1 << 20);
+        let (refused, length) = unpack(1 << 16);
+        assert!(refused.unwrap_err().to_string().contains("100 times"));
+        assert!(length <= (1 << 16) + MOST_GROWTH * packed.len() as u64 + (1 << 16), "{length}");
     }
 
     #[test]

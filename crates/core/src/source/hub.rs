@@ -4,6 +4,7 @@
 //! Files are fetched into that cache, checked, and copied into the model's own folder, so that clearing either leaves the other whole.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,13 +18,33 @@ use super::install::{Staging, check};
 use crate::{Error, Result, files};
 
 /// Where the hub is, and where what comes from it is kept.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Hub {
     pub cache: PathBuf,
     /// hf-hub's default if absent.
     pub endpoint: Option<String>,
     pub token: Option<String>,
     pub offline: bool,
+}
+
+/// Never the token, nor a password in the address.
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoint = self.endpoint.as_deref().map(without_passwords);
+        let (cache, offline, token) = (&self.cache, self.offline, self.token.as_ref().map(|_| "…"));
+        write!(f, "Hub {{ cache: {cache:?}, endpoint: {endpoint:?}, token: {token:?}, offline: {offline} }}")
+    }
+}
+
+/// A text without what stands between `://` and `@` of the addresses in it.
+fn without_passwords(text: &str) -> String {
+    let mut parts = text.split("://");
+    let first = parts.next().unwrap_or_default().to_string();
+    parts.fold(first, |text, part| {
+        let end = part.find(|c: char| c == '/' || c.is_whitespace()).unwrap_or(part.len());
+        let host = part[..end].rfind('@').map_or(0, |at| at + 1);
+        text + "://" + &part[host..]
+    })
 }
 
 impl Hub {
@@ -131,7 +152,7 @@ impl Hub {
         match error {
             ApiError::IoError(e) if e.kind() == std::io::ErrorKind::StorageFull => Error::io(&self.cache)(e),
             error => {
-                let text = error.to_string();
+                let text = without_passwords(&error.to_string());
                 let remedy = match text.rsplit(' ').next() {
                     Some("401" | "403") => "set HF_TOKEN, after accepting the model's terms on its page",
                     _ => "check the network (HF_ENDPOINT names another hub); what has arrived is kept and resumed",
@@ -230,6 +251,16 @@ mod tests {
     fn switches_are_read_as_python_reads_them() {
         assert!(["1", "TRUE", "yes", "On"].iter().all(|value| is_true(value)));
         assert!(["0", "false", "no", ""].iter().all(|value| !is_true(value)));
+    }
+
+    #[test]
+    fn neither_tokens_nor_passwords_are_shown() {
+        let endpoint = Some("https://me:secret@hub.example/a@b".to_string());
+        let hub = Hub { cache: "cache".into(), endpoint, token: Some("hf_secret".into()), offline: false };
+        let shown = format!("{hub:?}");
+        assert!(!shown.contains("secret") && shown.contains("https://hub.example/a@b"), "{shown}");
+        assert_eq!(without_passwords("no address"), "no address");
+        assert_eq!(without_passwords("http://a:b@x: 401, https://y"), "http://x: 401, https://y");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Where the bytes of a photo are: in a file of its own, or in a stretch of a larger one.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,7 +52,9 @@ impl Store {
     /// When it is longer than [`MOST_BYTES`], or the file ends before it does.
     pub fn part(self: &Arc<Self>, name: impl Into<Arc<str>>, at: u64, length: u64) -> Result<Photo> {
         let name = name.into();
-        check_length(&name, length)?;
+        if length > MOST_BYTES {
+            return Err(too_long(&name));
+        }
         if at.saturating_add(length) > self.length {
             return Err(Error::input(
                 name,
@@ -79,10 +81,7 @@ impl Photo {
     /// When they cannot be read, or are more than [`MOST_BYTES`].
     pub fn read(&self) -> Result<Vec<u8>> {
         match self {
-            Self::File(path) => {
-                check_length(&path.display().to_string(), fs::metadata(path).map_err(Error::io(path))?.len())?;
-                fs::read(path).map_err(Error::io(path))
-            }
+            Self::File(path) => read(path, MOST_BYTES),
             Self::Part(Part { store, at, length, name }) => {
                 let mut bytes = vec![0; *length as usize];
                 let mut file = store.file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -95,12 +94,18 @@ impl Photo {
     }
 }
 
-fn check_length(name: &str, length: u64) -> Result<()> {
-    if length > MOST_BYTES {
-        let reason = format!("{length} bytes; at most {} million are read", MOST_BYTES / 1_000_000);
-        return Err(Error::input(name, reason, "scale the photo down, or remove it"));
-    }
-    Ok(())
+/// All bytes of a file, which must be at most `most`. A device tells no length and has no end.
+fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    let length = file.metadata().map_err(Error::io(path))?.len();
+    let mut bytes = Vec::with_capacity(length.min(most) as usize);
+    file.take(most + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    if bytes.len() as u64 > most { Err(too_long(&path.display().to_string())) } else { Ok(bytes) }
+}
+
+fn too_long(name: &str) -> Error {
+    let reason = format!("holds more than {} million bytes", MOST_BYTES / 1_000_000);
+    Error::input(name, reason, "scale the photo down, or remove it")
 }
 
 /// A file without a name in the cache directory, which is gone when the last photo of it is.
@@ -143,5 +148,21 @@ impl Spool {
     pub fn finish(mut self) -> Result<File> {
         self.file.flush().map_err(Error::io(cache_dir()))?;
         self.file.into_inner().map_err(|e| Error::io(cache_dir())(e.into_error()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_an_end_is_not_read_for_ever() {
+        let endless = Path::new("/dev/zero");
+        if !endless.exists() {
+            eprintln!("skipped: this system has no /dev/zero");
+            return;
+        }
+        let error = read(endless, 1000).unwrap_err().to_string();
+        assert!(error.contains("/dev/zero: holds more than"), "{error}");
     }
 }

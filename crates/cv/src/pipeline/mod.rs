@@ -10,8 +10,8 @@ pub mod prefetch;
 pub mod resize;
 mod test_views;
 
+use std::fmt;
 use std::path::Path;
-use std::{fmt, fs};
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,7 @@ use topwork_core::{Error, Result};
 use self::augment::Augment;
 use self::resize::{Region, resize};
 pub use self::test_views::{TestViewArgs, TestViews};
+use crate::dataset::photo::Photo;
 
 /// Raised whenever equal files and settings begin to give other numbers, so that no cache mixes the two.
 const VERSION: u32 = 1;
@@ -138,8 +139,8 @@ impl Pipeline {
     /// # Errors
     /// When it cannot be read, or is not a readable image.
     pub fn load_file(&self, path: &Path, view: View) -> Result<Sample> {
-        let bytes = fs::read(path).map_err(Error::io(path))?;
-        self.load(&path.display().to_string(), &bytes, view)
+        let photo = Photo::File(path.to_path_buf());
+        self.load(&photo.name(), &photo.read()?, view)
     }
 
     /// Renders `view` of a decoded photo.

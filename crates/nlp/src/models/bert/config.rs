@@ -86,6 +86,9 @@ impl Default for BertConfig {
     }
 }
 
+/// Far more than any encoder has.
+const MOST_LAYERS: usize = 1024;
+
 impl BertConfig {
     /// Reads the text of a `config.json`; `subject` is what to call it in errors.
     ///
@@ -130,6 +133,11 @@ impl BertConfig {
         ];
         if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
             return Err(format!("has {name} 0"));
+        }
+        // Each is a stage in memory before any weight is looked at.
+        let layers = self.num_hidden_layers.saturating_mul(self.inner_group_num);
+        if layers.max(self.num_hidden_groups) > MOST_LAYERS {
+            return Err(format!("has more than {MOST_LAYERS} layers"));
         }
         if self.positions() == 0 {
             return Err(format!("has max_position_embeddings {}", self.max_position_embeddings));
@@ -189,6 +197,7 @@ mod tests {
         for (text, word) in [
             (r#"{"hidden_size": 0}"#, "hidden_size"),
             (r#"{"hidden_size": 100}"#, "evenly"),
+            (r#"{"num_hidden_layers": 1000000000000}"#, "1024 layers"),
             (r#"{"hidden_act": "swish2"}"#, "swish2"),
             (r#"{"hidden_size": "#, "not the configuration"),
             (r#"{"model_type": "roberta", "max_position_embeddings": 2}"#, "max_position_embeddings"),
