@@ -4,6 +4,8 @@
 
 mod advice;
 mod bench;
+#[cfg(test)]
+mod book;
 mod dataset;
 mod debian;
 mod digits;
