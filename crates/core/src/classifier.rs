@@ -21,6 +21,30 @@ use crate::task::{Kind, Task};
 use crate::{Error, Result, adapter};
 
 /// A classifier of domain `D`, ready to use; cheap to share between threads.
+///
+/// ```
+/// # #[path = "../examples/signals.rs"] mod signals;
+/// # use signals::{DataArgs, Signals, generate};
+/// # use topwork_core::{fit::Fit, observe::Silent};
+/// use topwork_core::classifier::Classifier;
+///
+/// # fn main() -> topwork_core::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let (table, run) = (folder.path().join("signals.csv"), folder.path().join("run"));
+/// # std::fs::write(&table, generate(&[0.05, 0.2], 0.3, 10, 0)).unwrap();
+/// # let data = DataArgs { train: Some(table), ..DataArgs::default() };
+/// # Fit::<Signals>::new(data).strategy("from-scratch").out(&run).run(&Silent)?;
+/// let classifier = Classifier::<Signals>::load(&run)?;
+/// assert_eq!(classifier.classes(), ["rings at 0.05", "rings at 0.2"]);
+///
+/// let signal: Vec<f32> = (0..128).map(|t| (0.2 * 6.28 * t as f32).sin()).collect();
+/// let predictions = classifier.predict(&[signal.as_slice()])?;
+/// let sum: f32 = predictions[0].guesses.iter().map(|guess| guess.probability).sum();
+/// assert!((sum - 1.0).abs() < 1e-5);
+/// assert_eq!(classifier.embed(&[signal.as_slice()])?[0].len(), 64);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Classifier<D: Domain> {
     model: Opened<D::Pipeline>,
     task: Task,

@@ -39,6 +39,31 @@ const JUDGEMENTS: usize = 5;
 
 /// Everything that decides a run: the flags of `train`, the tables of `run.toml`, or built in code. What is `None` is
 /// left to the domain and the strategy.
+///
+/// ```
+/// # #[path = "../examples/signals.rs"] mod signals;
+/// # use signals::{DataArgs, Signals, generate};
+/// use topwork_core::fit::Fit;
+/// use topwork_core::observe::Silent;
+/// use topwork_core::strategy::Options;
+///
+/// # fn main() -> topwork_core::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let (table, run) = (folder.path().join("signals.csv"), folder.path().join("run"));
+/// # std::fs::write(&table, generate(&[0.05, 0.2], 0.3, 30, 0)).unwrap();
+/// # let data = DataArgs { train: Some(table), ..DataArgs::default() };
+/// let options = Options { epochs: Some(2), learning_rate: Some(1e-3), ..Options::default() };
+/// let fit = Fit::<Signals> { folds: Some(3), ..Fit::new(data).strategy("from-scratch").seed(7).options(options) };
+/// // What would be done, before anything is.
+/// println!("{}", fit.prepare(&Silent)?.plan);
+///
+/// let finished = fit.out(&run).run(&Silent)?;
+/// let folds = finished.summary.folds.expect("folds were asked for");
+/// assert_eq!(folds.each.len(), 3);
+/// assert!(run.join("report.html").is_file());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case", bound = "")]
 pub struct Fit<D: Domain> {

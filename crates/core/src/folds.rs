@@ -153,6 +153,18 @@ fn targets(data: &dyn Dataset) -> Vec<u32> {
 ///
 /// # Errors
 /// When `count` is less than 2 or more than the samples of some class.
+///
+/// ```
+/// use topwork_core::folds::stratified;
+/// use topwork_core::seed::Seed;
+///
+/// let targets = [0, 0, 0, 0, 1, 1];
+/// let folds = stratified(&targets, &["a".into(), "b".into()], 2, Seed(0))?;
+/// for fold in &folds {
+///     assert_eq!(fold.iter().filter(|&&i| targets[i] == 1).count(), 1);
+/// }
+/// # Ok::<(), topwork_core::Error>(())
+/// ```
 pub fn stratified(targets: &[u32], classes: &[String], count: usize, seed: Seed) -> Result<Vec<Vec<usize>>> {
     let flag = format!("--folds {count}");
     if count < 2 {

@@ -16,6 +16,29 @@ use crate::transferability::{Labelled, Score, Scores, scores};
 use crate::{Error, Result};
 
 /// What to rank, and on which samples.
+///
+/// ```
+/// # #[path = "../examples/signals.rs"] mod signals;
+/// # use signals::{DataArgs, Signals, generate};
+/// # use topwork_core::{fit::Fit, machine::Machine, observe::Silent};
+/// use topwork_core::rank::Rank;
+///
+/// # fn main() -> topwork_core::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = |name: &str| folder.path().join(name).display().to_string();
+/// # std::fs::write(path("signals.csv"), generate(&[0.05, 0.2], 0.3, 10, 0)).unwrap();
+/// # let data = DataArgs { train: Some(path("signals.csv").into()), ..DataArgs::default() };
+/// # for (seed, name) in [(0, "first"), (1, "second")] {
+/// #     Fit::<Signals>::new(data.clone()).strategy("from-scratch").seed(seed).out(path(name)).run(&Silent)?;
+/// # }
+/// let rank = Rank::<Signals>::new([path("first"), path("second")], data);
+/// # let rank = Rank { machine: Machine { cache_limit: Some(0.0), ..Machine::default() }, ..rank };
+/// for ranked in rank.run(&Silent)?.models {
+///     println!("{}: {:?}", ranked.model, ranked.scores.values);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Rank<D: Domain> {
     /// Models to compare, separated by commas: names from `models list`, hf-hub:owner/name, model folders, runs

@@ -49,6 +49,33 @@ const SHORTER: usize = 2;
 const OPTIONS: [&str; 5] = ["feature-extraction", "partial", "lora", "contrastive-few-shot", "lp-ft"];
 
 /// What to advise on.
+///
+/// ```
+/// # #[path = "../../examples/signals.rs"] mod signals;
+/// # use signals::{DataArgs, Signals, generate};
+/// # use topwork_core::{fit::Fit, machine::Machine, observe::Silent};
+/// use topwork_core::advise::Advise;
+///
+/// # fn main() -> topwork_core::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = |name: &str| folder.path().join(name).display().to_string();
+/// # std::fs::write(path("signals.csv"), generate(&[0.05, 0.2], 0.3, 10, 0)).unwrap();
+/// # let data = DataArgs { train: Some(path("signals.csv").into()), ..DataArgs::default() };
+/// # let machine = Machine { cache_limit: Some(0.0), ..Machine::default() };
+/// # let source = path("source");
+/// # Fit::<Signals>::new(data.clone()).strategy("from-scratch").out(&source).run(&Silent)?;
+/// let advise = Advise::<Signals>::new([&source], data.clone());
+/// # let advise = Advise { machine: machine.clone(), ..advise };
+/// let advice = advise.run(&Silent)?;
+/// for applied in &advice.rules {
+///     println!("{} ({}), because {}", applied.rule.then, applied.numbers, applied.rule.because);
+/// }
+/// let fit = Fit::<Signals> { plan: Some(advice.plan), ..Fit::new(data).model(&advice.model).out(path("run")) };
+/// # let fit = Fit { machine, ..fit };
+/// fit.run(&Silent)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Advise<D: Domain> {
     /// Models to choose from, separated by commas [default: those of `models list` whose weights are on this machine]

@@ -106,6 +106,26 @@ impl Sweep {
 ///
 /// # Errors
 /// When data, model or settings are unusable, or the plan has no phase of gradient descent.
+///
+/// ```
+/// # #[path = "../../examples/signals.rs"] mod signals;
+/// # use signals::{DataArgs, Signals, generate};
+/// # use topwork_core::{fit::Fit, observe::Silent};
+/// use topwork_core::find_lr::{Sweep, find_lr};
+///
+/// # fn main() -> topwork_core::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let table = folder.path().join("signals.csv");
+/// # std::fs::write(&table, generate(&[0.05, 0.2], 0.3, 20, 0)).unwrap();
+/// # let data = DataArgs { train: Some(table), ..DataArgs::default() };
+/// let fit = Fit::<Signals>::new(data).strategy("from-scratch");
+/// let test = find_lr(&fit, Sweep { highest: 1.0, decades: 5, steps: 30 }, &Silent)?;
+/// if let Some(found) = test.suggestion {
+///     println!("planned {}, steepest at {}", test.planned, found.steepest);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub fn find_lr<D: Domain>(fit: &Fit<D>, sweep: Sweep, observer: &dyn Observer) -> Result<RangeTest> {
     sweep.check()?;
     let prepared = fit.prepare(observer)?;

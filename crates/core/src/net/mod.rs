@@ -21,6 +21,23 @@ pub use params::{ParamSpec, Params, Role};
 pub use update::{LowRank, Side, Update};
 
 /// A backbone of consecutive stages, and the head on top.
+///
+/// ```
+/// use topwork_core::net::{Act, Layer, Linear, Network, Stage};
+///
+/// let linear = |name: &str, inputs, outputs| {
+///     Layer::Linear(Linear { name: name.into(), inputs, outputs, bias: true, update: None })
+/// };
+/// let network = Network {
+///     name: "small".into(),
+///     stages: vec![Stage { name: "hidden".into(), layers: vec![linear("hidden", 4, 8), Layer::Act(Act::Relu)] }],
+///     head: Stage { name: "head".into(), layers: vec![linear("head", 8, 3)] },
+///     input: vec![4],
+/// };
+/// assert_eq!((network.features(), network.classes()), (8, 3));
+/// assert_eq!(network.parameters(), 4 * 8 + 8 + 8 * 3 + 3);
+/// assert_eq!(network.with_classes(5).classes(), 5);
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Network {
     /// The architecture's name: `resnet18`.

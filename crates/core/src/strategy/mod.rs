@@ -58,6 +58,24 @@ use crate::plan::{
 use crate::task::Kind;
 
 /// How knowledge is carried over.
+///
+/// ```
+/// # #[path = "../../examples/signals.rs"] mod signals;
+/// # use signals::Signals;
+/// use topwork_core::domain::Domain;
+/// use topwork_core::plan::Phase;
+/// use topwork_core::strategy::{Facts, LpFt, Options, Settings, Strategy};
+/// use topwork_core::task::Kind;
+///
+/// # fn main() {
+/// let network = Signals::outline("signal-net").expect("it is known").network;
+/// let task = Facts { kind: Kind::Classes, outputs: 2, samples: 100 };
+/// let settings = Settings { options: Options::default(), defaults: Signals::defaults() };
+/// let plan = LpFt.plan(&network, &task, &settings);
+/// assert!(matches!(plan.phases[..], [Phase::Solve(_), Phase::Train(_)]));
+/// println!("{plan}");
+/// # }
+/// ```
 pub trait Strategy: Send + Sync {
     /// The name on the command line: `fine-tuning`.
     fn name(&self) -> &'static str;
