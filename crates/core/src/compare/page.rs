@@ -9,6 +9,8 @@ use crate::report::{document, table};
 pub fn page(program: &str, comparison: &Comparison) -> String {
     let mut rows = cells(comparison);
     let header = rows.remove(0);
+    // The pictures call them by number.
+    (1..).zip(&mut rows).for_each(|(number, row)| row[0] = format!("{number}. {}", row[0]));
     let notes: String = notes(comparison).iter().map(|note| format!("<p>{}</p>", escape(note))).collect();
     let sections = [
         ("Scores", table(&header, &rows) + &notes),
@@ -37,7 +39,7 @@ fn against_seconds(comparison: &Comparison) -> String {
         Chart::new(&name, Axis::even("seconds of a run", [0.0, seconds[1]]), Axis::even(&name, range(scores)));
     for (i, row) in rows.iter().enumerate() {
         let (low, high) = row.scores.iter().fold((row.mean, row.mean), |(l, h), (_, s)| (l.min(*s), h.max(*s)));
-        chart = chart.line(&row.settings, colour(i), [(row.seconds, low), (row.seconds, high)]);
+        chart = chart.line(&(i + 1).to_string(), colour(i), [(row.seconds, low), (row.seconds, high)]);
         chart = chart.dots(colour(i), row.scores.iter().map(|(_, score)| (row.seconds, *score)));
     }
     format!(
@@ -56,23 +58,21 @@ fn courses(comparison: &Comparison) -> String {
         };
         judged.filter_map(point).collect()
     };
-    let lines: Vec<(usize, &Row, Vec<(f64, f64)>)> = comparison
-        .rows
-        .iter()
-        .enumerate()
-        .flat_map(|(i, row)| {
-            row.courses.iter().map(points).filter(|points| points.len() > 1).map(move |points| (i, row, points))
-        })
+    type Course = Vec<(f64, f64)>;
+    let several = |row: &Row| row.courses.iter().map(points).filter(|points| points.len() > 1).collect::<Vec<Course>>();
+    let lines: Vec<(usize, Course)> = (1..)
+        .zip(&comparison.rows)
+        .flat_map(|(number, row)| several(row).into_iter().map(move |points| (number, points)))
         .collect();
     let last = lines.iter().flat_map(|(.., points)| points.last()).map(|(epoch, _)| *epoch as usize).max();
     let Some(last) = last else { return String::new() };
     let values = lines.iter().flat_map(|(.., points)| points.iter().map(|(_, score)| *score));
     let mut chart = Chart::new(&name, Axis::counted("epoch", last), Axis::even(&name, range(values)));
-    let mut named = None;
-    for (i, row, points) in lines {
-        let label = if named == Some(i) { "" } else { row.settings.as_str() };
-        named = Some(i);
-        chart = chart.line(label, colour(i), points);
+    let mut named = 0;
+    for (number, points) in lines {
+        let label = if named == number { String::new() } else { number.to_string() };
+        named = number;
+        chart = chart.line(&label, colour(number - 1), points);
     }
     format!("<div class=\"chart\">{}</div>", chart.finish("on the validation samples, a line for each run").inline())
 }

@@ -48,8 +48,8 @@ pub struct Chart {
     svg: Svg,
     x: Axis,
     y: Axis,
-    /// Entries of the legend so far.
-    named: usize,
+    /// How far the legend reaches from the right.
+    legend: f64,
     marks: usize,
 }
 
@@ -69,7 +69,7 @@ impl Chart {
             svg.text([LEFT - 6.0, at + 4.0], Anchor::End, "dim", name);
         }
         svg.text([LEFT + WIDTH / 2.0, FLOOR + 36.0], Anchor::Middle, "ink", &x.name);
-        Self { svg, x, y, named: 0, marks: 0 }
+        Self { svg, x, y, legend: 0.0, marks: 0 }
     }
 
     fn place(&self, (x, y): (f64, f64)) -> String {
@@ -88,8 +88,9 @@ impl Chart {
             self = self.dots(colour, points);
         }
         if !name.is_empty() {
-            let at = LEFT + WIDTH - 110.0 * self.named as f64;
-            self.named += 1;
+            let at = LEFT + WIDTH - self.legend;
+            // About as wide as its letters are, and some air.
+            self.legend += 7.0 * name.chars().count() as f64 + 24.0;
             self.svg.push(format_args!(
                 "<text x=\"{at:.1}\" y=\"24\" fill=\"{colour}\" text-anchor=\"end\">{}</text>",
                 escape(name)
