@@ -38,7 +38,7 @@ pub(super) struct EvaluateArgs<D: Domain> {
 
 pub(super) fn run<D: Domain>(args: EvaluateArgs<D>, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
-    let mut opened = super::open::<D>(&args.run, args.adapter.as_deref(), common)?;
+    let mut opened = super::open_run::<D>(&args.run, args.adapter.as_deref(), common)?;
     if opened.task.is_none() {
         // A backbone may be judged by itself, where the flags say by what.
         opened = D::configure(opened, &args.data)?;

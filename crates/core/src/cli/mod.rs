@@ -27,7 +27,7 @@ use crate::device::{self, Place};
 use crate::domain::{Domain, Opened, Verbs};
 use crate::machine::Machine;
 use crate::task::Task;
-use crate::{Error, Result, adapter, fit};
+use crate::{Error, Result, adapter, fit, source};
 
 pub use console::Console;
 pub use train::{TrainArgs, pretrain, pretraining_flag};
@@ -173,12 +173,23 @@ fn open<D: Domain>(model: &str, adapter: Option<&Path>, common: &Common) -> Resu
     }
 }
 
+/// The same where a run is expected: what is no name is meant to be a folder.
+///
+/// # Errors
+/// As there.
+fn open_run<D: Domain>(run: &str, adapter: Option<&Path>, common: &Common) -> Result<Opened<D::Pipeline>> {
+    if adapter.is_none() && source::parse(run, D::cards()).is_err() {
+        model_folder(Path::new(run))?;
+    }
+    open::<D>(run, adapter, common)
+}
+
 /// A classifier to use: as any model is opened, at the temperature that was found for it.
 ///
 /// # Errors
 /// As there; and when the model has no head.
 pub fn classifier<D: Domain>(model: &str, adapter: Option<&Path>, common: &Common) -> Result<Classifier<D>> {
-    classifier_of(open::<D>(model, adapter, common)?, model, adapter, common)
+    classifier_of(open_run::<D>(model, adapter, common)?, model, adapter, common)
 }
 
 /// A classifier of what was opened as `model`.

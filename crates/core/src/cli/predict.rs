@@ -39,7 +39,7 @@ pub(super) fn run<D: Domain>(args: PredictArgs<D>, common: &Common) -> Result<()
         return Err(Error::input("--top-k 0", "there is nothing to show", "use 1 or more"));
     }
     let adapter = args.adapter.as_deref();
-    let opened = D::used(super::open::<D>(&args.run, adapter, common)?, &args.inputs)?;
+    let opened = D::used(super::open_run::<D>(&args.run, adapter, common)?, &args.inputs)?;
     let classifier = super::classifier_of::<D>(opened, &args.run, adapter, common)?.viewed(&args.views);
     let kind = classifier.task().kind;
     if let Some(answers) = D::answers(&classifier, &args.inputs, args.top_k)? {
