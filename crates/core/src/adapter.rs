@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::domain::{Domain, Opened};
-use crate::files::{create_dir_all, write_atomic_bytes};
+use crate::files::{create_dir_all, read_small_text, write_atomic_bytes};
 use crate::net::adapt::{self, Adapter};
 use crate::net::{Network, ParamSpec, Params};
 use crate::source::{self, Reference, Source};
@@ -315,7 +315,7 @@ fn read<D: Domain>(folder: &Path) -> Result<Description<D::DataArgs>> {
         };
         return Err(Error::input(folder.display(), format!("is no adapter folder: it has no {DESCRIPTION}"), remedy));
     }
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let text = read_small_text(&path).map_err(Error::io(&path))?;
     let unclear = |e: serde_json::Error| {
         Error::input(path.display(), format!("cannot be understood: {e}"), "restore the folder as it was written")
     };

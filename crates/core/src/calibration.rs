@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Dataset;
-use crate::files::write_atomic_bytes;
+use crate::files::{read_small, write_atomic_bytes};
 use crate::metrics::{Metrics, Scores};
 use crate::outputs::Outputs;
 use crate::task::Task;
@@ -66,15 +66,16 @@ impl Calibration {
     /// When the file cannot be read or holds no temperature.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(FILE);
-        let text = match std::fs::read(&path) {
+        let text = match read_small(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io(&path)(e)),
         };
         let wrong = |reason: String| Error::input(path.display(), reason, "restore the file, or remove it");
         let found: Self = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
-        if !(found.temperature.is_finite() && found.temperature > 0.0) {
-            return Err(wrong(format!("a temperature of {}", found.temperature)));
+        // As far beyond those that are fitted as somebody may set one.
+        if !(RANGE[0] / 100.0..=RANGE[1] * 100.0).contains(&found.temperature) {
+            return Err(wrong(format!("a temperature of {:?}", found.temperature)));
         }
         Ok(Some(found))
     }

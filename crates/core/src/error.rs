@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 /// Shorthand used throughout the workspace.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Bytes of a subject or reason that are told.
+const MOST_SHOWN: usize = 2000;
+
 /// What can go wrong, split by who can mend it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -53,10 +56,28 @@ fn io_remedy(error: &std::io::Error) -> &'static str {
     }
 }
 
+/// A text that may quote a file: neither longer than a screen nor able to steer a terminal.
+fn printable(text: impl Display) -> String {
+    let text = text.to_string();
+    let mut shown = String::with_capacity(text.len().min(MOST_SHOWN));
+    for c in text.chars() {
+        if shown.len() > MOST_SHOWN {
+            shown.push('…');
+            break;
+        }
+        match c {
+            '\n' | '\t' => shown.push(c),
+            c if c.is_control() => shown.extend(c.escape_debug()),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
 impl Error {
     /// An [`Error::Input`]: `subject` is the file, row or flag, `remedy` an instruction.
     pub fn input(subject: impl Display, reason: impl Display, remedy: impl Display) -> Self {
-        Self::Input { subject: subject.to_string(), reason: reason.to_string(), remedy: remedy.to_string() }
+        Self::Input { subject: printable(subject), reason: printable(reason), remedy: remedy.to_string() }
     }
 
     /// For `map_err` on file operations.

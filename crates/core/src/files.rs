@@ -110,6 +110,31 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
+/// Most bytes of a file that is read into memory at once: settings, descriptions, vocabularies.
+const MOST: u64 = 256 << 20;
+
+/// [`std::fs::read`] for files that are small if they are what they should be.
+///
+/// # Errors
+/// As there; and for more than 256 MB.
+pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MOST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST {
+        return Err(io::Error::other(format!("larger than {} MB, which no such file is", MOST >> 20)));
+    }
+    Ok(bytes)
+}
+
+/// [`std::fs::read_to_string`] for such files.
+///
+/// # Errors
+/// As there; and for more than 256 MB.
+pub fn read_small_text(path: &Path) -> io::Result<String> {
+    let text = String::from_utf8(read_small(path)?);
+    text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not valid UTF-8"))
+}
+
 /// [`std::fs::create_dir_all`] with an error that names the folder.
 pub fn create_dir_all(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(Error::io(path))

@@ -357,7 +357,7 @@ impl<D: Domain> Fit<D> {
     /// # Errors
     /// When they cannot be read or understood; `remedy` says what to do then.
     pub fn read(path: &Path, remedy: &str) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = crate::files::read_small_text(path).map_err(Error::io(path))?;
         toml::from_str(&text).map_err(|e| Error::input(path.display(), e.to_string().trim_end(), remedy))
     }
 

@@ -327,7 +327,7 @@ pub(crate) fn cross_validate<D: Domain>(
 }
 
 fn read(path: &Path, samples: usize, classes: usize) -> Result<Vec<Judged>> {
-    let text = std::fs::read(path).map_err(Error::io(path))?;
+    let text = crate::files::read_small(path).map_err(Error::io(path))?;
     let damaged = |reason: String| Error::input(path.display(), reason, "remove the fold's folder and resume the run");
     let judged: Vec<Judged> = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
     if judged.iter().any(|judged| judged.sample >= samples || judged.logits.len() != classes) {

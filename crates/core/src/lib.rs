@@ -36,6 +36,7 @@
 
 pub mod adapter;
 pub mod advise;
+pub mod bounded;
 pub mod cache;
 pub mod calibration;
 pub mod checkpoint;
@@ -53,6 +54,7 @@ pub mod files;
 pub mod find_lr;
 pub mod fit;
 pub mod folds;
+pub mod guard;
 pub mod loader;
 pub mod machine;
 pub mod metrics;

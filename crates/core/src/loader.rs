@@ -5,13 +5,13 @@
 //! with the data set. Samples that cannot be read are reported to [`Faults`], which decides when that is too many.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use candle_core::Device;
 
 use crate::data::{Activation, Dataset, Sample, View};
+use crate::guard::caught;
 use crate::seed::Seed;
 use crate::{Error, Result};
 
@@ -92,7 +92,7 @@ impl Shared {
 
     /// A decoder that panics on a broken file must not take the run with it.
     fn render(&self, request: Request) -> Result<Sample> {
-        catch_unwind(AssertUnwindSafe(|| self.dataset.load(request.index, request.view))).unwrap_or_else(|_| {
+        caught(|| self.dataset.load(request.index, request.view)).unwrap_or_else(|| {
             Err(Error::input(
                 self.dataset.name(request.index),
                 "the decoder gave up on it",

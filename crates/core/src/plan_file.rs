@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::files::write_atomic_bytes;
+use crate::files::{read_small_text, write_atomic_bytes};
 use crate::net::Network;
 use crate::plan::{Combine, Method, Mixture, Penalty, Phase, Plan};
 use crate::{Error, Result};
@@ -12,7 +12,7 @@ use crate::{Error, Result};
 /// # Errors
 /// When the file cannot be read or is no plan.
 pub fn read(path: &Path) -> Result<Plan> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = read_small_text(path).map_err(Error::io(path))?;
     let plan = if is_json(path) {
         serde_json::from_str(&text).map_err(|e| e.to_string())
     } else {

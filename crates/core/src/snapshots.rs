@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::checkpoint::{parse, write_safetensors};
-use crate::files::{create_dir_all, write_atomic_bytes};
+use crate::files::{create_dir_all, read_small, write_atomic_bytes};
 use crate::{Error, Result};
 
 const KEEP: usize = 2;
@@ -62,7 +62,7 @@ pub fn write(folder: &Path, number: usize, tensors: &BTreeMap<String, Tensor>, v
 /// The latest whole checkpoint in `folder`.
 pub fn latest<T: Sealed>(folder: &Path) -> Option<(T, BTreeMap<String, Tensor>)> {
     numbers(folder).into_iter().rev().find_map(|number| {
-        let text = std::fs::read(folder.join(format!("{number:06}.json"))).ok()?;
+        let text = read_small(&folder.join(format!("{number:06}.json"))).ok()?;
         let mut value: T = serde_json::from_slice(&text).ok()?;
         let bytes = std::fs::read(tensors_file(folder, number)).ok()?;
         if blake3::hash(&bytes).to_hex().as_str() != value.digest() {

@@ -221,7 +221,7 @@ fn weights_file(folder: &Path) -> Result<PathBuf> {
 }
 
 fn read_config(path: &Path) -> Result<Config> {
-    let text = fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = files::read_small_text(path).map_err(Error::io(path))?;
     serde_json::from_str(&text)
         .map_err(|e| Error::input(path.display(), format!("is not timm's model configuration: {e}"), "correct it"))
 }

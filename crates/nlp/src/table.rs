@@ -4,11 +4,12 @@
 //! Which column means what is decided elsewhere.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
 use serde_json::{Map, Value};
+use topwork_core::bounded::{Allowance, Bounded, END, MOST_OF_ROW};
 use topwork_core::{Error, Result};
 
 /// How a file is written.
@@ -138,8 +139,12 @@ impl Lines {
         }
         let mut bytes = Vec::new();
         self.line += 1;
-        match self.source.read_until(b'\n', &mut bytes) {
+        match self.source.by_ref().take(MOST_OF_ROW).read_until(b'\n', &mut bytes) {
             Ok(0) => return None,
+            Ok(count) if count as u64 == MOST_OF_ROW && !bytes.ends_with(b"\n") => {
+                self.broken = true;
+                return Some((self.line, Err(endless(&self.name, self.line))));
+            }
             Ok(_) => {}
             Err(e) => {
                 self.broken = true;
@@ -152,12 +157,20 @@ impl Lines {
         if self.line == 1 && bytes.starts_with(b"\xef\xbb\xbf") {
             bytes.drain(..3);
         }
-        Some((self.line, String::from_utf8(bytes).map_err(|_| not_text(&self.name, self.line))))
+        Some((self.line, text_of(bytes, &self.name, self.line)))
     }
 }
 
-fn not_text(file: &str, line: usize) -> Error {
-    Error::input(place(file, line), "is not valid UTF-8", "save the file as UTF-8 and try again")
+/// Bytes as text. A NUL is no part of one: UTF-16 that is taken for UTF-8 is full of them.
+fn text_of(bytes: Vec<u8>, file: &str, line: usize) -> Result<String> {
+    let refuse = |reason| Error::input(place(file, line), reason, "save the file as UTF-8 and try again");
+    let text = String::from_utf8(bytes).map_err(|_| refuse("is not valid UTF-8"))?;
+    if text.contains('\0') { Err(refuse("holds a NUL byte: this is no text of UTF-8")) } else { Ok(text) }
+}
+
+fn endless(file: &str, line: usize) -> Error {
+    let reason = format!("goes on for more than {} MB", MOST_OF_ROW >> 20);
+    Error::input(place(file, line), reason, "break the text into lines, and close every quote of CSV")
 }
 
 fn unreadable(file: &str, source: io::Error) -> Error {
@@ -171,8 +184,16 @@ fn unreadable(file: &str, source: io::Error) -> Error {
 
 enum Rows {
     Tsv(Lines),
-    Csv { reader: Box<csv::Reader<Source>>, broken: bool },
-    JsonLines { lines: Lines, first: Option<(usize, String)> },
+    /// `left` is how many bytes more the row may take.
+    Csv {
+        reader: Box<csv::Reader<Bounded<Source>>>,
+        left: Allowance,
+        broken: bool,
+    },
+    JsonLines {
+        lines: Lines,
+        first: Option<(usize, String)>,
+    },
 }
 
 /// A table with named columns.
@@ -220,11 +241,15 @@ impl Table {
             Format::Csv(separator) => {
                 // The header goes back in front, so that line numbers are the file's; it may itself be quoted.
                 let head = "\n".repeat(line - 1) + &first + "\n";
-                let joined: Source = Box::new(BufReader::new(io::Cursor::new(head).chain(lines.source)));
-                let mut reader = csv::ReaderBuilder::new().delimiter(separator).flexible(true).from_reader(joined);
-                let header = reader.byte_headers().map_err(|e| bad_csv(name, e))?;
+                let joined: Source = Box::new(Cursor::new(head).chain(lines.source).chain(END));
+                let left = Allowance::of(2 * MOST_OF_ROW);
+                let mut reader = csv::ReaderBuilder::new()
+                    .delimiter(separator)
+                    .flexible(true)
+                    .from_reader(Bounded::new(joined, &left));
+                let header = reader.byte_headers().map_err(|e| bad_csv(name, line, e))?;
                 let columns = header.iter().map(|f| column_name(&String::from_utf8_lossy(f))).collect();
-                (columns, Rows::Csv { reader: Box::new(reader), broken: false })
+                (columns, Rows::Csv { reader: Box::new(reader), left, broken: false })
             }
         };
         Ok(Self { name: name.into(), columns, rows })
@@ -258,7 +283,8 @@ impl Table {
 
     /// The columns' names, for messages.
     pub fn listed(&self) -> String {
-        self.columns.iter().map(|c| format!("{c:?}")).collect::<Vec<_>>().join(", ")
+        let more = if self.columns.len() > 20 { ", …" } else { "" };
+        self.columns.iter().take(20).map(|c| format!("{c:?}")).collect::<Vec<_>>().join(", ") + more
     }
 
     /// The next row that is not blank: its line, and its fields at `wanted`. Nothing follows a failed read.
@@ -287,22 +313,35 @@ impl Table {
                 return Some((line, row));
             },
             Rows::Csv { broken: true, .. } => None,
-            Rows::Csv { reader, broken } => {
+            Rows::Csv { reader, left, broken } => {
+                left.set(MOST_OF_ROW);
                 let mut record = csv::ByteRecord::new();
+                let line = reader.position().line() as usize;
                 match reader.read_byte_record(&mut record) {
                     Ok(false) => return None,
                     Ok(true) => {}
                     Err(e) => {
                         *broken = true;
-                        return Some((0, Err(bad_csv(name, e))));
+                        return Some((line, Err(bad_csv(name, line, e))));
                     }
                 }
+                if record.len() == 1 && record[0] == END[1..] {
+                    return None;
+                }
                 let line = record.position().map_or(0, |p| p.line() as usize);
+                if record.iter().next_back().is_some_and(|last| last.ends_with(END)) {
+                    *broken = true;
+                    let remedy = "close it, and write a quote that is part of a text twice";
+                    return Some((
+                        line,
+                        Err(Error::input(place(name, line), "opens a quote that is not closed", remedy)),
+                    ));
+                }
                 let remedy = "put fields that hold the separator, quotes or line breaks between double quotes";
                 if let Some(error) = count(line, record.len(), remedy) {
                     return Some((line, Err(error)));
                 }
-                let field = |i: &usize| String::from_utf8(record[*i].to_vec()).map_err(|_| not_text(name, line));
+                let field = |i: &usize| text_of(record[*i].to_vec(), name, line);
                 Some((line, wanted.iter().map(field).collect()))
             }
             Rows::JsonLines { lines, first } => loop {
@@ -331,8 +370,9 @@ fn column_name(field: &str) -> String {
     field.trim().to_string()
 }
 
-fn bad_csv(file: &str, error: csv::Error) -> Error {
+fn bad_csv(file: &str, line: usize, error: csv::Error) -> Error {
     match error.into_kind() {
+        csv::ErrorKind::Io(e) if e.kind() == io::ErrorKind::FileTooLarge => endless(file, line),
         csv::ErrorKind::Io(e) => unreadable(file, e),
         kind => Error::input(file, format!("is not CSV: {kind:?}"), "check its quotes and separators"),
     }

@@ -57,6 +57,17 @@ impl ViewSeed {
     }
 }
 
+/// The number of values in a file of the cache, whatever its digest: what fuzzing reads.
+#[doc(hidden)]
+pub fn values_in(path: &std::path::Path) -> Result<usize, String> {
+    let segment = Segment::Mapped(segment::Mapped::open(path)?);
+    let mut values = Vec::new();
+    for entry in 0..segment.len() {
+        segment.read(entry, &mut values);
+    }
+    Ok(values.len())
+}
+
 /// Computes what the frozen stages make of a data set, or finds it.
 pub struct Extractor<'a> {
     /// Where it is kept.

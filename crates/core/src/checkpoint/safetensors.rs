@@ -3,12 +3,13 @@
 //! Written here because the crate takes the metadata as a hash map and so writes two or more entries in random order;
 //! a run must end in the same bytes every time.
 
-use std::collections::BTreeMap;
-use std::io;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
+use std::{fmt, io};
 
 use ::safetensors::tensor::{Dtype, SafeTensors};
 use candle_core::DType;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value, json};
 
 use super::element::{self, Element, Layout};
@@ -17,6 +18,12 @@ use crate::{Error, Result, files};
 
 pub(super) fn parse(bytes: &[u8]) -> Result<Tensors, Bad> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| Bad::new(format!("not a whole safetensors file: {e}")))?;
+    let (header, _) = SafeTensors::read_metadata(bytes).map_err(|e| Bad::new(e.to_string()))?;
+    let header = bytes.get(8..8 + header).unwrap_or_default();
+    let names = serde_json::from_slice::<Names>(header).map_err(|e| Bad::new(e.to_string()))?;
+    if let Some(name) = names.repeated {
+        return Err(Bad::new(format!("names the tensor {name:?} twice")));
+    }
     let mut tensors = Tensors::new();
     for (name, view) in file.iter() {
         let named = |bad: Bad| Bad { reason: format!("tensor {name:?}: {}", bad.reason), ..bad };
@@ -25,6 +32,33 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Tensors, Bad> {
         tensors.insert(name.to_string(), element::tensor(element, view.data(), &layout).map_err(named)?);
     }
     Ok(tensors)
+}
+
+/// The first key of an object that is in it twice.
+struct Names {
+    repeated: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(Self { repeated: None })
+    }
+}
+
+impl<'de> Visitor<'de> for Names {
+    type Value = Self;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self, A::Error> {
+        let mut seen = HashSet::new();
+        while let Some((name, _)) = map.next_entry::<String, IgnoredAny>()? {
+            if self.repeated.is_none() && !seen.insert(name.clone()) {
+                self.repeated = Some(name);
+            }
+        }
+        Ok(self)
+    }
 }
 
 fn element_of(dtype: Dtype) -> Result<Element, Bad> {

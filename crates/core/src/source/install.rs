@@ -94,7 +94,7 @@ impl Drop for Staging {
 
 /// Whether `folder` was installed whole and still is.
 pub(super) fn is_whole(folder: &Path) -> bool {
-    let Ok(json) = std::fs::read(folder.join(RECORD)) else { return false };
+    let Ok(json) = files::read_small(&folder.join(RECORD)) else { return false };
     let Ok(record) = serde_json::from_slice::<Record>(&json) else { return false };
     !record.files.is_empty()
         && record.files.iter().all(|file| {

@@ -1,11 +1,12 @@
 //! CSV and TSV lists of photos, with a header row. Paths are relative to the list's folder.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Chain, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use csv::{Reader, ReaderBuilder, StringRecord};
+use csv::{ByteRecord, Reader, ReaderBuilder, StringRecord};
+use topwork_core::bounded::{Allowance, Bounded, END, MOST_OF_ROW};
 use topwork_core::task::{Cells, Kind, TaskArgs};
 use topwork_core::{Error, Result};
 
@@ -81,19 +82,28 @@ pub fn is_list(path: &Path) -> bool {
 struct Rows {
     path: PathBuf,
     headers: Vec<String>,
-    reader: Reader<BufReader<File>>,
+    reader: Reader<Bounded<Chain<BufReader<File>, &'static [u8]>>>,
+    /// How many bytes more the row may take.
+    left: Allowance,
+    /// Nothing follows a failed read.
+    broken: bool,
 }
 
 impl Rows {
     fn open(path: &Path) -> Result<Self> {
         let mut file = BufReader::new(File::open(path).map_err(Error::io(path))?);
         let start = file.fill_buf().map_err(Error::io(path))?;
+        if start.is_empty() {
+            return Err(Error::input(path.display(), "is empty", "it needs a header row and rows below it"));
+        }
         let header = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let delimiter = if header.contains(&b'\t') { b'\t' } else { b',' };
-        let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(file);
-        let headers = reader.headers().map_err(|e| broken(path, &e))?;
+        let left = Allowance::of(MOST_OF_ROW);
+        let mut reader =
+            ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(Bounded::new(file.chain(END), &left));
+        let headers = reader.headers().map_err(|e| broken(path, 1, &e))?;
         let headers: Vec<String> = headers.iter().map(|name| name.trim().to_string()).collect();
-        Ok(Self { path: path.to_path_buf(), headers, reader })
+        Ok(Self { path: path.to_path_buf(), headers, reader, left, broken: false })
     }
 
     /// Index of the column called `wanted`, else of the first of `usual`.
@@ -114,10 +124,30 @@ impl Rows {
 
     /// The next row and its number as a spreadsheet counts: the header is row 1.
     fn next(&mut self) -> Result<Option<(u64, StringRecord)>> {
-        let mut record = StringRecord::new();
-        let more = self.reader.read_record(&mut record).map_err(|e| broken(&self.path, &e))?;
+        let mut record = ByteRecord::new();
+        self.left.set(MOST_OF_ROW);
+        let next = self.reader.position().record() + 1;
+        let more = !self.broken
+            && self.reader.read_byte_record(&mut record).map_err(|e| {
+                self.broken = true;
+                broken(&self.path, next, &e)
+            })?;
+        if !more || (record.len() == 1 && record[0] == END[1..]) {
+            return Ok(None);
+        }
         let row = record.position().map_or(0, |position| position.record() + 1);
-        Ok(more.then_some((row, record)))
+        let wrong = |reason: String| {
+            let remedy = "correct the row, or save the list anew as UTF-8 CSV";
+            Error::input(format!("{}, row {row}", self.path.display()), reason, remedy)
+        };
+        if record.iter().next_back().is_some_and(|last| last.ends_with(END)) {
+            return Err(wrong("opens a quote that is not closed".into()));
+        }
+        if record.len() != self.headers.len() {
+            return Err(wrong(format!("has {} columns where the header has {}", record.len(), self.headers.len())));
+        }
+        let record = StringRecord::from_byte_record(record).map_err(|_| wrong("is not valid UTF-8".into()))?;
+        Ok(Some((row, record)))
     }
 
     fn field<'r>(&self, row: u64, record: &'r StringRecord, column: usize) -> Result<&'r str> {
@@ -137,12 +167,11 @@ impl Rows {
     }
 }
 
-fn broken(path: &Path, error: &csv::Error) -> Error {
-    let row = error.position().map_or(1, |position| position.record() + 1);
+fn broken(path: &Path, row: u64, error: &csv::Error) -> Error {
     let reason = match error.kind() {
         csv::ErrorKind::Utf8 { .. } => "is not valid UTF-8".to_string(),
-        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-            format!("has {len} columns where the header has {expected_len}")
+        csv::ErrorKind::Io(e) if e.kind() == ErrorKind::FileTooLarge => {
+            format!("goes on for more than {} MB", MOST_OF_ROW >> 20)
         }
         _ => error.to_string(),
     };

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use parquet::record::reader::TreeBuilder;
 use parquet::record::{Field, Row};
 use parquet::schema::types::{SchemaDescriptor, Type};
 use serde_json::Value;
+use topwork_core::guard::caught;
 use topwork_core::task::{Cells, Kind, TaskArgs};
 use topwork_core::{Error, Result};
 
@@ -219,7 +219,7 @@ fn damaged(path: &Path, error: parquet::errors::ParquetError) -> Error {
 
 /// A file that makes the reader panic is a damaged file, not a reason to stop.
 fn guarded<T>(path: &Path, read: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+    caught(read).unwrap_or_else(|| {
         let reason = "damaged: the reader gave up on it";
         Err(Error::input(path.display(), reason, "replace it, or write it anew"))
     })

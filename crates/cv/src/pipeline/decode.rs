@@ -8,6 +8,7 @@ use std::io::Cursor;
 use std::sync::{Mutex, PoisonError};
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
+use topwork_core::guard::caught;
 use topwork_core::{Error, Result};
 
 /// Most pixels of a photo: Pillow's limit too. 8-bit RGB of that size is 0.5 GB.
@@ -16,8 +17,8 @@ pub const MOST_PIXELS: u64 = 178_956_970;
 /// Photos of more pixels than this are decoded one at a time, so that memory stays bounded on many threads.
 const LARGE: u64 = 32_000_000;
 
-/// Most memory that a decoder may ask for.
-const MOST_MEMORY: u64 = 2 << 30;
+/// Most memory that a decoder may ask for: before it has told the size of the photo, and for its pixels.
+const MOST_MEMORY: [u64; 2] = [64 << 20, 2 << 30];
 
 static ONE_LARGE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -27,7 +28,7 @@ static ONE_LARGE_AT_A_TIME: Mutex<()> = Mutex::new(());
 /// When it is not an image of a supported format, is damaged or cut short, or has more than [`MOST_PIXELS`].
 pub fn decode(name: &str, bytes: &[u8]) -> Result<RgbImage> {
     // A file that makes a decoder panic is a damaged file, not a reason to stop.
-    std::panic::catch_unwind(|| decode_checked(name, bytes)).unwrap_or_else(|_| {
+    caught(|| decode_checked(name, bytes)).unwrap_or_else(|| {
         Err(Error::input(name, "damaged: the decoder gave up on it", "replace or remove it, or save it anew"))
     })
 }
@@ -55,10 +56,14 @@ fn decode_checked(name: &str, bytes: &[u8]) -> Result<RgbImage> {
     if format == ImageFormat::Jpeg && !jpeg_ends(bytes) {
         return Err(Error::input(name, "the JPEG image is cut short", "replace or remove it"));
     }
-    let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MOST_MEMORY);
-    reader.limits(limits);
+    let [before, pixels] = MOST_MEMORY.map(|most| {
+        let mut limits = Limits::no_limits();
+        limits.max_alloc = Some(most);
+        limits
+    });
+    reader.limits(before);
     let mut decoder = reader.into_decoder().map_err(unreadable)?;
+    decoder.set_limits(pixels).map_err(unreadable)?;
     let (width, height) = decoder.dimensions();
     let pixels = u64::from(width) * u64::from(height);
     if pixels == 0 {

@@ -16,9 +16,10 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use topwork_core::domain::Opened;
+use topwork_core::files::{create_dir_all, read_small, read_small_text, write_atomic_bytes};
 use topwork_core::net::{Layer, Network};
 use topwork_core::task::{Kind, Task};
-use topwork_core::{Error, Result, checkpoint, files::create_dir_all, files::write_atomic_bytes};
+use topwork_core::{Error, Result, checkpoint};
 
 use crate::matches;
 use crate::models::bert::family::{Family, Head};
@@ -85,7 +86,7 @@ pub(crate) fn open(path: &Path) -> Result<Opened<Pipeline>> {
     let mut files = std::mem::take(&mut modules.files);
     for name in KEPT {
         let file = folder.join(name);
-        match std::fs::read(&file) {
+        match read_small(&file) {
             Ok(bytes) => drop(files.insert(name.to_string(), bytes)),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => return Err(Error::io(&file)(e)),
@@ -95,16 +96,21 @@ pub(crate) fn open(path: &Path) -> Result<Opened<Pipeline>> {
     let normalize = ours.as_ref().map_or(modules.normalize, |o| o.normalize);
     let own = ours.as_ref().map(|o| o.max_tokens).or(modules.max_tokens);
     let max_tokens = own.unwrap_or(usize::MAX).min(config.positions());
-    let tokenizer = TextTokenizer::open(folder, config.family, modules.lower, max_tokens)?
-        .with_windows(ours.as_ref().and_then(|o| o.windows))?;
-    if tokenizer.vocabulary() > config.vocab_size {
+    let unlimited = TextTokenizer::open(folder, config.family, modules.lower, usize::MAX)?;
+    let tokenizer = unlimited.with_max_tokens(max_tokens).map_err(|error| match error {
+        Error::Input { reason, .. } => Error::input(
+            folder.display(),
+            format!("is a model of sequences of {max_tokens} tokens, which {reason}"),
+            "correct max_seq_length or max_position_embeddings in its files",
+        ),
+        other => other,
+    })?;
+    let tokenizer = tokenizer.with_windows(ours.as_ref().and_then(|o| o.windows))?;
+    let tokens = tokenizer.vocabulary()?;
+    if tokens > config.vocab_size {
         return Err(Error::input(
             folder.display(),
-            format!(
-                "its tokenizer has {} tokens, its word table only {} rows",
-                tokenizer.vocabulary(),
-                config.vocab_size
-            ),
+            format!("its tokenizer has {tokens} tokens, its word table only {} rows", config.vocab_size),
             "take tokenizer and config.json from the same model",
         ));
     }
@@ -321,7 +327,7 @@ fn pretty(value: &Value) -> Vec<u8> {
 }
 
 fn read_text(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
+    match read_small_text(path) {
         Ok(text) => Ok(Some(text)),
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
         Err(e) => Err(Error::io(path)(e)),

@@ -16,7 +16,7 @@ use topwork_core::observe::Observer;
 use topwork_core::seed::Seed;
 use topwork_core::{Error, Result, files};
 
-use crate::table::{Lines, open_source, place};
+use crate::table::{Lines, open_source};
 use crate::tokenizer::TextTokenizer;
 
 /// Set in a token that begins a word.
@@ -25,10 +25,11 @@ pub const WORD: u32 = 1 << 31;
 /// The files of a corpus, read line by line.
 pub struct Reader {
     waiting: std::vec::IntoIter<PathBuf>,
-    current: Option<(String, Lines)>,
+    current: Option<Lines>,
 }
 
-/// The files at `paths`, those of folders in the order of their names, and their bytes in all.
+/// The files at `paths`, those of folders in the order of their names, and their bytes in all. Linked folders inside them are
+/// passed over.
 ///
 /// # Errors
 /// When one cannot be found, or there is none.
@@ -45,7 +46,9 @@ pub fn files(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, u64)> {
         let mut inner: Vec<PathBuf> = Vec::new();
         for entry in std::fs::read_dir(&path).map_err(Error::io(&path))? {
             let entry = entry.map_err(Error::io(&path))?;
-            if !entry.file_name().to_string_lossy().starts_with('.') {
+            // A linked folder may hold the one that the link is in.
+            let linked = entry.file_type().is_ok_and(|kind| kind.is_symlink()) && entry.path().is_dir();
+            if !entry.file_name().to_string_lossy().starts_with('.') && !linked {
                 inner.push(entry.path());
             }
         }
@@ -71,22 +74,18 @@ impl Reader {
     /// When a file cannot be read or is no text, with the line.
     #[allow(clippy::option_option)] // The end of all text is not that of a document.
     pub fn next_line(&mut self) -> Result<Option<Option<String>>> {
-        let Some((name, lines)) = &mut self.current else {
+        let Some(lines) = &mut self.current else {
             let Some(path) = self.waiting.next() else { return Ok(None) };
             let name = path.display().to_string();
             let lines = Lines::new(&name, open_source(&path)?);
-            self.current = Some((name, lines));
+            self.current = Some(lines);
             return Ok(Some(None));
         };
-        let Some((number, line)) = lines.next_line() else {
+        let Some((_, line)) = lines.next_line() else {
             self.current = None;
             return Ok(Some(None));
         };
         let line = line?;
-        if line.contains('\0') {
-            let remedy = "leave the file out, or convert it to plain UTF-8 text";
-            return Err(Error::input(place(name, number), "holds a NUL byte: this is no text", remedy));
-        }
         let line = line.trim();
         Ok(Some((!line.is_empty()).then(|| line.to_string())))
     }
@@ -241,7 +240,7 @@ impl Corpus {
     /// # Errors
     /// When a file of it cannot be opened.
     pub fn open(folder: &Path) -> Result<Option<Self>> {
-        let Ok(text) = std::fs::read(folder.join("index.json")) else { return Ok(None) };
+        let Ok(text) = files::read_small(&folder.join("index.json")) else { return Ok(None) };
         let Ok(counts) = serde_json::from_slice::<Counts>(&text) else { return Ok(None) };
         let whole = |(name, digest): (&String, &String)| {
             let mut hasher = blake3::Hasher::new();

@@ -138,7 +138,7 @@ impl Subject {
         };
         Ok(Making {
             marks: [id(marks.cls)?, id(marks.sep)?, id(marks.mask)?],
-            words: self.pipeline.tokenizer.vocabulary(),
+            words: self.pipeline.tokenizer.vocabulary()?,
             longest: longest(settings, &self.pipeline.config)?,
             share: settings.mask(),
             whole_words: settings.whole_words,
@@ -425,7 +425,7 @@ impl Run<'_> {
             files::write_atomic_bytes(&sealed, digest().unwrap_or_default().as_bytes())?;
         }
         let tokenizer = TextTokenizer::open(folder, &BERT, false, settings.max_tokens())?;
-        let raw = settings.shape(tokenizer.vocabulary());
+        let raw = settings.shape(tokenizer.vocabulary()?);
         let config = BertConfig::parse(&Value::Object(raw.clone()).to_string(), "the network")?;
         let mut kept = BTreeMap::new();
         for name in ["vocab.txt", "tokenizer_config.json"] {

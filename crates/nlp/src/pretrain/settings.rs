@@ -209,7 +209,7 @@ impl Settings {
             let remedy = "use its model, or start another run with another --out";
             return Err(Error::input(out.display(), "this run is finished: there is nothing to resume", remedy));
         }
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let text = topwork_core::files::read_small_text(&path).map_err(Error::io(&path))?;
         let remedy = "restore the file as `pretrain` wrote it, or start anew with another --out";
         let run: Self =
             toml::from_str(&text).map_err(|e| Error::input(path.display(), e.to_string().trim_end(), remedy))?;

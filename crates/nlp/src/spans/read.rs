@@ -2,19 +2,22 @@
 //! after the other; JSON lines; tables.
 
 use std::fmt;
-use std::io::BufRead;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+use topwork_core::bounded::{Allowance, Bounded, MOST_OF_ROW};
 use topwork_core::{Error, Result};
 
 use crate::table::{Format, Lines, Table, format_of, open_source, place};
 
 const SHAPE: &str = "write SQuAD's JSON, or one object a line, as {\"question\": \"…\", \"context\": \"…\", \"answers\": {\"text\": \
                      [\"…\"], \"answer_start\": [0]}}";
+/// Most bytes of an article with its questions.
+const MOST_ARTICLE: u64 = 64 << 20;
 /// Names of columns, in the order in which they are tried.
 pub(crate) const CONTEXTS: [&str; 4] = ["context", "passage", "paragraph", "text"];
 pub(crate) const ANSWERS: [&str; 3] = ["answers", "answer", "answer_text"];
@@ -115,7 +118,8 @@ pub(crate) fn is_nested(path: &Path) -> Result<bool> {
     }
     let name = path.display().to_string();
     let mut first = Vec::new();
-    let mut source = open_source(path)?;
+    // A longer line is no row.
+    let mut source = open_source(path)?.take(MOST_OF_ROW);
     while first.iter().all(u8::is_ascii_whitespace) {
         if source.read_until(b'\n', &mut first).map_err(Error::io(&name))? == 0 {
             return Ok(false);
@@ -148,6 +152,7 @@ pub fn questions(path: &Path, mut take: impl FnMut(Asked) -> Result<()>) -> Resu
 
 fn of_squad(path: &Path, name: &str, mut take: impl FnMut(Asked) -> Result<()>) -> Result<()> {
     let mut refused = None;
+    let left = Allowance::of(MOST_ARTICLE);
     let mut article = |article: Article| -> Result<()> {
         for Paragraph { context, qas } in article.paragraphs {
             let context: Arc<str> = context.into();
@@ -163,13 +168,14 @@ fn of_squad(path: &Path, name: &str, mut take: impl FnMut(Asked) -> Result<()>) 
         Ok(())
     };
     let mut kept = |of_file: Article| {
+        left.set(MOST_ARTICLE);
         article(of_file).map_err(|error| {
             let again = Error::input(name, "a question is not as it should be", SHAPE);
             refused = Some(error);
             again
         })
     };
-    let mut reader = serde_json::Deserializer::from_reader(open_source(path)?);
+    let mut reader = serde_json::Deserializer::from_reader(BufReader::new(Bounded::new(open_source(path)?, &left)));
     let read = Deserializer::deserialize_map(&mut reader, Whole(&mut kept)).and_then(|data| {
         reader.end()?;
         Ok(data)
@@ -180,6 +186,10 @@ fn of_squad(path: &Path, name: &str, mut take: impl FnMut(Asked) -> Result<()>) 
     match read {
         Ok(true) => Ok(()),
         Ok(false) => Err(Error::input(name, "has no \"data\"", SHAPE)),
+        Err(e) if e.io_error_kind() == Some(ErrorKind::FileTooLarge) => {
+            let reason = format!("an article goes on for more than {} MB", MOST_ARTICLE >> 20);
+            Err(Error::input(place(name, e.line()), reason, SHAPE))
+        }
         Err(e) => Err(Error::input(place(name, e.line()), format!("is not SQuAD's JSON: {e}"), SHAPE)),
     }
 }

@@ -12,7 +12,8 @@ use serde_json::{Map, Value, json};
 use tokenizers::PostProcessor;
 use tokenizers::utils::truncation::{TruncationParams, TruncationStrategy};
 use topwork_core::data::{Sample, Values};
-use topwork_core::{Error, Result};
+use topwork_core::guard::caught;
+use topwork_core::{Error, Result, files};
 
 use crate::models::bert::family::{Family, Segments};
 
@@ -20,6 +21,8 @@ use crate::models::bert::family::{Family, Segments};
 #[derive(Clone)]
 pub struct TextTokenizer {
     inner: Arc<tokenizers::Tokenizer>,
+    /// The file that it comes from.
+    file: Arc<str>,
     /// The effective `tokenizer.json`, of which results are a function.
     digest: [u8; 32],
     /// Whether the model tells the two texts of a pair apart by segment.
@@ -131,12 +134,15 @@ impl TextTokenizer {
         let spaced = of_kind(&mut description, "pre_tokenizer", "ByteLevel")
             .is_some_and(|pre| pre.get("add_prefix_space").and_then(Value::as_bool) != Some(true));
         let bytes = Value::Object(description).to_string().into_bytes();
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
+        let mut inner = caught(|| tokenizers::Tokenizer::from_bytes(&bytes))
+            .unwrap_or_else(|| Err("its parts do not fit each other".into()))
             .map_err(|e| unusable(&path, &format!("is not a tokenizer: {e}")))?;
         inner.with_padding(None);
         let digest = *blake3::hash(&bytes).as_bytes();
         let segments = family.segments == Segments::Two;
-        Self { inner: Arc::new(inner), digest, segments, spaced, max_tokens: 0, windows: None }
+        let file = path.display().to_string().into();
+        let inner = Arc::new(inner);
+        Self { inner, file, digest, segments, spaced, max_tokens: usize::MAX, windows: None }
             .with_max_tokens(max_tokens)
     }
 
@@ -227,9 +233,25 @@ impl TextTokenizer {
         self.max_tokens
     }
 
-    /// One more than the largest token id.
-    pub fn vocabulary(&self) -> usize {
-        self.inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1)
+    /// One more than the largest token id, those that stand around texts included.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn vocabulary(&self) -> Result<usize> {
+        let around = [self.frame(false)?, self.frame(true)?];
+        let around = around.iter().flat_map(|frame| [&frame.before, &frame.between, &frame.after]).flatten().copied();
+        Ok(self.inner.get_vocab(true).into_values().chain(around).max().map_or(0, |id| id as usize + 1))
+    }
+
+    /// What `work` makes with the tokenizer `inner`, a variant of this one's.
+    fn with<T>(
+        &self,
+        inner: &tokenizers::Tokenizer,
+        work: impl FnOnce(&tokenizers::Tokenizer) -> tokenizers::Result<T>,
+    ) -> Result<T> {
+        let refused = |reason: String| unusable(Path::new(&*self.file), &reason);
+        let outcome = caught(|| work(inner)).ok_or_else(|| refused("is a tokenizer that gives up on a text".into()))?;
+        outcome.map_err(|e| refused(format!("is a tokenizer that fails on a text: {e}")))
     }
 
     /// A digest of everything that the tokens of a text depend on but the longest sequence.
@@ -244,13 +266,11 @@ impl TextTokenizer {
     pub fn pieces(&self, text: &str) -> Result<Vec<(u32, bool)>> {
         let whole = self.inner.get_truncation().is_none_or(|to| to.max_length > text.len());
         let encoding = if whole {
-            self.inner.encode(text, false)
+            self.with(&self.inner, |inner| inner.encode(text, false))?
         } else {
-            let mut inner = (*self.inner).clone();
-            inner.with_truncation(None).map_err(internal)?;
-            inner.encode(text, false)
+            let whole = self.whole()?;
+            whole.with(&whole.inner, |inner| inner.encode(text, false))?
         };
-        let encoding = encoding.map_err(internal)?;
         let words = encoding.get_word_ids();
         let begins = |i: usize| i == 0 || words[i].is_none() || words[i] != words[i - 1];
         Ok(encoding.get_ids().iter().enumerate().map(|(i, &id)| (id, begins(i))).collect())
@@ -261,7 +281,7 @@ impl TextTokenizer {
     /// # Errors
     /// When the tokenizer fails.
     pub fn word(&self, id: u32) -> Result<String> {
-        let decoded = self.inner.decode(&[id], false).map_err(internal)?;
+        let decoded = self.with(&self.inner, |inner| inner.decode(&[id], false))?;
         let plain = decoded.trim().trim_start_matches(['Ġ', '▁']);
         Ok(if plain.is_empty() { self.inner.id_to_token(id).unwrap_or_default() } else { plain.to_string() })
     }
@@ -282,7 +302,11 @@ impl TextTokenizer {
     /// When the tokenizer fails.
     pub fn frame(&self, pair: bool) -> Result<Frame> {
         let whole = self.whole()?.inner;
-        let found = if pair { whole.encode(("a", "a"), true) } else { whole.encode("a", true) }.map_err(internal)?;
+        let around = |inner: &tokenizers::Tokenizer| match pair {
+            true => inner.encode(("a", "a"), true),
+            false => inner.encode("a", true),
+        };
+        let found = self.with(&whole, around)?;
         let (mut parts, mut first, mut at) = (vec![Vec::new()], 0, None);
         for ((&id, sequence), &segment) in
             found.get_ids().iter().zip(found.get_sequence_ids()).zip(found.get_type_ids())
@@ -311,7 +335,7 @@ impl TextTokenizer {
     pub fn words(&self, words: &[&str]) -> Result<(Vec<u32>, Vec<usize>)> {
         let spaced: Vec<String> =
             words.iter().map(|word| if self.spaced { format!(" {word}") } else { (*word).to_string() }).collect();
-        let encoding = self.inner.encode(spaced, false).map_err(internal)?;
+        let encoding = self.with(&self.inner, |inner| inner.encode(spaced, false))?;
         let of_tokens = encoding.get_word_ids();
         let before = |word: usize| of_tokens.partition_point(|of| of.is_some_and(|of| (of as usize) < word));
         Ok((encoding.get_ids().to_vec(), (0..words.len()).map(before).collect()))
@@ -322,7 +346,7 @@ impl TextTokenizer {
     /// # Errors
     /// When the tokenizer fails.
     pub fn placed(&self, text: &str) -> Result<Vec<Piece>> {
-        let encoding = self.inner.encode(text, false).map_err(internal)?;
+        let encoding = self.with(&self.inner, |inner| inner.encode(text, false))?;
         let placed = encoding.get_ids().iter().zip(encoding.get_offsets());
         Ok(placed.map(|(&id, &(start, end))| Piece { id, start, end }).collect())
     }
@@ -335,7 +359,7 @@ impl TextTokenizer {
     /// Tokens of a text in windows.
     fn in_windows(&self, text: &str, Windows { most, shared }: Windows) -> Result<Tokens> {
         let (frame, pieces) = (self.frame(false)?, self.pieces(text)?);
-        let room = self.max_tokens - frame.len();
+        let room = self.max_tokens.saturating_sub(frame.len());
         let text: Vec<u32> = pieces.into_iter().map(|(id, _)| id).collect();
         let mut ids = Vec::new();
         for start in (0..text.len().max(1)).step_by(room.saturating_sub(shared).max(1)).take(most) {
@@ -357,11 +381,10 @@ impl TextTokenizer {
         if let (Some(windows), None) = (self.windows, pair) {
             return self.in_windows(text, windows);
         }
-        let encoding = match pair {
-            Some(pair) => self.inner.encode_fast((text, pair), true),
-            None => self.inner.encode_fast(text, true),
-        }
-        .map_err(internal)?;
+        let encoding = self.with(&self.inner, |inner| match pair {
+            Some(pair) => inner.encode_fast((text, pair), true),
+            None => inner.encode_fast(text, true),
+        })?;
         let ids = encoding.get_ids().to_vec();
         let first = match self.segments {
             true => encoding.get_type_ids().iter().take_while(|&&segment| segment == 0).count(),
@@ -381,7 +404,7 @@ fn unusable(path: &Path, reason: &str) -> Error {
 
 /// A text file, if there is one.
 fn read(path: &Path) -> Result<Option<String>> {
-    match std::fs::read(path) {
+    match files::read_small(path) {
         Ok(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| unusable(path, "is not UTF-8 text")),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io(path)(e)),

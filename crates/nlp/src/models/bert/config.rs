@@ -120,26 +120,41 @@ impl BertConfig {
         if self.is_decoder {
             return Err("describes a decoder".into());
         }
+        // Bounds far beyond any encoder: what is made of these sizes must fit a number, and a description the memory.
         let sizes = [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("embedding_size", self.table_width()),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_hidden_groups", self.num_hidden_groups),
-            ("inner_group_num", self.inner_group_num),
-            ("num_attention_heads", self.num_attention_heads),
-            ("intermediate_size", self.intermediate_size),
-            ("type_vocab_size", self.type_vocab_size),
+            ("vocab_size", self.vocab_size, 1 << 24),
+            ("hidden_size", self.hidden_size, 1 << 16),
+            ("embedding_size", self.table_width(), 1 << 16),
+            ("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS),
+            ("num_hidden_groups", self.num_hidden_groups, MOST_LAYERS),
+            ("inner_group_num", self.inner_group_num, MOST_LAYERS),
+            ("num_attention_heads", self.num_attention_heads, 1 << 16),
+            ("intermediate_size", self.intermediate_size, 1 << 20),
+            ("type_vocab_size", self.type_vocab_size, 1 << 16),
+            ("relative_attention_num_buckets", self.relative_attention_num_buckets, 1 << 16),
         ];
-        if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
-            return Err(format!("has {name} 0"));
+        if let Some((name, size, most)) = sizes.iter().find(|(_, size, most)| !(1..=*most).contains(size)) {
+            return Err(format!("has {name} {size}, which is none from 1 to {most}"));
         }
         // Each is a stage in memory before any weight is looked at.
-        let layers = self.num_hidden_layers.saturating_mul(self.inner_group_num);
-        if layers.max(self.num_hidden_groups) > MOST_LAYERS {
+        if self.num_hidden_layers.saturating_mul(self.inner_group_num) > MOST_LAYERS {
             return Err(format!("has more than {MOST_LAYERS} layers"));
         }
-        if self.positions() == 0 {
+        let probabilities = [
+            ("hidden_dropout_prob", Some(self.hidden_dropout_prob)),
+            ("attention_probs_dropout_prob", Some(self.attention_probs_dropout_prob)),
+            ("classifier_dropout", self.classifier_dropout),
+            ("qa_dropout", Some(self.qa_dropout)),
+        ];
+        for (name, share) in probabilities {
+            if share.is_some_and(|share| !(0.0..1.0).contains(&share)) {
+                return Err(format!("has {name} {}, which is no share", share.unwrap_or_default()));
+            }
+        }
+        if !(self.layer_norm_eps.is_finite() && self.layer_norm_eps >= 0.0) {
+            return Err(format!("has layer_norm_eps {}", self.layer_norm_eps));
+        }
+        if self.positions() == 0 || self.positions() > 1 << 20 {
             return Err(format!("has max_position_embeddings {}", self.max_position_embeddings));
         }
         if self.relative_attention_num_buckets < 4 || !self.relative_attention_num_buckets.is_multiple_of(4) {
@@ -197,7 +212,7 @@ mod tests {
         for (text, word) in [
             (r#"{"hidden_size": 0}"#, "hidden_size"),
             (r#"{"hidden_size": 100}"#, "evenly"),
-            (r#"{"num_hidden_layers": 1000000000000}"#, "1024 layers"),
+            (r#"{"num_hidden_layers": 1000000000000}"#, "from 1 to 1024"),
             (r#"{"hidden_act": "swish2"}"#, "swish2"),
             (r#"{"hidden_size": "#, "not the configuration"),
             (r#"{"model_type": "roberta", "max_position_embeddings": 2}"#, "max_position_embeddings"),
