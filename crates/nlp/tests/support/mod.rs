@@ -4,6 +4,8 @@
 
 #[path = "../../../core/tests/support/binary.rs"]
 mod binary;
+#[path = "../../../core/tests/support/malformed.rs"]
+pub mod malformed;
 
 use std::collections::BTreeMap;
 use std::fs;
