@@ -590,7 +590,7 @@ fn lists() {
             case(
                 "list: a file of which nobody may read",
                 |home| {
-                    fs::set_permissions(home.write("d.csv", "path,label\n"), Permissions::from_mode(0)).unwrap();
+                    fs::set_permissions(home.write("d.csv", "path,label\n"), Permissions::from_mode(0o0)).unwrap();
                     // Whoever may read everything finds an empty list.
                 },
                 &data("d.csv"),

@@ -182,6 +182,14 @@ pub struct TextData {
     tokenizer: TextTokenizer,
 }
 
+/// Targets as they are written.
+struct Written {
+    /// Of classes each name once: the samples' targets are places in this list.
+    names: Vec<String>,
+    /// Of labels and values the cells.
+    cells: Cells,
+}
+
 impl TextData {
     /// Without a row.
     fn new(table: &Table, pairs: bool, tokenizer: &TextTokenizer) -> Self {
@@ -246,7 +254,7 @@ impl TextData {
     }
 
     /// Reads a whole table; targets come back as they are written, to be given numbers.
-    fn read(path: &Path, args: &DataArgs, asked: &TaskArgs, pipeline: &Pipeline) -> Result<(Self, Cells)> {
+    fn read(path: &Path, args: &DataArgs, asked: &TaskArgs, pipeline: &Pipeline) -> Result<(Self, Written)> {
         let mut table = Table::open(path)?;
         let (text, pair) =
             text_columns(&table, args.text_column.as_deref(), args.pair_column.as_deref(), "--text-column")?;
@@ -272,20 +280,30 @@ impl TextData {
         let mut data = Self::new(&table, pair.is_some(), &pipeline.tokenizer);
         let columns = labels.iter().map(|&label| table.columns[label].clone()).collect();
         let mut cells = Cells { columns, rows: Vec::new() };
+        let mut places: BTreeMap<String, u32> = BTreeMap::new();
         while let Some((line, row)) = table.next_row(&wanted) {
             let row = row?;
-            if asked.kind() == Kind::Classes && row[first_label].trim().is_empty() {
-                let column = &cells.columns[0];
-                let reason = format!("has no label in column {column:?}");
-                return Err(Error::input(place(&table.name, line), reason, "label the row or remove it"));
+            if asked.kind() == Kind::Classes {
+                let label = row[first_label].trim();
+                if label.is_empty() {
+                    let column = &cells.columns[0];
+                    let reason = format!("has no label in column {column:?}");
+                    return Err(Error::input(place(&table.name, line), reason, "label the row or remove it"));
+                }
+                let next = places.len() as u32;
+                let known = places.get(label).copied();
+                data.targets.push(known.unwrap_or_else(|| *places.entry(label.to_string()).or_insert(next)));
+            } else {
+                cells.rows.push(row[first_label..].iter().map(|cell| cell.trim().to_string()).collect());
             }
-            cells.rows.push(row[first_label..].iter().map(|cell| cell.trim().to_string()).collect());
             data.push(line, &row[0], if data.pairs { &row[1] } else { "" });
         }
-        if cells.rows.is_empty() {
+        if data.ends.is_empty() {
             return Err(Error::input(&table.name, "has a header but no rows", "add labelled rows below it"));
         }
-        Ok((data, cells))
+        let mut names = vec![String::new(); places.len()];
+        places.into_iter().for_each(|(name, place)| names[place as usize] = name);
+        Ok((data, Written { names, cells }))
     }
 
     /// The text of a sample, or both of a pair.
@@ -301,17 +319,18 @@ impl TextData {
     }
 
     /// Gives targets their numbers in `task`.
-    fn label(&mut self, cells: &Cells, asked: &TaskArgs, task: &Task) -> Result<()> {
+    fn label(&mut self, written: &Written, asked: &TaskArgs, task: &Task) -> Result<()> {
         if !task.is_classes() {
             let place = |row: usize| place(&self.file, self.lines.get(row).map_or(1, |&line| line as usize));
-            let understood = asked.understand(cells, task, place)?;
+            let understood = asked.understand(&written.cells, task, place)?;
             (self.targets, self.numbers) = (understood.classes, understood.numbers);
             return Ok(());
         }
         let classes: &[String] = task;
         let numbers: BTreeMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
-        for (label, &line) in cells.rows.iter().map(|row| &row[0]).zip(&self.lines) {
-            let number = numbers.get(label.as_str()).copied().ok_or_else(|| {
+        for (target, &line) in self.targets.iter_mut().zip(&self.lines) {
+            let label = &written.names[*target as usize];
+            *target = numbers.get(label.as_str()).copied().ok_or_else(|| {
                 let shown: Vec<String> = classes.iter().take(20).map(|c| format!("{c:?}")).collect();
                 let more = if classes.len() > 20 { ", …" } else { "" };
                 Error::input(
@@ -320,7 +339,6 @@ impl TextData {
                     "correct the label, or add rows with it to the training file",
                 )
             })?;
-            self.targets.push(number);
         }
         Ok(())
     }
@@ -415,21 +433,20 @@ pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>,
     }
     let task = match (known, &train) {
         (Some(task), _) => task.clone(),
-        (None, Some((data, cells))) if asked.kind() != Kind::Classes => asked.task(cells, &data.file)?,
-        (None, Some((data, cells))) => {
-            let labels: Vec<String> = cells.rows.iter().map(|row| row[0].clone()).collect();
-            let names = class_names(&labels);
+        (None, Some((data, written))) if asked.kind() != Kind::Classes => asked.task(&written.cells, &data.file)?,
+        (None, Some((data, written))) => {
+            let names = class_names(&written.names);
             if let [only] = names.as_slice() {
-                let reason = format!("all {} rows have the label {only:?}", labels.len());
+                let reason = format!("all {} rows have the label {only:?}", data.targets.len());
                 return Err(Error::input(&data.file, reason, "training needs rows of two classes or more"));
             }
             Task::classes(names)
         }
         (None, None) => return Err(no_train()),
     };
-    let labelled = |part: Option<(TextData, Cells)>| -> Result<Option<TextData>> {
-        let Some((mut data, cells)) = part else { return Ok(None) };
-        data.label(&cells, &asked, &task)?;
+    let labelled = |part: Option<(TextData, Written)>| -> Result<Option<TextData>> {
+        let Some((mut data, written)) = part else { return Ok(None) };
+        data.label(&written, &asked, &task)?;
         Ok(Some(data))
     };
     Splits::of(task.clone(), labelled(train)?, labelled(validation)?, |all| {

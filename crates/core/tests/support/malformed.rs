@@ -120,6 +120,7 @@ pub struct Measured {
 }
 
 /// Runs a command for at most [`TIME`].
+#[allow(clippy::zombie_processes)] // wait4 does, which tells the memory, too.
 pub fn measured(command: &mut Command) -> Measured {
     let [out, err] = [(); 2].map(|()| tempfile::tempfile().unwrap());
     command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());

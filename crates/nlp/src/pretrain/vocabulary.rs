@@ -22,6 +22,9 @@ const LEAST: u64 = 2;
 /// About how many bytes of text are looked at, spread over all of it: a word table does not stop growing.
 const BYTES: u64 = 1 << 28;
 
+/// Most different words that are counted at a time; beyond, the rarest are forgotten.
+const WORDS: usize = 1 << 20;
+
 /// Words of a line, as BERT splits it.
 fn words(line: &str, lower: bool) -> Result<Vec<String>, tokenizers::Error> {
     let mut text = NormalizedString::from(line);
@@ -43,13 +46,17 @@ fn internal(error: tokenizers::Error) -> Error {
 /// When the text cannot be read, or `size` has no room for its characters.
 pub fn learn(corpus: &mut Reader, bytes: u64, size: usize, lower: bool) -> Result<String> {
     let every = bytes.div_ceil(BYTES).max(1);
-    let (mut document, mut counts) = (0u64, BTreeMap::<String, u64>::new());
+    let (mut document, mut rare, mut counts) = (0u64, 0, BTreeMap::<String, u64>::new());
     while let Some(line) = corpus.next_line()? {
         match line {
             None => document += 1,
             Some(line) if document.is_multiple_of(every) => {
                 for word in words(&line, lower).map_err(internal)? {
                     *counts.entry(word).or_default() += 1;
+                }
+                while counts.len() > WORDS {
+                    rare += 1;
+                    counts.retain(|_, count| *count > rare);
                 }
             }
             Some(_) => {}
