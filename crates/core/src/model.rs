@@ -71,6 +71,13 @@ pub fn fit(
         };
         match (weights.get(&spec.name), made) {
             (_, Some(seed)) => fresh.push((spec, seed)),
+            (Some(found), None) if !found.dtype().is_float() => {
+                return Err(Error::input(
+                    subject,
+                    format!("{} holds whole numbers, as quantized weights do", spec.name),
+                    "use a checkpoint of floating-point numbers",
+                ));
+            }
             (Some(found), None) if found.dims() == spec.shape => {
                 let value = found.to_dtype(DType::F32)?.to_device(device)?.contiguous()?;
                 // A sum is finite only if all its terms are; one pass, no copy. Running counts may be large but finite.

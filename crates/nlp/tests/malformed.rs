@@ -161,7 +161,7 @@ fn tables() {
             ),
             case("table: without end", |_| (), &train("/dev/zero"), &["/dev/zero, line 1", "16 MB"]),
             table("gzip: 256 MB of nothing", "d.tsv.gz", gzip(256, &[0; 1 << 16]), &["16 MB"]),
-            table("gzip: 256 MB of empty lines", "d.tsv.gz", gzip(256, b"\n"), &["it grows by more than 200 times"]),
+            table("gzip: 256 MB of empty lines", "d.tsv.gz", gzip(256, b"\n"), &["d.tsv.gz: is empty"]),
             table("gzip: cut short", "d.tsv.gz", &gzip(1, b"text\tlabel\n")[..200], &["d.tsv.gz"]),
             table("gzip: of gzip", "d.tsv.gz", gzip(1, &gzip(1, b"a")), &["UTF-8"]),
             case(

@@ -14,6 +14,9 @@ use topwork_core::{Error, Result};
 /// Most pixels of a photo: Pillow's limit too. 8-bit RGB of that size is 0.5 GB.
 pub const MOST_PIXELS: u64 = 178_956_970;
 
+/// Most pixels that the scans of a progressive JPEG go over: a scan may be of thirty bytes, and looks at every pixel.
+const MOST_SCANNED: u64 = 64 * MOST_PIXELS;
+
 /// Photos of more pixels than this are decoded one at a time, so that memory stays bounded on many threads.
 const LARGE: u64 = 32_000_000;
 
@@ -76,6 +79,11 @@ fn decode_checked(name: &str, bytes: &[u8]) -> Result<RgbImage> {
             "scale it down, or remove it",
         ));
     }
+    let scans = if format == ImageFormat::Jpeg { scans(bytes) } else { 1 };
+    if scans.saturating_mul(pixels) > MOST_SCANNED {
+        let reason = format!("{scans} scans of {width} × {height} pixels, far more than a photo needs");
+        return Err(Error::input(name, reason, "remove it, or save it anew"));
+    }
     let _turn = (pixels > LARGE).then(|| ONE_LARGE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner));
     // Damaged metadata do not make the pixels unreadable.
     let orientation = decoder.orientation().ok();
@@ -84,6 +92,11 @@ fn decode_checked(name: &str, bytes: &[u8]) -> Result<RgbImage> {
         photo.apply_orientation(orientation);
     }
     Ok(photo.into_rgb8())
+}
+
+/// How often a JPEG file begins to tell its pixels. Within a scan the byte FF is never followed by that of the marker.
+fn scans(bytes: &[u8]) -> u64 {
+    bytes.windows(2).filter(|pair| *pair == [0xff, 0xda]).count() as u64
 }
 
 /// Whether a JPEG file reaches its end marker. The decoder fills what is missing with grey, silently.

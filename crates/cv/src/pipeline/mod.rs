@@ -18,8 +18,6 @@ use serde::{Deserialize, Serialize};
 use topwork_core::data::{Sample, Values, View};
 use topwork_core::{Error, Result};
 
-use crate::dataset::photo::Photo;
-
 use self::augment::Augment;
 use self::resize::{Region, resize};
 pub use self::test_views::{TestViewArgs, TestViews};
