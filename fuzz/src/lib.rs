@@ -15,7 +15,7 @@ use topwork_core::net::{Network, Params};
 use topwork_core::plan::Plan;
 use topwork_core::seed::Seed;
 use topwork_core::task::Kind;
-use topwork_core::{adapter, cache, checkpoint, plan_file};
+use topwork_core::{adapter, cache, checkpoint, compare, events, plan_file};
 use topwork_cv::dataset::{inputs, tars};
 use topwork_cv::{Pipeline, models};
 use topwork_nlp::Sentences;
@@ -28,11 +28,12 @@ use topwork_nlp::tokenizer::TextTokenizer;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     ("adapter", adapter),
     ("calibration", calibration),
     ("config", config),
     ("corpus", corpus),
+    ("course", course),
     ("list", list),
     ("parquet", parquet),
     ("photo", photo),
@@ -159,7 +160,7 @@ fn splits_of_texts(path: PathBuf, task: Kind) {
 pub fn table(bytes: &[u8]) {
     let Some((&first, rest)) = bytes.split_first() else { return };
     let name = ["d.tsv", "d.csv", "d.jsonl", "d"][usize::from(first % 4)];
-    let task = [Kind::Classes, Kind::Labels, Kind::Values][usize::from(first / 4 % 3)];
+    let task = [Kind::Classes, Kind::Labels, Kind::Values, Kind::Matches][usize::from(first / 4 % 4)];
     with(&[(name, rest)], |folder| {
         splits_of_texts(folder.join(name), task);
         let args = topwork_nlp::InputArgs { files: vec![folder.join(name)], ..Default::default() };
@@ -252,6 +253,18 @@ pub fn run(bytes: &[u8]) {
     with(&[("run.toml", bytes)], |folder| {
         let _ = topwork_cv::Fit::read(&folder.join("run.toml"), "");
         let _ = topwork_nlp::Fit::read(&folder.join("run.toml"), "");
+    });
+}
+
+/// What a run tells of itself: to be compared, and as events.
+pub fn course(bytes: &[u8]) {
+    with(&[("run.toml", b"seed = 1\n"), ("summary.json", bytes), ("metrics.jsonl", bytes)], |folder| {
+        if let (Ok(one), Ok(other)) = (compare::Run::read(folder), compare::Run::read(folder))
+            && let Ok(found) = compare::Comparison::of(vec![one, other])
+        {
+            let _ = (compare::cells(&found), compare::notes(&found), compare::page("topwork", &found));
+        }
+        let _ = events::of_run(folder);
     });
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use prost::Message;
 use serde_json::Value;
 
+use crate::files::read_small_text;
 use crate::train::EpochRecord;
 use crate::{Error, Result};
 
@@ -49,7 +50,7 @@ const VERSION: &str = "brain.Event:2";
 /// When it has no `metrics.jsonl`, or nothing in it can be understood.
 pub fn of_run(run: &Path) -> Result<Vec<u8>> {
     let path = run.join("metrics.jsonl");
-    let text = std::fs::read_to_string(&path).map_err(|e| match e.kind() {
+    let text = read_small_text(&path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
             Error::input(run.display(), "it has no metrics.jsonl, so it is no run", "name the --out folder of a run")
         }
@@ -87,7 +88,7 @@ fn events(text: &str) -> Vec<(i64, Vec<Scalar>)> {
         let mut values = Vec::new();
         match value["kind"].as_str() {
             Some("step") => {
-                last = before + number("step").unwrap_or(0.0) as i64;
+                last = number("step").map_or(before, |step| (step as i64).saturating_add(before));
                 let named = ["loss", "learning_rate"].into_iter();
                 values.extend(named.filter_map(|name| Some(scalar(format!("train/{name}"), number(name)?))));
             }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use toml::Value;
 
+use crate::files::read_small_text;
 use crate::metrics::Metrics;
 use crate::train::EpochRecord;
 use crate::{Error, Result};
@@ -81,7 +82,7 @@ impl Run {
     pub fn read(path: &Path) -> Result<Self> {
         let read = |name: &str| {
             let file = path.join(name);
-            std::fs::read_to_string(&file).map_err(|e| match e.kind() {
+            read_small_text(&file).map_err(|e| match e.kind() {
                 std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
                     let remedy = "finish it with `train --resume`, or name the --out folder of a finished run";
                     Error::input(path.display(), format!("it is no finished run: it has no {name}"), remedy)
@@ -106,7 +107,7 @@ impl Run {
         let mut flat = BTreeMap::new();
         settings.iter().filter(|(key, _)| !ASIDE.contains(&key.as_str())).for_each(|(k, v)| flatten(k, v, &mut flat));
         // Of the course, what can be read: it decides nothing here.
-        let lines = std::fs::read_to_string(path.join("metrics.jsonl")).unwrap_or_default();
+        let lines = read_small_text(&path.join("metrics.jsonl")).unwrap_or_default();
         let epoch = |line: &str| serde_json::from_str::<EpochRecord>(line).ok().filter(|record| record.kind == "epoch");
         Ok(Self {
             path: path.into(),

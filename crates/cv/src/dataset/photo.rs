@@ -98,7 +98,10 @@ impl Photo {
 fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(Error::io(path))?;
     let length = file.metadata().map_err(Error::io(path))?.len();
-    let mut bytes = Vec::with_capacity(length.min(most) as usize);
+    if length > most {
+        return Err(too_long(&path.display().to_string()));
+    }
+    let mut bytes = Vec::with_capacity(length as usize);
     file.take(most + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
     if bytes.len() as u64 > most { Err(too_long(&path.display().to_string())) } else { Ok(bytes) }
 }
