@@ -180,7 +180,8 @@ fn inputs_with(args: &InputArgs, pipeline: &Pipeline, stdin: impl Fn() -> Source
         let tokens = tokenizer.encode(&texts[0], texts.get(1).map(String::as_str))?;
         Ok(Tokens::sample(&tokens.ids, tokens.first))
     };
-    args.fit(&["--windows"])?;
+    let in_windows = pipeline.tokenizer.windows().is_some();
+    args.fit(if in_windows { &["--windows", "--stride"] } else { &["--windows"] })?;
     let texts = texts_with(args, None, stdin)?;
     Ok(Box::new(texts.map(move |(name, texts)| (name, texts.and_then(&sample)))))
 }

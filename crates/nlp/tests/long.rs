@@ -40,6 +40,7 @@ fn what_stands_at_the_end_of_a_long_text_is_read_in_windows_and_lost_by_a_cut() 
     let text = long_table(2, 7).lines().nth(1).unwrap().replace("\tgood", "");
     let said = home.run(&["predict", "windows", "--text", &text]).well();
     assert!(said.contains("good"), "{said}");
+    home.run(&["predict", "windows", "--text", &text, "--stride", "2"]).well();
     home.run(&["export", "windows", "--format", "onnx", "--out", "w.onnx"]).refused(&["windows"]);
 }
 

@@ -32,6 +32,8 @@ pub struct TextTokenizer {
     max_tokens: usize,
     /// How a single text is read that is longer, where it is not cut.
     windows: Option<Windows>,
+    /// The same without a longest sequence, and what stands around a text: where there are windows, for every text.
+    reader: Option<Arc<(Self, Frame)>>,
 }
 
 /// A long text as several sequences behind each other, all but the last of the longest kind.
@@ -142,7 +144,7 @@ impl TextTokenizer {
         let segments = family.segments == Segments::Two;
         let file = path.display().to_string().into();
         let inner = Arc::new(inner);
-        Self { inner, file, digest, segments, spaced, max_tokens: usize::MAX, windows: None }
+        Self { inner, file, digest, segments, spaced, max_tokens: usize::MAX, windows: None, reader: None }
             .with_max_tokens(max_tokens)
     }
 
@@ -220,6 +222,10 @@ impl TextTokenizer {
             }
         }
         self.windows = windows.filter(|windows| windows.most > 1);
+        self.reader = match self.windows {
+            Some(_) => Some(Arc::new((self.whole()?, self.frame(false)?))),
+            None => None,
+        };
         Ok(self)
     }
 
@@ -357,10 +363,10 @@ impl TextTokenizer {
     }
 
     /// Tokens of a text in windows.
-    fn in_windows(&self, text: &str, Windows { most, shared }: Windows) -> Result<Tokens> {
-        let (frame, pieces) = (self.frame(false)?, self.pieces(text)?);
+    fn in_windows(&self, text: &str, windows: Windows, (whole, frame): &(Self, Frame)) -> Result<Tokens> {
+        let Windows { most, shared } = windows;
         let room = self.max_tokens.saturating_sub(frame.len());
-        let text: Vec<u32> = pieces.into_iter().map(|(id, _)| id).collect();
+        let text: Vec<u32> = whole.pieces(text)?.into_iter().map(|(id, _)| id).collect();
         let mut ids = Vec::new();
         for start in (0..text.len().max(1)).step_by(room.saturating_sub(shared).max(1)).take(most) {
             let end = text.len().min(start + room);
@@ -378,8 +384,8 @@ impl TextTokenizer {
     /// # Errors
     /// When the tokenizer fails, which none of the BERT family does on text.
     pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Tokens> {
-        if let (Some(windows), None) = (self.windows, pair) {
-            return self.in_windows(text, windows);
+        if let (Some(windows), Some(reader), None) = (self.windows, &self.reader, pair) {
+            return self.in_windows(text, windows, reader);
         }
         let encoding = self.with(&self.inner, |inner| match pair {
             Some(pair) => inner.encode_fast((text, pair), true),
