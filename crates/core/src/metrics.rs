@@ -2,7 +2,8 @@
 //!
 //! Of classes: accuracy, F1, the confusion matrix, calibration. Of labels: F1, average precision, the area under the ROC
 //! curve. Of values: the errors, R² and correlations. Of tokens: entities found, as seqeval counts them. Of spans: F1 and
-//! exact matches of answers, which data sets judge. Of matches: how often a text finds its own among all. What is undefined (a precision without predictions) is 0.
+//! exact matches of answers, which data sets judge. Of matches: how often a text finds its own among all. What is undefined
+//! (a precision without predictions) is 0.
 
 mod curves;
 pub mod entities;

@@ -1,8 +1,9 @@
 //! What is asked of a sample, and all that depends on it: how a batch's loss is made, what an answer means.
 //!
 //! Of classes, exactly one is right; of labels, any number; values are measured. Of tokens, each row of a sample has a class;
-//! of spans, one row is the first and one the last of a passage. Of matches, samples come in couples, and are to lie near each other.
-//! A task has a name for each output of the head; matches have no head. Which scores judge it is told by [`crate::metrics`], which data sets say it is for the domains.
+//! of spans, one row is the first and one the last of a passage. Of matches, samples come in couples, and are to lie near
+//! each other. A task has a name for each output of the head; matches have no head. Which scores judge it is told by
+//! [`crate::metrics`], which data sets say it is for the domains.
 
 mod cells;
 
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cells::{Cells, TaskArgs, Understood};
 
-use crate::plan::{ClassWeights, Method, Penalty, Phase, Plan, Train};
+use crate::plan::{ClassWeights, Method, Penalty, Phase, Plan, Sampler, Train};
 use crate::{Error, Result};
 
 /// What is asked, with a name for each output.
@@ -165,6 +166,7 @@ impl Task {
             Kind::Values | Kind::Spans | Kind::Matches if objective.class_weights != ClassWeights::None => {
                 Some("weights of classes")
             }
+            Kind::Matches if train.sampler == Sampler::Balanced => Some("classes to balance"),
             kind if !kind.of_samples() && train.mix.is_some() => Some("mixtures of samples"),
             _ => None,
         }

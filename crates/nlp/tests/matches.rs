@@ -127,6 +127,9 @@ fn what_makes_no_sense_of_couples_is_refused() {
     refused(&["--strategy", "fine-tuning", "--label-column", "question"], &["--label-column"]);
     refused(&["--strategy", "fine-tuning", "--label-smoothing", "0.1"], &["smoothed labels"]);
     refused(&["--strategy", "fine-tuning", "--mixup", "0.2"], &["mixtures"]);
+    refused(&["--strategy", "fine-tuning", "--sampler", "balanced"], &["classes to balance"]);
+    refused(&["--strategy", "fine-tuning", "--batch-size", "2"], &["--batch-size 2", "four texts"]);
+    refused(&["--strategy", "fine-tuning", "--limit", "1"], &["the training samples", "four texts"]);
     refused(&["--strategy", "contrastive-few-shot"], &["pairs of a class"]);
     home.write("train.tsv", "text\na film\nb\n");
     refused(&["--strategy", "fine-tuning"], &["train.tsv", "--pair-column"]);

@@ -56,6 +56,15 @@ pub(super) fn job(job: &Job<'_>) -> Result<()> {
     if job.plan.trains().any(|train| train.pairs.is_some() && train.batch_size < 2) {
         return Err(Error::input("--batch-size 1", "a pair takes two samples", "use at least 2"));
     }
+    if job.task.kind == Kind::Matches {
+        let least = job.plan.trains().map(|train| train.batch_size).chain([job.train.len()]).min().unwrap_or(0);
+        if least < 4 {
+            let subject =
+                if job.train.len() < 4 { "the training samples".into() } else { format!("--batch-size {least}") };
+            let reason = "a single couple has no other one that it could be told from";
+            return Err(Error::input(subject, reason, "use two couples, which are four texts, or more"));
+        }
+    }
     if let Some(Phase::Train(Train { name, pairs: Some(_), .. })) = job.plan.phases.last() {
         let reason = "pairs train no head, and no phase after it does";
         return Err(Error::input(format!("phase {name:?}"), reason, "add a phase that solves the head"));
