@@ -412,6 +412,7 @@ pub(crate) fn held_share(args: &DataArgs) -> Result<f64> {
 /// See [`topwork_core::domain::Domain::splits`]. With a `known` task the training file may be absent: an empty part then.
 pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>, seed: Seed) -> Result<Splits> {
     let share = held_share(args)?;
+    pipeline.reads(args)?;
     let pipeline = pipeline.clone().for_training(args.max_tokens)?;
     let asked = args.asked(known);
     asked.check()?;

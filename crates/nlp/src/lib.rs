@@ -120,6 +120,9 @@ impl Domain for Sentences {
         model = if matches { matches::headless(model) } else { matches::headed(model) };
         model.pipeline = model.pipeline.for_training(args.max_tokens)?;
         if of_rows.is_some() {
+            // Windows of their own, which are samples.
+            model.pipeline.tokenizer = model.pipeline.tokenizer.with_windows(None)?;
+            model.network = model.network.windowed(None);
             model.pipeline.stride = args.stride.or(model.pipeline.stride);
             return Ok(model);
         }

@@ -97,6 +97,7 @@ impl Dataset for Couples {
 /// See [`topwork_core::domain::Domain::splits`].
 pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, seed: Seed) -> Result<Splits> {
     let share = held_share(args)?;
+    pipeline.reads(args)?;
     let pipeline = pipeline.clone().for_training(args.max_tokens)?;
     let read = |path: &std::path::PathBuf| TextData::pairs(path, args, &pipeline).map(Couples::new);
     let train = args.train.as_ref().map(read).transpose()?;

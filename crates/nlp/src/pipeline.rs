@@ -9,6 +9,7 @@ use topwork_core::domain::Opened;
 use topwork_core::net::Network;
 use topwork_core::{Error, Result};
 
+use crate::dataset::DataArgs;
 use crate::folder::Dense;
 use crate::models::bert::{BertConfig, Pooling};
 use crate::tokenizer::{TextTokenizer, Windows};
@@ -53,8 +54,36 @@ impl Pipeline {
     /// The encoder with its pooling, what stands behind it, and a head of `classes` outputs.
     pub fn network(&self, classes: usize) -> Network {
         let network = self.config.network(self.pooling, classes);
-        let window = self.tokenizer.windows().map(|_| self.max_tokens());
-        self.dense.iter().fold(network, |network, dense| dense.on(network)).windowed(window)
+        self.dense.iter().fold(network, |network, dense| dense.on(network)).windowed(self.window())
+    }
+
+    /// Rows of a window, where texts are read in windows.
+    fn window(&self) -> Option<usize> {
+        self.tokenizer.windows().map(|_| self.max_tokens())
+    }
+
+    /// Looks whether the flags by which texts are to be read are those that the network was made for.
+    ///
+    /// # Errors
+    /// When a model in use would read in other windows than it computes in.
+    pub(crate) fn reads(&self, args: &DataArgs) -> Result<()> {
+        let windows = self.tokenizer.windows();
+        let (most, shared) = (windows.map_or(1, |windows| windows.most), windows.map(|windows| windows.shared));
+        let longest = args.max_tokens.filter(|&tokens| windows.is_some() && tokens != self.max_tokens());
+        let other = [
+            longest.map(|tokens| format!("--max-tokens {tokens}")),
+            args.windows.filter(|&asked| asked != most).map(|asked| format!("--windows {asked}")),
+            args.stride
+                .filter(|&asked| windows.is_some() && Some(asked) != shared)
+                .map(|asked| format!("--stride {asked}")),
+        ];
+        match other.into_iter().flatten().next() {
+            None => Ok(()),
+            Some(flag) => {
+                let reason = "the model is judged as it was trained to read long texts";
+                Err(Error::input(flag, reason, "leave it out; `predict` and `embed` take it"))
+            }
+        }
     }
 
     /// The same with another pooling; what the upstream files say of it goes.
@@ -141,8 +170,7 @@ pub(crate) fn in_windows(
     shared: Option<usize>,
 ) -> Result<Opened<Pipeline>> {
     model.pipeline = model.pipeline.in_windows(most, shared)?;
-    let window = model.pipeline.tokenizer.windows().map(|_| model.pipeline.max_tokens());
-    model.network = model.network.windowed(window);
+    model.network = model.network.windowed(model.pipeline.window());
     Ok(model)
 }
 

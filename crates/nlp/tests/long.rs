@@ -37,6 +37,10 @@ fn what_stands_at_the_end_of_a_long_text_is_read_in_windows_and_lost_by_a_cut() 
     // The model remembers how it reads.
     let judged = home.run(&["evaluate", "windows", "--validation", "dev.tsv", "--json", "--quiet"]).well();
     assert_eq!(serde_json::from_str::<Value>(&judged).unwrap()["accuracy"].as_f64().unwrap(), windows);
+    for flags in [&["--windows", "3"][..], &["--max-tokens", "20"], &["--windows", "9", "--stride", "2"]] {
+        let args = [&["evaluate", "windows", "--validation", "dev.tsv"], flags].concat();
+        home.run(&args).refused(&[&flags[flags.len() - 2..].join(" "), "as it was trained"]);
+    }
     let text = long_table(2, 7).lines().nth(1).unwrap().replace("\tgood", "");
     let said = home.run(&["predict", "windows", "--text", &text]).well();
     assert!(said.contains("good"), "{said}");
@@ -87,4 +91,16 @@ fn windows_that_cannot_be_are_refused() {
     home.write("train.tsv", "premise\thypothesis\tlabel\na film\tthe plot\tx\ngood\tbad\ty\na\tb\tx\nc\td\ty\n");
     home.write("dev.tsv", "premise\thypothesis\tlabel\na film\tthe plot\tx\ngood\tbad\ty\n");
     refused(&["--pooling", "mean", "--windows", "3"], &["--windows", "pairs"]);
+}
+
+#[test]
+fn a_task_of_words_has_windows_of_its_own() {
+    let home = home();
+    home.train("windows", &[&WINDOWS[..], &["--quiet"]].concat()).well();
+    home.write("words.conll", "the O\nfilm B-X\nwas O\ngood O\n\na O\nplot B-X\nis O\ndull O\n\n".repeat(6));
+    let args =
+        ["train", "--task", "tokens", "--train", "words.conll", "--validation", "words.conll", "--max-tokens", "24"];
+    home.run(&[&args[..], &["--model", "windows", "--out", "words", "--quiet"]].concat()).well();
+    let config = home.json("words/model/config.json");
+    assert!(config["topwork"].get("windows").is_none() && config["topwork"]["max-tokens"] == 24, "{config}");
 }

@@ -31,9 +31,16 @@ pub struct TextTokenizer {
     spaced: bool,
     max_tokens: usize,
     /// How a single text is read that is longer, where it is not cut.
-    windows: Option<Windows>,
-    /// The same without a longest sequence, and what stands around a text: where there are windows, for every text.
-    reader: Option<Arc<(Self, Frame)>>,
+    reading: Option<Arc<Reading>>,
+}
+
+/// What reading in windows takes, for every text.
+struct Reading {
+    windows: Windows,
+    /// The tokenizer without a longest sequence.
+    whole: TextTokenizer,
+    /// What stands around a window.
+    frame: Frame,
 }
 
 /// A long text as several sequences behind each other, all but the last of the longest kind.
@@ -144,7 +151,7 @@ impl TextTokenizer {
         let segments = family.segments == Segments::Two;
         let file = path.display().to_string().into();
         let inner = Arc::new(inner);
-        Self { inner, file, digest, segments, spaced, max_tokens: usize::MAX, windows: None, reader: None }
+        Self { inner, file, digest, segments, spaced, max_tokens: usize::MAX, reading: None }
             .with_max_tokens(max_tokens)
     }
 
@@ -211,27 +218,26 @@ impl TextTokenizer {
     /// # Errors
     /// When neighbours would share all that they have room for.
     pub fn with_windows(mut self, windows: Option<Windows>) -> Result<Self> {
-        if let Some(Windows { most, shared }) = windows {
-            let room = self.max_tokens - self.frame(false)?.len();
-            if most == 0 {
-                return Err(Error::input("--windows 0", "nothing of a text would be read", "use 1 or more"));
-            }
-            if shared >= room {
-                let reason = format!("a window has room for {room} tokens of a text");
-                return Err(Error::input(format!("--stride {shared}"), reason, format!("use {} or less", room - 1)));
-            }
+        self.reading = None;
+        let Some(windows) = windows else { return Ok(self) };
+        let (Windows { most, shared }, frame) = (windows, self.frame(false)?);
+        let room = self.max_tokens - frame.len();
+        if most == 0 {
+            return Err(Error::input("--windows 0", "nothing of a text would be read", "use 1 or more"));
         }
-        self.windows = windows.filter(|windows| windows.most > 1);
-        self.reader = match self.windows {
-            Some(_) => Some(Arc::new((self.whole()?, self.frame(false)?))),
-            None => None,
-        };
+        if shared >= room {
+            let reason = format!("a window has room for {room} tokens of a text");
+            return Err(Error::input(format!("--stride {shared}"), reason, format!("use {} or less", room - 1)));
+        }
+        if most > 1 {
+            self.reading = Some(Arc::new(Reading { windows, whole: self.whole()?, frame }));
+        }
         Ok(self)
     }
 
     /// How long texts are read; `None` where they are cut.
     pub fn windows(&self) -> Option<Windows> {
-        self.windows
+        self.reading.as_ref().map(|reading| reading.windows)
     }
 
     /// The longest sequence, special tokens included.
@@ -363,12 +369,12 @@ impl TextTokenizer {
     }
 
     /// Tokens of a text in windows.
-    fn in_windows(&self, text: &str, windows: Windows, (whole, frame): &(Self, Frame)) -> Result<Tokens> {
-        let Windows { most, shared } = windows;
+    fn in_windows(&self, text: &str, reading: &Reading) -> Result<Tokens> {
+        let Reading { windows: Windows { most, shared }, whole, frame } = reading;
         let room = self.max_tokens.saturating_sub(frame.len());
         let text: Vec<u32> = whole.pieces(text)?.into_iter().map(|(id, _)| id).collect();
         let mut ids = Vec::new();
-        for start in (0..text.len().max(1)).step_by(room.saturating_sub(shared).max(1)).take(most) {
+        for start in (0..text.len().max(1)).step_by(room.saturating_sub(*shared).max(1)).take(*most) {
             let end = text.len().min(start + room);
             ids.extend(frame.single(&text[start..end]).ids);
             if end == text.len() {
@@ -384,8 +390,8 @@ impl TextTokenizer {
     /// # Errors
     /// When the tokenizer fails, which none of the BERT family does on text.
     pub fn encode(&self, text: &str, pair: Option<&str>) -> Result<Tokens> {
-        if let (Some(windows), Some(reader), None) = (self.windows, &self.reader, pair) {
-            return self.in_windows(text, windows, reader);
+        if let (Some(reading), None) = (&self.reading, pair) {
+            return self.in_windows(text, reading);
         }
         let encoding = self.with(&self.inner, |inner| match pair {
             Some(pair) => inner.encode_fast((text, pair), true),
