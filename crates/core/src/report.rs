@@ -88,16 +88,9 @@ fn curves(history: &[EpochRecord]) -> String {
     }
     let validation = points(|record| record.validation.as_ref().map(|m| m.loss));
     let score = points(|record| record.validation.as_ref().map(Metrics::score));
-    let range = |lines: &[&[(f64, f64)]]| {
-        let values = lines.iter().copied().flatten().map(|(_, y)| *y);
-        let low = values.clone().fold(f64::INFINITY, f64::min);
-        let high = values.fold(f64::NEG_INFINITY, f64::max);
-        // A line that does not move stands in the middle.
-        let air = if high > low { 0.05 * (high - low) } else { 0.05 * high.abs().max(1e-3) };
-        [low - air, high + air]
-    };
+    let values = |lines: &[&[(f64, f64)]]| lines.concat().into_iter().map(|(_, y)| y);
     let epochs = || Axis::counted("epoch", history.len());
-    let chart = Chart::new("loss", epochs(), Axis::even("loss", range(&[&train, &validation])));
+    let chart = Chart::new("loss", epochs(), Axis::around("loss", values(&[&train, &validation])));
     let mut losses = chart.line("training", colour(0), train);
     let note = "of the samples learned from, and of those held back";
     if !validation.is_empty() {
@@ -106,7 +99,7 @@ fn curves(history: &[EpochRecord]) -> String {
     let mut pictures = vec![losses.finish(note)];
     if let Some(judged) = history.iter().find_map(|record| record.validation.as_ref()) {
         let name = spoken(judged.headline()[0].0);
-        let chart = Chart::new(&name, epochs(), Axis::even(&name, range(&[&score])));
+        let chart = Chart::new(&name, epochs(), Axis::around(&name, values(&[&score])));
         pictures.push(chart.line("validation", colour(2), score).finish("of the samples held back"));
     }
     pictures.iter().map(|picture| format!("<div class=\"chart\">{}</div>", picture.inline())).collect()

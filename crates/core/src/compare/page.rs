@@ -23,20 +23,12 @@ pub fn page(program: &str, comparison: &Comparison) -> String {
     document(&escape(&format!("{program}: runs compared")), &introduction, &sections)
 }
 
-/// A little more than the values take.
-fn range(values: impl Iterator<Item = f64> + Clone) -> [f64; 2] {
-    let low = values.clone().fold(f64::INFINITY, f64::min);
-    let high = values.fold(f64::NEG_INFINITY, f64::max);
-    let air = if high > low { 0.08 * (high - low) } else { 0.05 * high.abs().max(1e-3) };
-    [low - air, high + air]
-}
-
 fn against_seconds(comparison: &Comparison) -> String {
     let (rows, name) = (&comparison.rows, spoken(comparison.score));
     let scores = rows.iter().flat_map(|row| row.scores.iter().map(|(_, score)| *score));
-    let seconds = range(rows.iter().map(|row| row.seconds).chain([0.0]));
+    let slowest = rows.iter().map(|row| row.seconds).fold(0.0, f64::max);
     let mut chart =
-        Chart::new(&name, Axis::even("seconds of a run", [0.0, seconds[1]]), Axis::even(&name, range(scores)));
+        Chart::new(&name, Axis::even("seconds of a run", [0.0, 1.05 * slowest]), Axis::around(&name, scores));
     for (i, row) in rows.iter().enumerate() {
         let (low, high) = row.scores.iter().fold((row.mean, row.mean), |(l, h), (_, s)| (l.min(*s), h.max(*s)));
         chart = chart.line(&(i + 1).to_string(), colour(i), [(row.seconds, low), (row.seconds, high)]);
@@ -67,7 +59,7 @@ fn courses(comparison: &Comparison) -> String {
     let last = lines.iter().flat_map(|(.., points)| points.last()).map(|(epoch, _)| *epoch as usize).max();
     let Some(last) = last else { return String::new() };
     let values = lines.iter().flat_map(|(.., points)| points.iter().map(|(_, score)| *score));
-    let mut chart = Chart::new(&name, Axis::counted("epoch", last), Axis::even(&name, range(values)));
+    let mut chart = Chart::new(&name, Axis::counted("epoch", last), Axis::around(&name, values));
     let mut named = 0;
     for (number, points) in lines {
         let label = if named == number { String::new() } else { number.to_string() };

@@ -27,6 +27,14 @@ impl Axis {
         Self { name: name.into(), range, ticks: (0..=4).map(|i| (at(i), format!("{:.3}", at(i)))).collect() }
     }
 
+    /// The same from a little below the least value to a little above the largest; around a single one, it stands in the middle.
+    pub fn around(name: &str, values: impl IntoIterator<Item = f64>) -> Self {
+        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+        values.into_iter().for_each(|value| (low, high) = (low.min(value), high.max(value)));
+        let air = if high > low { 0.05 * (high - low) } else { 0.05 * high.abs().max(1e-3) };
+        Self::even(name, [low - air, high + air])
+    }
+
     /// Of whole numbers from 1 to `last`, with at most ten ticks.
     pub fn counted(name: &str, last: usize) -> Self {
         let step = last.div_ceil(10).max(1);
