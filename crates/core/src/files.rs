@@ -118,12 +118,27 @@ const MOST: u64 = 256 << 20;
 /// # Errors
 /// As there; and for more than 256 MB.
 pub fn read_small(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MOST + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MOST {
-        return Err(io::Error::other(format!("larger than {} MB, which no such file is", MOST >> 20)));
+    read_at_most(path, MOST).map_err(|e| match e.kind() {
+        io::ErrorKind::FileTooLarge => {
+            io::Error::other(format!("larger than {} MB, which no such file is", MOST >> 20))
+        }
+        _ => e,
+    })
+}
+
+/// [`std::fs::read`] for files of at most `most` bytes. A device tells no length and has no end.
+///
+/// # Errors
+/// As there; and [`io::ErrorKind::FileTooLarge`] for more.
+pub fn read_at_most(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    if length > most {
+        return Err(io::ErrorKind::FileTooLarge.into());
     }
-    Ok(bytes)
+    let mut bytes = Vec::with_capacity(length as usize);
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
 }
 
 /// [`std::fs::read_to_string`] for such files.
@@ -237,6 +252,18 @@ mod tests {
             std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn no_more_is_read_than_is_allowed_not_even_of_what_has_no_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, [7; 1000]).unwrap();
+        assert_eq!(read_at_most(&path, 1000).unwrap(), [7; 1000]);
+        let endless = Path::new("/dev/zero");
+        for path in [path.as_path(), endless].into_iter().filter(|path| path.exists()) {
+            assert_eq!(read_at_most(path, 999).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        }
     }
 
     #[test]
