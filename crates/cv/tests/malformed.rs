@@ -13,7 +13,7 @@ use parquet::column::writer::ColumnWriter;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use support::malformed::{Case, case, check, file, payload, safetensors, tensor_pickle, torch_zip};
-use support::{Home, home, model, photo};
+use support::{Home, home, model, photo, png_of};
 
 /// `train` on `data/` with the weights in this file.
 fn weights(path: &str) -> String {
@@ -274,7 +274,7 @@ fn huge(width: u32, height: u32, rows: usize) -> Vec<u8> {
     let row = vec![0; width.div_ceil(8) as usize + 1];
     (0..rows).for_each(|_| zlib.write_all(&row).unwrap());
     let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[1, 0, 0, 0, 0]].concat();
-    chunks(&[(b"IHDR", header), (b"IDAT", zlib.finish().unwrap()), (b"IEND", vec![])])
+    png_of(&[(b"IHDR", header), (b"IDAT", zlib.finish().unwrap()), (b"IEND", vec![])])
 }
 
 /// A progressive JPEG that says it is 150 million pixels large, its first scan a thousand times more.
@@ -289,19 +289,6 @@ fn scanned(mut jpeg: Vec<u8>) -> Vec<u8> {
     let again = jpeg[scan..end].repeat(1000);
     jpeg.splice(end..end, again);
     jpeg
-}
-
-fn chunks(parts: &[(&[u8; 4], Vec<u8>)]) -> Vec<u8> {
-    let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
-    for (kind, data) in parts {
-        let body = [&kind[..], data].concat();
-        let mut sum = flate2::Crc::new();
-        sum.update(&body);
-        file.extend_from_slice(&(data.len() as u32).to_be_bytes());
-        file.extend_from_slice(&body);
-        file.extend_from_slice(&sum.sum().to_be_bytes());
-    }
-    file
 }
 
 #[test]
@@ -327,7 +314,7 @@ fn photos() {
         (0..1 << 10).for_each(|_| zlib.write_all(&vec![0; 1 << 20]).unwrap());
         let header = [&8u32.to_be_bytes()[..], &8u32.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
         let profile = [&b"x\0\0"[..], &zlib.finish().unwrap()].concat();
-        chunks(&[(b"IHDR", header), (b"iCCP", profile), (b"IEND", vec![])])
+        png_of(&[(b"IHDR", header), (b"iCCP", profile), (b"IEND", vec![])])
     };
     check(
         home,

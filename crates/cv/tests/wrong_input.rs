@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 use std::io::Write;
 
-use support::{Home, empty, fake_pip, home, model, photo, saved};
+use support::{Home, empty, fake_pip, home, model, photo, png_of, saved};
 
 /// `train` on `data/` is refused with each of `parts`, and leaves everything as it was.
 fn refuses(home: &Home, flags: &[&str], parts: &[&str]) -> String {
@@ -116,16 +116,7 @@ fn one_colour(side: u32) -> Vec<u8> {
     let row: Vec<u8> = std::iter::once(0).chain(std::iter::repeat_n(0xff, side.div_ceil(8) as usize)).collect();
     (0..side).for_each(|_| zlib.write_all(&row).unwrap());
     let header = [&side.to_be_bytes()[..], &side.to_be_bytes(), &[1, 0, 0, 0, 0]].concat();
-    let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
-    for (kind, data) in [(b"IHDR", header), (b"IDAT", zlib.finish().unwrap()), (b"IEND", vec![])] {
-        let body = [&kind[..], &data].concat();
-        let mut sum = flate2::Crc::new();
-        sum.update(&body);
-        file.extend_from_slice(&(data.len() as u32).to_be_bytes());
-        file.extend_from_slice(&body);
-        file.extend_from_slice(&sum.sum().to_be_bytes());
-    }
-    file
+    png_of(&[(b"IHDR", header), (b"IDAT", zlib.finish().unwrap()), (b"IEND", vec![])])
 }
 
 #[test]

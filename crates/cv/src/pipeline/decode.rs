@@ -17,6 +17,9 @@ pub const MOST_PIXELS: u64 = 178_956_970;
 /// Most pixels that the scans of a progressive JPEG go over: a scan may be of thirty bytes, and looks at every pixel.
 const MOST_SCANNED: u64 = 64 * MOST_PIXELS;
 
+/// Bytes of the header of a scan.
+const LEAST_OF_SCAN: u64 = 10;
+
 /// Photos of more pixels than this are decoded one at a time, so that memory stays bounded on many threads.
 const LARGE: u64 = 32_000_000;
 
@@ -79,7 +82,9 @@ fn decode_checked(name: &str, bytes: &[u8]) -> Result<RgbImage> {
             "scale it down, or remove it",
         ));
     }
-    let scans = if format == ImageFormat::Jpeg { scans(bytes) } else { 1 };
+    // Counting goes over all bytes: only where there is room for so many scans.
+    let possible = (bytes.len() as u64 / LEAST_OF_SCAN).saturating_mul(pixels) > MOST_SCANNED;
+    let scans = if format == ImageFormat::Jpeg && possible { scans(bytes) } else { 1 };
     if scans.saturating_mul(pixels) > MOST_SCANNED {
         let reason = format!("{scans} scans of {width} × {height} pixels, far more than a photo needs");
         return Err(Error::input(name, reason, "remove it, or save it anew"));

@@ -48,6 +48,20 @@ pub fn photo(width: u32, height: u32, hue: [u8; 3], seed: u64) -> RgbImage {
     RgbImage::from_fn(width, height, |_, _| Rgb(hue.map(|c| c.saturating_add(noise.below(60) as u8))))
 }
 
+/// A PNG file of these chunks, with their checksums.
+pub fn png_of(parts: &[(&[u8; 4], Vec<u8>)]) -> Vec<u8> {
+    let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
+    for (kind, data) in parts {
+        let body = [&kind[..], data].concat();
+        let mut sum = flate2::Crc::new();
+        sum.update(&body);
+        file.extend_from_slice(&(data.len() as u32).to_be_bytes());
+        file.extend_from_slice(&body);
+        file.extend_from_slice(&sum.sum().to_be_bytes());
+    }
+    file
+}
+
 /// A home whose `data/` holds ten red and ten blue photos.
 pub fn home() -> Home {
     let home = empty();
