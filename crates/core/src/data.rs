@@ -3,6 +3,7 @@
 //! A domain implements [`Dataset`] for its files; subsets, splits and batches are made here.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
@@ -221,6 +222,14 @@ impl Targets {
         targets
     }
 
+    /// Those of the samples of `range`; `lengths` are the numbers of rows of all samples, where each row has a number of its own.
+    pub fn part(&self, range: Range<usize>, lengths: Option<&[usize]>) -> Self {
+        let each = self.numbers.len() / self.classes.len().max(1);
+        let place = |to: usize| lengths.map_or(to * each, |lengths| lengths[..to].iter().sum());
+        let numbers = self.numbers[place(range.start)..place(range.end)].to_vec();
+        Self { classes: self.classes[range].to_vec(), numbers }
+    }
+
     /// Puts others behind these.
     pub fn extend(&mut self, others: Self) {
         self.classes.extend(others.classes);
@@ -359,6 +368,21 @@ impl Activation {
             Rows::One => self.data.dims()[0],
             Rows::Each(lengths) => lengths.len(),
         }
+    }
+
+    /// The samples of `range`.
+    ///
+    /// # Errors
+    /// When there are not as many.
+    pub fn part(&self, range: Range<usize>) -> Result<Self> {
+        let (first, rows, part) = match &self.rows {
+            Rows::One => (range.start, range.len(), Rows::One),
+            Rows::Each(lengths) => {
+                let part = lengths[range.clone()].to_vec();
+                (lengths[..range.start].iter().sum(), part.iter().sum(), Rows::Each(Arc::new(part)))
+            }
+        };
+        Ok(Self { data: self.data.narrow(0, first, rows)?, rows: part })
     }
 
     /// Puts samples behind each other. All must have the same row shape and kind of numbers.

@@ -63,6 +63,10 @@ pub struct Train {
     pub epochs: usize,
     /// Samples a step.
     pub batch_size: usize,
+    /// Parts that a step's batch is computed in, one after another, their gradients added up: less memory for the same step, but
+    /// for what is taken over a whole batch (batch statistics) or drawn (dropout).
+    #[serde(default = "whole", skip_serializing_if = "is_whole")]
+    pub accumulate: usize,
     /// How often samples take part.
     #[serde(default, skip_serializing_if = "Sampler::is_default")]
     pub sampler: Sampler,
@@ -101,6 +105,15 @@ pub struct Train {
     /// for the usual one throughout. Only where all stages are computed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scales: Vec<f64>,
+}
+
+fn whole() -> usize {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde asks.
+fn is_whole(parts: &usize) -> bool {
+    *parts == 1
 }
 
 /// How often samples take part in an epoch, which has as many draws as there are samples.

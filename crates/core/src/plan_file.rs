@@ -104,6 +104,7 @@ fn settings(phase: &Phase, complete: usize) -> (&str, Vec<Setting>) {
             let mut settings = vec![
                 ("epochs", train.epochs as f64, 1.0, most),
                 ("batch_size", train.batch_size as f64, 1.0, most),
+                ("accumulate", train.accumulate as f64, 1.0, train.batch_size as f64),
                 ("views", train.views as f64, if train.augment { 1.0 } else { 0.0 }, most),
                 ("learning_rate", train.learning_rate, least, most),
                 ("warmup", train.schedule.warmup, 0.0, 1.0),

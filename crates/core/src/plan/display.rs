@@ -28,7 +28,8 @@ impl fmt::Display for Plan {
 
 impl fmt::Display for Train {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}: train, {} epochs of batches of {}", self.name, self.epochs, self.batch_size)?;
+        let parts = if self.accumulate > 1 { format!(" in {} parts", self.accumulate) } else { String::new() };
+        writeln!(f, "{}: train, {} epochs of batches of {}{parts}", self.name, self.epochs, self.batch_size)?;
         if self.sampler == Sampler::Balanced {
             writeln!(f, "  samples: every class equally often")?;
         }

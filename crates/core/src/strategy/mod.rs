@@ -190,6 +190,7 @@ impl Settings {
             batch_norm: options.batch_norm.unwrap_or(BatchNormMode::Update),
             epochs: options.epochs.unwrap_or_else(|| recipe.epochs.max(recipe.least_steps.div_ceil(steps))),
             batch_size,
+            accumulate: options.accumulate.unwrap_or(1).min(batch_size),
             sampler: options.sampler.unwrap_or_default(),
             optimizer,
             learning_rate: options.learning_rate.unwrap_or(recipe.learning_rate),

@@ -49,6 +49,9 @@ pub struct Options {
     /// Samples a step
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
+    /// Compute a step's samples in N parts, one after another, and add up their gradients: about 1/N of the memory
+    #[arg(long, value_name = "N")]
+    pub accumulate: Option<usize>,
     /// Peak learning rate
     #[arg(long, value_name = "RATE")]
     pub learning_rate: Option<f64>,
@@ -211,7 +214,18 @@ impl Options {
         macro_rules! complete {
             ($($field:ident),*) => { $(self.$field = self.$field.or_else(|| below.$field.clone());)* };
         }
-        complete!(epochs, batch_size, learning_rate, optimizer, weight_decay, momentum, schedule, warmup, clip_norm);
+        complete!(
+            accumulate,
+            epochs,
+            batch_size,
+            learning_rate,
+            optimizer,
+            weight_decay,
+            momentum,
+            schedule,
+            warmup,
+            clip_norm
+        );
         complete!(nesterov, mixup, cutmix, mix_share, view_scales, average);
         complete!(
             label_smoothing,
@@ -240,6 +254,7 @@ impl Options {
         let at_least_one = [
             ("epochs", self.epochs),
             ("batch-size", self.batch_size),
+            ("accumulate", self.accumulate),
             ("patience", self.patience),
             ("views", self.views),
             ("rank", self.rank),

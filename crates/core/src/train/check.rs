@@ -48,6 +48,7 @@ pub(super) fn job(job: &Job<'_>) -> Result<()> {
     }
     for train in job.plan.trains() {
         mixes(train)?;
+        accumulates(train, job.task.kind)?;
         let scaled = train.scales.iter().find(|scale| **scale != 1.0);
         if scaled.is_some_and(|&scale| train.boundary > 0 || job.train.scaled(scale).is_none()) {
             return Err(unscalable());
@@ -92,6 +93,22 @@ fn mixes(train: &Train) -> Result<()> {
     };
     let reason = format!("the phase {:?} learns from {other}, which a mixture of samples does not have", train.name);
     Err(Error::input(flag, reason, "leave it out, or choose another strategy"))
+}
+
+/// Refuses to take a batch apart where its samples are compared with each other.
+fn accumulates(train: &Train, kind: Kind) -> Result<()> {
+    let singular = train.penalties.iter().any(|p| matches!(p, Penalty::SingularValues { weight, .. } if *weight > 0.0));
+    let looks_across = match kind {
+        Kind::Matches => "other couples of the batch",
+        _ if train.pairs.is_some() => "pairs of samples",
+        _ if singular => "singular values of the batch's features",
+        _ => return Ok(()),
+    };
+    if train.accumulate < 2 {
+        return Ok(());
+    }
+    let reason = format!("the phase {:?} learns from {looks_across}, which its parts do not have", train.name);
+    Err(Error::input(format!("--accumulate {}", train.accumulate), reason, "leave it out, and lower --batch-size"))
 }
 
 /// Batch statistics of one number do not exist: refuses steps that would need them.

@@ -4,14 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::feed::{Input, Split};
-use super::gradient::{Gradient, Objective};
-use super::guides::Guides;
-use super::terms::Term;
-use super::{EpochRecord, Optimizer, Run, StepRecord, balance, check, couples, mix, pairs, paused, stopped};
+use super::gradient::Gradient;
+use super::guides::{Guides, Told};
+use super::{EpochRecord, Optimizer, Run, StepRecord, balance, check, couples, mix, pairs, parts, paused, stopped};
 use crate::cache::ViewSeed;
 use crate::loader::epoch_batches;
 use crate::metrics::Metrics;
-use crate::net::forward::Mode;
 use crate::plan::{Pairs, Sampler, Train};
 use crate::seed::Seed;
 use crate::task::Kind;
@@ -116,15 +114,15 @@ impl Run<'_> {
             let input = inputs.next(self)?.flatten();
             let answer = guides.answer(self, answers.as_mut(), input.as_ref())?;
             if let Some(mut input) = input.filter(|input| input.indices.len() > 1 || !pace.needs_two) {
-                let rows = phase.pairs.map(|_| pairs::rows(&asked, &input.indices)).unwrap_or_default();
-                if phase.pairs.is_none() || !rows.is_empty() {
+                let pairs = phase.pairs.map(|_| pairs::rows(&asked, &input.indices)).unwrap_or_default();
+                if phase.pairs.is_none() || !pairs.is_empty() {
                     let drawn = self.phase_seed().named("mix").child(epoch as u64).child(self.position.step as u64);
                     let mixed = match &phase.mix {
                         Some(mix) => mix::apply(mix, &mut input, drawn)?,
                         None => None,
                     };
-                    let terms = guides.terms(phase, &input.targets, answer, rows, mixed)?;
-                    self.step(phase, &input, terms, guides.compares(), optimizer, pace)?;
+                    let told = Told { answer, pairs, mixed };
+                    self.step(phase, &input, told, guides, optimizer, pace)?;
                 }
             }
             self.position.step += 1;
@@ -164,26 +162,18 @@ impl Run<'_> {
         &mut self,
         phase: &Train,
         input: &Input,
-        terms: Vec<Box<dyn Term + '_>>,
-        compares: bool,
+        told: Told,
+        guides: &Guides,
         optimizer: &mut Optimizer,
         pace: &Pace,
     ) -> Result<()> {
         let job = self.job;
         let start = Instant::now();
         let taken = self.position.epoch * pace.steps.0 + self.position.step;
+        let parts = parts::of(phase, job.task.kind, input, told, guides, pace.needs_two)?;
         let seed = pace.seed.child(taken as u64);
-        let mode = Mode::Train { batch_norm: phase.batch_norm, seed };
-        let Gradient { loss: number, grads, statistics } = {
-            let mut stages: Vec<_> =
-                self.stages_from(phase.boundary).into_iter().zip(pace.learns.iter().copied()).collect();
-            if phase.pairs.is_some() {
-                stages.pop();
-            }
-            let reference = compares.then_some(&self.start);
-            let objective = Objective { stages, terms, reference, recompute: job.recompute };
-            objective.gradient(&self.params, mode, &input.activation, &input.targets.classes)?
-        };
+        let found = self.gradient(phase, parts, guides.compares(), &pace.learns, seed)?;
+        let Gradient { loss: number, grads, statistics } = found;
         let rate = phase.learning_rate * phase.schedule.factor(taken, pace.steps.1) * self.rate_share();
         job.observer.step(rate, number);
         let Some(grads) = grads else { return self.diverged(phase, input, taken, "loss", number) };

@@ -1,6 +1,8 @@
 //! What a phase of descent has beside its samples and labels: a teacher, source labels, the start to stay near to.
 //! Prepared once when a phase begins (or goes on), it turns into the terms of each batch's loss.
 
+use std::ops::Range;
+
 use candle_core::{Device, Tensor};
 
 use super::feed::{Batches, Fixed, Input, Split};
@@ -53,6 +55,29 @@ struct Tutor {
 pub(super) struct Answer {
     features: Tensor,
     logits: Tensor,
+}
+
+/// What is told of a batch beside its samples.
+pub(super) struct Told {
+    /// The teacher's answer.
+    pub answer: Option<Answer>,
+    /// Of pairs, their rows.
+    pub pairs: Vec<(u32, u32)>,
+    /// Of a mixed batch, the other class of each sample and the share of the first.
+    pub mixed: Option<(Vec<u32>, f64)>,
+}
+
+impl Told {
+    /// The same of the samples of `range`. Pairs have no parts.
+    pub fn part(&self, range: Range<usize>) -> Result<Self> {
+        let rows = |tensor: &Tensor| tensor.narrow(0, range.start, range.len());
+        let answer = match &self.answer {
+            Some(answer) => Some(Answer { features: rows(&answer.features)?, logits: rows(&answer.logits)? }),
+            None => None,
+        };
+        let mixed = self.mixed.as_ref().map(|(others, share)| (others[range.clone()].to_vec(), *share));
+        Ok(Self { answer, pairs: Vec::new(), mixed })
+    }
 }
 
 /// A parameter beside the network, and where it starts.
@@ -229,20 +254,14 @@ impl Guides {
         Ok(Box::new(BinaryCrossEntropy { output, targets, weights }))
     }
 
-    /// The terms of a batch's loss; of pairs, their `rows`; of a mixed batch, its other classes and the share of the first.
-    pub fn terms<'a>(
-        &'a self,
-        phase: &Train,
-        targets: &Targets,
-        answer: Option<Answer>,
-        rows: Vec<(u32, u32)>,
-        mixed: Option<(Vec<u32>, f64)>,
-    ) -> Result<Vec<Box<dyn Term + 'a>>> {
+    /// The terms of a batch's loss.
+    pub fn terms<'a>(&'a self, phase: &Train, targets: &Targets, told: Told) -> Result<Vec<Box<dyn Term + 'a>>> {
+        let Told { answer, pairs, mixed } = told;
         let output = self.features;
         let share = phase.teacher.as_ref().filter(|_| answer.is_some()).map_or(0.0, |teacher| teacher.share);
         let mut terms: Vec<Box<dyn Term + 'a>> = Vec::new();
         if phase.pairs.is_some() {
-            terms.push(Box::new(CosinePairs { output, pairs: rows }));
+            terms.push(Box::new(CosinePairs { output, pairs }));
         } else if self.kind != Kind::Classes {
             terms.push(self.of_numbers(phase, targets)?);
         } else if share < 1.0 {

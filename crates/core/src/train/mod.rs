@@ -18,6 +18,7 @@ pub mod logistic;
 mod mix;
 mod optim;
 mod pairs;
+mod parts;
 mod position;
 pub(crate) mod prototypes;
 mod relations;

@@ -638,3 +638,53 @@ fn strategies_combine_with_views_schedules_and_class_weights() {
         assert!(toy.execute(&plan).metrics.score() > 0.3);
     }
 }
+
+#[test]
+fn a_step_in_parts_is_the_same_step() {
+    use crate::plan::{BatchNormMode, ClassWeights};
+    use crate::strategy::{Lora, OptimizerName};
+    for text in [false, true] {
+        let mut toy = Toy::new(text);
+        toy.fixture.network = without_dropout(toy.fixture.network);
+        toy.source_head(5);
+        let teacher = toy.teacher(teacher_network(text), random_params(&teacher_network(text), Seed(4)));
+        let options = Options {
+            // Update rules that divide by the gradient's size make much of the last bits of those near zero.
+            optimizer: Some(OptimizerName::Sgd),
+            batch_norm: Some(BatchNormMode::Frozen),
+            class_weights: Some(ClassWeights::Balanced),
+            label_smoothing: Some(0.1),
+            learning_rate: Some(0.05),
+            epochs: Some(2),
+            teacher: Some(teacher),
+            teacher_features: Some(0.5),
+            ..Options::default()
+        };
+        let strategies: [&dyn Strategy; 5] = [&FineTuning, &Lora, &L2Sp, &CoTuning, &Distillation];
+        for strategy in strategies {
+            let whole = toy.run(strategy, options.clone());
+            let parts = toy.run(strategy, Options { accumulate: Some(3), ..options.clone() });
+            let start = toy.run(strategy, Options { learning_rate: Some(1e-12), ..options.clone() });
+            let (mut most, mut moved) = (0f32, 0f32);
+            for (name, value) in whole.params.snapshot() {
+                let far = |other: &Params| {
+                    let other = other.get(&name).unwrap().detach();
+                    (&value - other).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+                };
+                (most, moved) = (most.max(far(&parts.params)), moved.max(far(&start.params)));
+            }
+            assert!(most < 2e-6 && moved > 1e-3, "{text} {}: {most:e} of {moved:e}", strategy.name());
+        }
+    }
+}
+
+#[test]
+fn what_compares_samples_of_a_batch_has_no_parts() {
+    let toy = Toy::new(false);
+    for strategy in [&Bss as &dyn Strategy, &ContrastiveFewShot] {
+        let plan = toy.plan(strategy, Options { accumulate: Some(2), ..Options::default() });
+        let run = toy.fixture.run_dir(strategy.name());
+        let message = execute(toy.job(&plan, &run, &Silent)).unwrap_err().to_string();
+        assert!(message.contains("--accumulate 2") && message.contains("--batch-size"), "{message}");
+    }
+}

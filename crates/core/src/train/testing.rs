@@ -102,6 +102,7 @@ pub fn train(boundary: usize) -> Train {
         batch_norm: BatchNormMode::Update,
         epochs: 4,
         batch_size: 8,
+        accumulate: 1,
         sampler: crate::plan::Sampler::Each,
         optimizer: Optimizer::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 },
         learning_rate: 0.02,

@@ -37,11 +37,41 @@ pub trait Term {
         false
     }
 
+    /// What its mean is over, of samples of these classes: the means of the parts of a batch add up to that of the whole, each by
+    /// its share of this.
+    fn mass(&self, targets: &[u32]) -> f64 {
+        targets.len() as f64
+    }
+
     /// Its value, a scalar.
     ///
     /// # Errors
     /// When an output has another shape than it needs.
     fn loss(&self, seen: &Seen<'_>) -> Result<Tensor>;
+}
+
+/// A term of a part of a batch, by its share of the whole.
+pub(super) struct Portion<'a> {
+    pub term: Box<dyn Term + 'a>,
+    pub share: f64,
+}
+
+impl Term for Portion<'_> {
+    fn observes(&self) -> Vec<usize> {
+        self.term.observes()
+    }
+
+    fn compares(&self) -> bool {
+        self.term.compares()
+    }
+
+    fn mass(&self, targets: &[u32]) -> f64 {
+        self.term.mass(targets)
+    }
+
+    fn loss(&self, seen: &Seen<'_>) -> Result<Tensor> {
+        Ok((self.term.loss(seen)? * self.share)?)
+    }
 }
 
 /// What terms see of a batch.
@@ -103,6 +133,15 @@ pub struct CrossEntropy<'a> {
 impl Term for CrossEntropy<'_> {
     fn observes(&self) -> Vec<usize> {
         vec![self.output]
+    }
+
+    fn mass(&self, targets: &[u32]) -> f64 {
+        let Some(weights) = self.class_weights else { return targets.len() as f64 };
+        let sum = |of: &[u32]| of.iter().map(|&class| f64::from(weights[class as usize])).sum::<f64>();
+        match &self.mixed {
+            None => sum(targets),
+            Some((others, share)) => share * sum(targets) + (1.0 - share) * sum(others),
+        }
     }
 
     fn loss(&self, seen: &Seen<'_>) -> Result<Tensor> {

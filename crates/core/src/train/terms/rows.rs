@@ -44,6 +44,11 @@ impl Term for RowLabels<'_> {
         vec![self.output]
     }
 
+    fn mass(&self, _targets: &[u32]) -> f64 {
+        let weight = |&label: &u32| self.class_weights.map_or(1.0, |weights| f64::from(weights[label as usize]));
+        self.labels.iter().map(weight).sum()
+    }
+
     fn loss(&self, seen: &Seen<'_>) -> Result<Tensor> {
         let logits = seen.output(self.output)?;
         if self.rows.is_empty() {
