@@ -18,6 +18,7 @@ use crate::domain::{Domain, Opened};
 use crate::folds::{self, Fold};
 use crate::loader::Strictness;
 use crate::machine::Machine;
+use crate::memory::{self, Use};
 use crate::model::{self, Head, LoadReport};
 use crate::net::{Layer, Network, Params, Stage, adapt};
 use crate::observe::Observer;
@@ -108,6 +109,9 @@ pub struct Fit<D: Domain> {
     /// Keep less of each step in memory and compute it a second time
     #[arg(long)]
     pub recompute: bool,
+    /// Refuse steps that would take more memory than this, in GB; 0 for no bound [default: what is free]
+    #[arg(long, value_name = "GB")]
+    pub memory_limit: Option<f64>,
     /// In the `run.toml` of a fold: which one of a cross-validation it is.
     #[arg(skip)]
     pub fold: Option<Fold>,
@@ -148,6 +152,13 @@ pub struct Prepared<D: Domain> {
     /// Other models that the plan speaks of.
     pub companions: Companions,
     pub(crate) device: Place,
+}
+
+impl<D: Domain> Prepared<D> {
+    /// How its steps use memory.
+    pub fn memory(&self, recompute: bool) -> Use<'_> {
+        Use { network: &self.network, samples: &*self.splits.train, recompute }
+    }
 }
 
 impl<D: Domain> Fit<D> {
@@ -310,6 +321,24 @@ impl<D: Domain> Fit<D> {
         Ok(companions)
     }
 
+    /// Looks whether the steps of what was prepared have room in memory.
+    ///
+    /// # Errors
+    /// When they have not, with settings that would.
+    pub(crate) fn has_room(&self, prepared: &Prepared<D>) -> Result<()> {
+        let limit = match self.memory_limit {
+            Some(gb) if !(gb.is_finite() && gb >= 0.0) => {
+                let remedy = "give gigabytes, or 0 for no bound";
+                return Err(Error::input(format!("--memory-limit {gb}"), "it is no amount of memory", remedy));
+            }
+            Some(gb) => (gb > 0.0).then_some((gb * 1e9) as u64),
+            // What is free on another device is not known here.
+            None if prepared.device.is_cpu() => memory::free(),
+            None => None,
+        };
+        limit.map_or(Ok(()), |limit| prepared.memory(self.recompute).check(&prepared.plan, limit))
+    }
+
     /// Looks for numbers that make no sense.
     fn check(&self) -> Result<()> {
         if self.checkpoint_every == Some(0) {
@@ -385,6 +414,7 @@ impl<D: Domain> Fit<D> {
         let run = if resume { RunDir::resume(out)? } else { RunDir::create(out, self.force)? };
         let prepared = self.prepare(observer)?;
         observer.message(&format!("model {}: {}", prepared.network.name, prepared.report));
+        self.has_room(&prepared)?;
         let options = self.options.clone().over(&Options::default());
         let resolved = Self {
             model: Some(prepared.model.clone()),

@@ -57,6 +57,7 @@ pub mod folds;
 pub mod guard;
 pub mod loader;
 pub mod machine;
+pub mod memory;
 pub mod metrics;
 pub mod model;
 pub mod net;

@@ -330,13 +330,6 @@ fn take(folder: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// The largest memory this process has held, in bytes; `None` where the system does not tell.
-pub fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    Some(1024 * line.split_whitespace().nth(1)?.parse::<u64>().ok()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

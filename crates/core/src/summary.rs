@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use crate::calibration::Calibration;
 use crate::folds::Folds;
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::observe::Part;
-use crate::run::peak_memory;
 use crate::train::Outcome;
 
 /// Judged on samples held back.
@@ -74,7 +74,7 @@ impl Summary {
             calibration: None,
             seconds,
             items_per_second: parts.iter().filter(|(_, p)| p.items > 0).map(|(n, p)| (n.clone(), rate(p))).collect(),
-            peak_memory: peak_memory(),
+            peak_memory: memory::peak(),
             parameters: outcome.parameters,
             parameters_trained: outcome.trained,
             skipped: outcome.skipped.clone(),

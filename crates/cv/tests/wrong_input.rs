@@ -110,6 +110,32 @@ fn a_photo_of_400_million_pixels_is_refused_before_it_fills_the_memory() {
     assert!(peak.is_none_or(|bytes| bytes < 1_000_000_000), "{peak:?} bytes");
 }
 
+#[test]
+fn steps_without_room_are_refused_before_the_first_and_the_offered_parts_have_it() {
+    let home = home();
+    let model = saved("efficientnet-lite0", 160, None);
+    let train = |out: &str, more: &[&str]| {
+        let how = ["--strategy", "fine-tuning", "--epochs", "1", "--batch-size", "16"];
+        home.run(&[&["train", "--model", &model, "--data", "data", "--out", out], &how[..], more].concat())
+    };
+    let said = |more: &[&str]| -> f64 {
+        let plan = train("run", &[&["--dry-run"], more].concat()).well();
+        let about = plan.split("takes about ").nth(1).unwrap_or_else(|| panic!("{plan}"));
+        let (number, unit) = (about.split(' ').next().unwrap(), about.split(' ').nth(1).unwrap());
+        number.parse::<f64>().unwrap() * if unit == "GB" { 1e3 } else { 1.0 }
+    };
+    let (whole, parts) = (said(&[]), said(&["--accumulate", "8"]));
+    assert!(parts < 0.7 * whole, "{parts} of {whole}");
+    let limit = format!("{}", 1.05 * parts / 1e3);
+    let ran = train("run", &["--memory-limit", &limit]);
+    ran.refused(&["a step of 16 samples", "--accumulate 8 takes", "--batch-size", "--memory-limit"]);
+    assert!(!home.path("run").exists());
+    train("run", &["--memory-limit", &limit, "--accumulate", "8"]).well();
+    train("other", &["--memory-limit=-1"]).refused(&["--memory-limit -1", "no amount of memory"]);
+    train("other", &["--memory-limit", "0.001"]).refused(&["choose a smaller model"]);
+    home.train("other", &["--strategy", "bss", "--accumulate", "2"]).refused(&["--accumulate 2", "singular values"]);
+}
+
 /// A black-and-white PNG of `side` × `side` white pixels: 50 MB of them in a small file.
 fn one_colour(side: u32) -> Vec<u8> {
     let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());

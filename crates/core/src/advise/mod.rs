@@ -23,6 +23,7 @@ use crate::data::{Dataset, Splits, Subset};
 use crate::domain::Domain;
 use crate::fit;
 use crate::machine::Machine;
+use crate::memory::{self, gigabytes};
 use crate::observe::{Observer, Silent};
 use crate::plan::Plan;
 use crate::pooled::{Pooled, Reader, Ready};
@@ -205,10 +206,7 @@ impl<D: Domain> Advise<D> {
         measures.note(Quantity::Sequence, f64::from(u8::from(best.ready.network.input.len() == 1)));
         let (options, seed, classes) = (settings(&measures), Seed(self.seed), &best.splits.task);
         let bench = Bench::new(&reader, &best.considered.model, &best.ready, classes, seed)?;
-        let costs = self.costs(&bench, &best, &options)?;
-        if let (Some(peak), Some(all)) = (costs.last().and_then(|cost| cost.memory), memory_of_machine()) {
-            measures.note(Quantity::Memory, peak as f64 / all as f64);
-        }
+        let costs = self.costs(&bench, &best, &options, &mut measures, observer)?;
 
         let held = at_most(best.splits.train.clone(), classes, COMPARED, seed)?;
         measures.note(Quantity::HeldOut, (held.len() / PARTS) as f64);
@@ -352,14 +350,33 @@ impl<D: Domain> Advise<D> {
         Ok(())
     }
 
-    /// What each strategy would take; one that this backbone does not carry is left out.
-    fn costs(&self, bench: &Bench<'_, D>, best: &Candidate<D>, options: &Options) -> Result<Vec<Cost>> {
+    /// What each strategy would take, and the memory of the last that was tried; left out is one that this backbone does not
+    /// carry, or that has no room.
+    fn costs(
+        &self,
+        bench: &Bench<'_, D>,
+        best: &Candidate<D>,
+        options: &Options,
+        measures: &mut Measures,
+        observer: &dyn Observer,
+    ) -> Result<Vec<Cost>> {
         let (train, pass) = (&best.splits.train, best.considered.pass_seconds);
+        let of_machine = |bytes: u64| memory::of_machine().map_or(f64::NAN, |all| bytes as f64 / all as f64);
         let mut costs = Vec::new();
         for name in OPTIONS {
-            if let Ok(plan) = bench.plan(fit::find_strategy(name)?, options, train.len()) {
-                costs.push(bench.cost(&plan, train, pass)?);
+            let Ok(plan) = bench.plan(fit::find_strategy(name)?, options, train.len()) else { continue };
+            let (bytes, free) = (bench.memory(&plan, &**train)?, memory::free().unwrap_or(u64::MAX));
+            if bytes > free {
+                let (bytes, free) = (gigabytes(bytes), gigabytes(free));
+                observer.message(&format!(
+                    "{name} is not tried: a step takes about {bytes} of memory, and there are {free}"
+                ));
+                measures.note(Quantity::Memory, 1.0);
+                continue;
             }
+            let cost = bench.cost(&plan, train, pass)?;
+            measures.note(Quantity::Memory, cost.memory.map_or(f64::NAN, of_machine));
+            costs.push(cost);
         }
         Ok(costs)
     }
@@ -450,11 +467,4 @@ fn smallest(targets: &[u32]) -> usize {
     let mut counts = std::collections::BTreeMap::new();
     targets.iter().for_each(|target| *counts.entry(target).or_insert(0usize) += 1);
     counts.into_values().min().unwrap_or(2).max(2)
-}
-
-/// Memory that the machine has, in bytes, where the system tells.
-fn memory_of_machine() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
-    Some(1024 * line.split_whitespace().nth(1)?.parse::<u64>().ok()?)
 }

@@ -11,11 +11,12 @@ use crate::cache::{Cache, ViewSeed};
 use crate::data::{Budget, Dataset, Subset, choose};
 use crate::domain::Domain;
 use crate::loader::Strictness;
+use crate::memory::{self, Use};
 use crate::net::{Network, Params, adapt};
 use crate::observe::Observer;
 use crate::plan::{Phase, Plan, Train};
 use crate::pooled::{Reader, Ready};
-use crate::run::{RunDir, peak_memory};
+use crate::run::RunDir;
 use crate::seed::Seed;
 use crate::strategy::{Facts, Options, Settings, Strategy};
 use crate::task::Task;
@@ -75,11 +76,18 @@ impl<'a, D: Domain> Bench<'a, D> {
         Ok(strategy.plan(&self.base, &Facts { kind: self.task.kind, outputs: self.task.len(), samples }, &settings))
     }
 
+    /// Bytes that the steps of a plan take at most, beside the model and the data.
+    pub(super) fn memory(&self, plan: &Plan, samples: &dyn Dataset) -> Result<u64> {
+        let network = adapt::apply(&self.base, &plan.adapters)?;
+        let steps = Use { network: &network, samples, recompute: false };
+        Ok(steps.most(plan).map_or(0, |(_, bytes)| bytes))
+    }
+
     /// Takes a few steps of the plan's first phase of gradient descent. `pass` is the seconds that a frozen pass over
     /// `samples` takes.
     pub(super) fn cost(&self, plan: &Plan, samples: &Arc<dyn Dataset>, pass: f64) -> Result<Cost> {
         let cost = Cost { strategy: plan.strategy.clone(), steps: 0, step_seconds: 0.0, seconds: pass, memory: None };
-        let Some(first) = plan.trains().next() else { return Ok(Cost { memory: peak_memory(), ..cost }) };
+        let Some(first) = plan.trains().next() else { return Ok(Cost { memory: memory::peak(), ..cost }) };
         let few = Train { epochs: 1, patience: None, ..first.clone() };
         let count = (1 + STEPS) * few.batch_size;
         let indices = (0..samples.len()).cycle().step_by((samples.len() / count).max(1)).take(count).collect();
@@ -95,7 +103,7 @@ impl<'a, D: Domain> Bench<'a, D> {
         let steps: usize = plan.trains().map(|train| train.steps(samples.len())).sum();
         let once = plan.phases.iter().any(|phase| phase.boundary(self.base.stages.len()) > 0);
         let seconds = if once { pass } else { 0.0 } + steps as f64 * step_seconds;
-        Ok(Cost { steps, step_seconds, seconds, memory: peak_memory(), ..cost })
+        Ok(Cost { steps, step_seconds, seconds, memory: memory::peak(), ..cost })
     }
 
     /// Trains as `plan` says on `learned`, and tells for each of `held` whether what came out is right.

@@ -8,6 +8,7 @@ use super::{Common, Console, print_line};
 use crate::domain::Domain;
 use crate::fit::{Finished, Fit};
 use crate::machine::Machine;
+use crate::memory::gigabytes;
 use crate::observe::Observer;
 use crate::plan_file;
 use crate::strategy::{FromScratch, Options, Strategy};
@@ -115,7 +116,12 @@ pub(super) fn run<D: Domain>(args: TrainArgs<D>, common: &Common) -> Result<()> 
                 D::ITEM.1
             ))?;
         }
-        return print_line(prepared.plan.to_string().trim_end());
+        print_line(prepared.plan.to_string().trim_end())?;
+        if let Some((phase, bytes)) = prepared.memory(fit.recompute).most(&prepared.plan) {
+            let (name, bytes) = (&phase.name, gigabytes(bytes));
+            print_line(&format!("memory: a step of phase {name:?} takes about {bytes} beside the model"))?;
+        }
+        return fit.has_room(&prepared);
     }
     let out = fit.out.clone().unwrap_or_default();
     report(&fit.run(&console)?, &out, common)
@@ -151,8 +157,9 @@ fn continued<D: Domain>(flags: Fit<D>, run: Fit<D>) -> Result<Fit<D>> {
     let cache_limit = flags.machine.cache_limit.or(run.machine.cache_limit);
     let options = Options { augment: flags.options.augmented(), ..flags.options.clone() };
     let recompute = flags.recompute || run.recompute;
+    let memory_limit = flags.memory_limit.or(run.memory_limit);
     let machine = Machine { cache_limit: None, ..flags.machine };
-    let given = Fit { checkpoint_every: None, machine, recompute: run.recompute, options, ..flags };
+    let given = Fit { checkpoint_every: None, machine, recompute: run.recompute, memory_limit: None, options, ..flags };
     if let Some((flag, value)) = difference(&of_run, &serde_json::to_value(given).map_err(unusable)?) {
         return Err(Error::input(
             format!("--{flag}"),
@@ -160,7 +167,8 @@ fn continued<D: Domain>(flags: Fit<D>, run: Fit<D>) -> Result<Fit<D>> {
             "leave it out, or start another run with another --out",
         ));
     }
-    Ok(Fit { checkpoint_every, machine: Machine { cache_limit, ..run.machine }, recompute, ..run })
+    let machine = Machine { cache_limit, ..run.machine };
+    Ok(Fit { checkpoint_every, machine, recompute, memory_limit, ..run })
 }
 
 /// The first setting in `top` that is not as in `base`, with its value there.

@@ -129,6 +129,7 @@ impl Sweep {
 pub fn find_lr<D: Domain>(fit: &Fit<D>, sweep: Sweep, observer: &dyn Observer) -> Result<RangeTest> {
     sweep.check()?;
     let prepared = fit.prepare(observer)?;
+    fit.has_room(&prepared)?;
     let (plan, phase, planned) = sweeping(&prepared.plan, sweep)?;
     let seed = Seed(fit.seed.unwrap_or(0));
     let train = repeated(prepared.splits.train, &prepared.splits.task, sweep.steps * phase.batch_size, seed)?;

@@ -1,7 +1,7 @@
 //! What a network takes, counted from its description: parameters, multiply-adds and values kept, stage by stage.
 
-use super::update::Weighted;
-use super::{Asks, Layer, Network, Role, Stage};
+use super::update::{Side, Update, Weighted};
+use super::{Act, Asks, Layer, Network, Role, Stage};
 
 /// The cost of one stage for one sample.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -14,6 +14,12 @@ pub struct Cost {
     pub parameters: usize,
     /// Multiply-adds for one sample.
     pub multiply_adds: u64,
+    /// Numbers that a pass with a way back keeps of one sample, at most: what comes out of each layer.
+    #[serde(skip)]
+    pub kept: usize,
+    /// Those of the layer that gives most.
+    #[serde(skip)]
+    pub widest: usize,
 }
 
 /// Runs through a description with shapes in place of values.
@@ -22,6 +28,29 @@ struct Shape {
     rows: usize,
     /// Shape of one row.
     row: Vec<usize>,
+}
+
+impl Shape {
+    /// Numbers in all.
+    fn len(&self) -> usize {
+        self.rows * self.row.iter().product::<usize>()
+    }
+}
+
+/// What was counted of some layers, for one sample.
+#[derive(Default)]
+struct Tally {
+    multiply_adds: u64,
+    kept: usize,
+    widest: usize,
+}
+
+impl Tally {
+    /// So many numbers have come out of a layer.
+    fn keep(&mut self, numbers: usize) {
+        self.kept += numbers;
+        self.widest = self.widest.max(numbers);
+    }
 }
 
 impl Network {
@@ -39,79 +68,102 @@ impl Network {
 
 impl Stage {
     fn cost(&self, shape: &mut Shape) -> Cost {
-        let multiply_adds = self.layers.iter().map(|layer| layer.multiply_adds(shape)).sum();
+        let mut tally = Tally::default();
+        count(&self.layers, shape, &mut tally);
         let parameters = self.params().iter().filter(|p| p.role != Role::Buffer).map(super::ParamSpec::len).sum();
         let rows = (shape.rows > 1).then_some(shape.rows);
         let output = rows.into_iter().chain(shape.row.iter().copied()).collect();
-        Cost { stage: self.name.clone(), output, parameters, multiply_adds }
+        let Tally { multiply_adds, kept, widest } = tally;
+        Cost { stage: self.name.clone(), output, parameters, multiply_adds, kept, widest }
+    }
+}
+
+fn count(layers: &[Layer], shape: &mut Shape, tally: &mut Tally) {
+    layers.iter().for_each(|layer| layer.count(shape, tally));
+}
+
+/// A weight at so many positions, `multiply_adds` at each, and its update.
+fn weighted(layer: Weighted<'_>, positions: usize, multiply_adds: usize, tally: &mut Tally) {
+    tally.multiply_adds += (positions * multiply_adds) as u64 + layer.update_multiply_adds(positions);
+    tally.keep(positions * layer.channels(Side::Outputs));
+    match layer.update() {
+        Some(Update::LowRank(low)) => {
+            let dropped = if low.dropout > 0.0 { layer.channels(Side::Inputs) } else { 0 };
+            tally.keep(positions * (low.rank + dropped));
+        }
+        Some(Update::Rescale(side)) => tally.keep(positions * layer.channels(side)),
+        None => {}
     }
 }
 
 impl Layer {
-    /// Multiply-adds of matrix products and convolutions; `shape` becomes that of the output.
-    fn multiply_adds(&self, shape: &mut Shape) -> u64 {
-        let linear = |l: &super::Linear, rows: usize| {
-            (rows * l.inputs * l.outputs) as u64 + Weighted::Linear(l).update_multiply_adds(rows)
+    /// Adds its costs; `shape` becomes that of the output.
+    fn count(&self, shape: &mut Shape, tally: &mut Tally) {
+        let linear = |l: &super::Linear, rows, tally: &mut Tally| {
+            weighted(Weighted::Linear(l), rows, l.inputs * l.outputs, tally)
         };
         match self {
             Layer::Conv(c) => {
                 let [height, width] = c.window.out_size(shape.row[0], shape.row[1]);
                 shape.row = vec![height, width, c.outputs];
                 let taps = c.window.kernel[0] * c.window.kernel[1] * (c.inputs / c.groups);
-                let positions = shape.rows * height * width;
-                (positions * c.outputs * taps) as u64 + Weighted::Conv(c).update_multiply_adds(positions)
+                weighted(Weighted::Conv(c), shape.rows * height * width, c.outputs * taps, tally);
             }
             Layer::Linear(l) => {
+                let positions: usize = shape.row[..shape.row.len() - 1].iter().product();
                 if let Some(last) = shape.row.last_mut() {
                     *last = l.outputs;
                 }
-                let positions: usize = shape.row[..shape.row.len() - 1].iter().product();
-                linear(l, shape.rows * positions)
+                linear(l, shape.rows * positions, tally);
             }
             Layer::MaxPool(window) => {
                 let [height, width] = window.out_size(shape.row[0], shape.row[1]);
                 shape.row = vec![height, width, shape.row[2]];
-                0
+                // And where they came from.
+                tally.keep(2 * shape.len());
             }
             Layer::AdaptiveAvgPool([height, width]) => {
                 shape.row = vec![*height, *width, shape.row[2]];
-                0
+                tally.keep(shape.len());
             }
             Layer::Flatten => {
                 shape.row = vec![shape.row.iter().product()];
-                0
+                tally.keep(shape.len());
             }
             Layer::Gate(layers) => {
-                let mut other = Shape { rows: shape.rows, row: shape.row.clone() };
-                layers.iter().map(|layer| layer.multiply_adds(&mut other)).sum()
+                count(layers, &mut Shape { rows: shape.rows, row: shape.row.clone() }, tally);
+                tally.keep(shape.len());
             }
             Layer::Embed(e) => {
                 shape.row = vec![e.width];
-                0
+                tally.keep(shape.len());
             }
             Layer::Attention(a) => {
                 let asking = if a.asks == Asks::First { 1 } else { shape.rows };
-                let projections = linear(&a.query, asking)
-                    + linear(&a.key, shape.rows)
-                    + linear(&a.value, shape.rows)
-                    + linear(&a.output, asking);
+                for (l, rows) in [(&a.query, asking), (&a.key, shape.rows), (&a.value, shape.rows), (&a.output, asking)]
+                {
+                    linear(l, rows, tally);
+                }
+                tally.keep(asking * a.query.outputs);
                 let keys = a.window.map_or(shape.rows, |window| window.min(shape.rows))
                     + a.prefix.as_ref().map_or(0, |prefix| prefix.length);
                 *shape = Shape { rows: asking, row: vec![a.output.outputs] };
-                projections + 2 * (asking * keys * a.query.outputs) as u64
+                tally.multiply_adds += 2 * (asking * keys * a.query.outputs) as u64;
             }
             Layer::PoolRows(_) => {
                 shape.rows = 1;
-                0
+                tally.keep(shape.len());
             }
             Layer::Residual(r) | Layer::Adapter(r) => {
-                let mut other = Shape { rows: shape.rows, row: shape.row.clone() };
-                let shortcut: u64 = r.shortcut.iter().map(|layer| layer.multiply_adds(&mut other)).sum();
-                let body: u64 = r.body.iter().map(|layer| layer.multiply_adds(shape)).sum();
-                shortcut + body + r.then.iter().map(|layer| layer.multiply_adds(shape)).sum::<u64>()
+                count(&r.shortcut, &mut Shape { rows: shape.rows, row: shape.row.clone() }, tally);
+                count(&r.body, shape, tally);
+                count(&r.then, shape, tally);
             }
-            Layer::Repeat(r) => (0..r.times).flat_map(|_| &r.layers).map(|layer| layer.multiply_adds(shape)).sum(),
-            Layer::BatchNorm(_) | Layer::LayerNorm(_) | Layer::Act(_) | Layer::Dropout(_) => 0,
+            Layer::Repeat(r) => (0..r.times).for_each(|_| count(&r.layers, shape, tally)),
+            Layer::BatchNorm(_) | Layer::LayerNorm(_) => tally.keep(shape.len()),
+            // What a limit leaves takes the place of what it came from, and so does what a dropout leaves.
+            Layer::Act(Act::Relu | Act::Relu6) | Layer::Dropout(_) => {}
+            Layer::Act(_) => tally.keep(shape.len()),
         }
     }
 }
