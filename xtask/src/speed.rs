@@ -14,11 +14,11 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use topwork_core::data::{Activation, Rows};
 use topwork_core::device::Place;
+use topwork_core::memory;
 use topwork_core::net::forward::Mode as PassMode;
 use topwork_core::net::frozen::Frozen;
 use topwork_core::net::{Network, Params, Role};
 use topwork_core::plan::{BatchNormMode, Optimizer as Rule};
-use topwork_core::run::peak_memory;
 use topwork_core::seed::Seed;
 use topwork_core::train::Optimizer;
 use topwork_core::train::gradient::Objective;
@@ -235,7 +235,7 @@ fn measure(arch: Arch, mode: Mode, args: &Args) -> Result<Measured> {
         Mode::Train if place.precision != Precision::F32 => bail!("training is in f32"),
         Mode::Train => train(&network, params, &input, args)?,
     };
-    let peak_mb = peak_memory().unwrap_or(0) >> 20;
+    let peak_mb = memory::peak().unwrap_or(0) >> 20;
     let (peer, dtype, batch) = ("topwork".into(), args.precision.clone(), arch.batch());
     Ok(Measured { peer, arch, mode, dtype, batch, items_per_s: batch as f64 / seconds, peak_mb })
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use topwork_core::seed::Stream;
@@ -27,10 +27,11 @@ pub enum Fault {
     TwoOnOneRun,
     TwoOnOneCache,
     ReadOnly,
+    Clock,
 }
 
 impl Fault {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Kill,
         Self::KillOften,
         Self::Interrupt,
@@ -44,6 +45,7 @@ impl Fault {
         Self::TwoOnOneRun,
         Self::TwoOnOneCache,
         Self::ReadOnly,
+        Self::Clock,
     ];
 
     /// Whether it can happen to `job`.
@@ -73,6 +75,7 @@ impl fmt::Display for Fault {
             Self::TwoOnOneRun => "two processes on one run directory",
             Self::TwoOnOneCache => "two processes on one cache",
             Self::ReadOnly => "a folder that cannot be written to",
+            Self::Clock => "killed, the clock jumps by decades",
         })
     }
 }
@@ -91,6 +94,9 @@ pub enum Outcome {
 
 /// No job takes as long.
 const MOST: Duration = Duration::from_secs(300);
+
+/// How far a clock jumps at most, in seconds.
+const DECADES: f64 = 40.0 * 365.0 * 86_400.0;
 
 /// Does `fault` to `job` in the empty `folder`; also tells what was done.
 pub fn run(job: &Job, fault: Fault, folder: &Path, stream: &mut Stream) -> Result<(Outcome, Vec<String>)> {
@@ -165,6 +171,10 @@ impl Trial<'_> {
                 let gone = &all[self.stream.below(all.len())];
                 self.story.push(format!("removed {}", gone.display()));
                 std::fs::remove_file(gone)?;
+            }
+            Fault::Clock => {
+                self.kill(1)?;
+                self.jump()?;
             }
             Fault::TwoOnOneRun => {
                 let first = self.next_command().spawn()?;
@@ -266,6 +276,17 @@ impl Trial<'_> {
             child.kill().ok();
             let output = output(child)?;
             self.tell(&format!("killed after {:.3} s", start.elapsed().as_secs_f64()), &output);
+        }
+        Ok(())
+    }
+
+    /// Leaves what a clock leaves that is set forwards and back: each file is as old, or as much ahead, as chance has it.
+    fn jump(&mut self) -> Result<()> {
+        for path in files(self.folder)? {
+            let by = Duration::from_secs_f64(DECADES * self.stream.uniform());
+            let now = SystemTime::now();
+            let time = if self.stream.uniform() < 0.5 { now - by } else { now + by };
+            std::fs::File::open(&path)?.set_modified(time).with_context(|| path.display().to_string())?;
         }
         Ok(())
     }
