@@ -125,7 +125,8 @@ pub fn gallery(mistakes: &[Mistake], classes: &[&str]) -> String {
     format!("<div class=\"gallery\">{}</div>", mistakes.iter().map(figure).collect::<String>())
 }
 
-pub(crate) fn table(header: &[String], rows: &[Vec<String>]) -> String {
+/// A table: its header, and rows whose first cell is a name. What they hold is text.
+pub fn table(header: &[String], rows: &[Vec<String>]) -> String {
     let line = |cells: &[String], tag: &str| {
         let cell = |(i, cell): (usize, &String)| {
             let tag = if i == 0 { "th" } else { tag };

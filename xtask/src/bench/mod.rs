@@ -3,12 +3,13 @@
 //! Without `--strategies` it is the short benchmark: three strategies with given settings on the two bundled sets
 //! ([`quick`]). With it, strategies choose their settings by cross-validation on all sets that are there ([`sets`],
 //! [`recipes`]). Every measured cell is kept under `target/bench/cells/`, so that an interrupted benchmark continues; the
-//! report is written to `target/bench/report.md` and `report.json`.
+//! report is written to `target/bench/report.html`, `report.md` and `report.json`.
 
 mod cell;
 mod clock;
 mod domains;
 mod grid;
+mod page;
 mod quick;
 mod recipes;
 mod report;
@@ -100,7 +101,7 @@ pub fn run(args: &Args) -> Result<()> {
     for note in &report.notes {
         println!("note: {note}");
     }
-    println!("{}", folder.join("report.md").display());
+    println!("{}", folder.join("report.html").display());
     Ok(())
 }
 

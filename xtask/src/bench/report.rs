@@ -8,7 +8,14 @@ use serde::Serialize;
 
 use super::Found;
 use super::cell::{Cell, Finding, Record};
+use super::page::Contents;
 use super::summary::{self, Row};
+
+/// What the seconds of the comparison are.
+const PROCESSORS: &str = "processor seconds (user and system, two threads; about twice the wall-clock seconds of two idle cores) \
+                          from the files to the saved model, without the choice of settings and the test";
+/// Those of the short benchmark.
+const TRAINING: &str = "training, features computed by an earlier line or run not counted again";
 
 /// What is written to `report.json`.
 #[derive(Debug, Serialize)]
@@ -33,11 +40,23 @@ impl Report {
         Self { topwork: env!("CARGO_PKG_VERSION"), title, notes: found.notes, rows, cells: found.records, by_set }
     }
 
-    /// Writes `report.md` and `report.json` to `folder`.
+    /// Writes `report.html`, `report.md` and `report.json` to `folder`.
     pub fn write(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         super::write_whole(&folder.join("report.json"), &(serde_json::to_string_pretty(self)? + "\n"))?;
+        super::write_whole(&folder.join("report.html"), &self.html())?;
         super::write_whole(&folder.join("report.md"), &self.page())
+    }
+
+    /// The page to look at.
+    fn html(&self) -> String {
+        let seconds: (&str, fn(&Row) -> f64) = match self.by_set {
+            true => (PROCESSORS, |row| row.processor),
+            false => (TRAINING, |row| row.seconds),
+        };
+        let title = format!("topwork {}, {}", self.topwork, self.title);
+        let refusals = self.refusals();
+        Contents { title: &title, notes: &self.notes, rows: &self.rows, refusals: &refusals, seconds }.page()
     }
 
     /// The page.
@@ -48,13 +67,11 @@ impl Report {
             self.topwork, self.title
         );
         if self.by_set {
-            text += "Processor seconds (user and system, two threads; about twice the wall-clock seconds of two idle cores) \
-                     from the files to the saved model, without the choice of settings and the test. ";
+            text += &format!("s: {PROCESSORS}. ");
             text += "Numbers of parameters trained.\n";
             text += &summary::by_set(&self.rows, &self.refusals());
         } else {
-            text += "Seconds of training, features computed by an earlier line or run not counted again; parameters \
-                     trained.\n\n";
+            text += &format!("Seconds: {TRAINING}; parameters trained.\n\n");
             text += &summary::markdown(&self.rows);
         }
         for note in &self.notes {

@@ -92,7 +92,7 @@ fn fields(row: &Row) -> [String; 7] {
 const NUMBERS: [bool; 7] = [false, true, false, false, true, true, true];
 
 /// 1234567 as 1,234,567.
-fn grouped(n: usize) -> String {
+pub fn grouped(n: usize) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
