@@ -26,6 +26,7 @@ use topwork_kernels::frozen::Precision;
 use topwork_nlp::models::bert::{BertConfig, Pooling};
 
 mod ceiling;
+mod loader;
 
 /// Tokens of every sentence.
 const TOKENS: usize = 128;
@@ -58,6 +59,9 @@ pub struct Args {
     /// In place of networks: what the processor's multiply-adds reach alone, and the share of it of single products
     #[arg(long, conflicts_with_all = ["arch", "mode", "recompute", "against"])]
     ceiling: bool,
+    /// In place of networks: photos of this folder, CLASS/…, decoded, cropped at random and normalized for training
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["arch", "mode", "recompute", "against", "ceiling"])]
+    loader: Option<PathBuf>,
     /// Lines of JSON of the peers, measured in the same sitting: prints ratios
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
@@ -114,6 +118,9 @@ pub fn run(args: &Args) -> Result<()> {
     if args.ceiling {
         topwork_core::device::set_threads(args.threads)?;
         return ceiling::run(args.repeat, args.json);
+    }
+    if let Some(folder) = &args.loader {
+        return loader::run(folder, args.repeat, args.threads, args.json);
     }
     let archs = if args.arch.is_empty() { Arch::value_variants() } else { &args.arch };
     let modes = if args.mode.is_empty() { Mode::value_variants() } else { &args.mode };

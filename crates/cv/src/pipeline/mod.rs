@@ -221,15 +221,14 @@ impl Pipeline {
                 *slot = (value as f32 / 255.0 - self.mean[c]) / self.std[c];
             }
         }
-        let mut values = Vec::with_capacity(pixels.len());
-        let mut push = |p: &[u8]| {
-            values.extend([table[0][p[0] as usize], table[1][p[1] as usize], table[2][p[2] as usize]]);
-        };
-        for row in pixels.chunks_exact(3 * self.crop) {
-            if flip {
-                row.chunks_exact(3).rev().for_each(&mut push);
-            } else {
-                row.chunks_exact(3).for_each(&mut push);
+        let mut values = vec![0f32; pixels.len()];
+        let width = 3 * self.crop;
+        for (row, to) in pixels.chunks_exact(width).zip(values.chunks_exact_mut(width)) {
+            for i in (0..width).step_by(3) {
+                let from = if flip { width - 3 - i } else { i };
+                for c in 0..3 {
+                    to[i + c] = table[c][row[from + c] as usize];
+                }
             }
         }
         values
