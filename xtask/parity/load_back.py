@@ -181,7 +181,9 @@ def headed(run, checks, kind):
     odd = {kind: sorted(keys) for kind, keys in info.items() if keys}
     checks.that(f"transformers' {type(model).__name__} loads the folder strictly", not odd, odd or "")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    arguments = {"add_prefix_space": True} if config["model_type"] in ("roberta", "xlm-roberta") else {}
+    # Words come one by one, each as if there were a space before it.
+    of_words = kind.endswith("ForTokenClassification") and config["model_type"] in ("roberta", "xlm-roberta")
+    arguments = {"add_prefix_space": True} if of_words else {}
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **arguments)
     return model.eval(), tokenizer, config["topwork"]["max-tokens"]
 
@@ -221,7 +223,15 @@ def passages(run, inputs, binary, checks):
     found = answers(binary, "predict", run, inputs, "--no-answer-threshold", "1e9")
     same, scores = [], []
     for one, line in zip(asked, found, strict=True):
-        encoded = tokenizer(one["question"], one["context"], return_offsets_mapping=True, return_tensors="pt")
+        # A tokenizer without a class of its own does not tell segments unasked.
+        segments = getattr(model.config, "type_vocab_size", 1) > 1
+        encoded = tokenizer(
+            one["question"],
+            one["context"],
+            return_offsets_mapping=True,
+            return_token_type_ids=segments,
+            return_tensors="pt",
+        )
         offsets = encoded.pop("offset_mapping")[0].tolist()
         assert len(offsets) <= longest, "give texts that fit a window"
         with torch.inference_mode():
