@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use topwork_core::draw::{Axis, Chart, colour, escape};
 use topwork_core::report::{document, table};
 
-use super::summary::{Row, grouped};
+use super::summary::{OVERALL, Overall, Row, grouped, overall_lines};
 
 /// What is shown of a benchmark.
 pub struct Contents<'a> {
@@ -15,6 +15,8 @@ pub struct Contents<'a> {
     pub notes: &'a [String],
     /// Means over seeds.
     pub rows: &'a [Row],
+    /// Strategies over all sets, and what that table says.
+    pub overall: Option<(&'a str, &'a [Overall])>,
     /// Why a strategy did not run, by set and strategy.
     pub refusals: &'a BTreeMap<(String, String), String>,
     /// What the seconds are, and those of a row.
@@ -57,6 +59,11 @@ impl Contents<'_> {
         let notes: String = self.notes.iter().map(|note| format!("<p>{}</p>", escape(note))).collect();
         let mut sections: Vec<(String, String)> =
             sets.iter().map(|set| (escape(set.name), self.table_of(set) + &self.pictures(set))).collect();
+        if let Some((what, rows)) = self.overall {
+            let lines: Vec<Vec<String>> = overall_lines(rows).into_iter().map(Vec::from).collect();
+            let table = table(&OVERALL.map(String::from), &lines);
+            sections.insert(0, ("Over all sets".into(), format!("<p>{}</p>{table}", escape(what))));
+        }
         sections.push(("Notes".into(), notes));
         let sections: Vec<(&str, String)> =
             sections.iter().map(|(name, content)| (name.as_str(), content.clone())).collect();
@@ -164,6 +171,7 @@ mod tests {
             title: "five seeds",
             notes: &notes,
             rows: &rows,
+            overall: None,
             refusals: &refusals,
             seconds: ("of processors", |row| row.processor),
         };

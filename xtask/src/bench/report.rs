@@ -9,8 +9,11 @@ use serde::Serialize;
 use super::Found;
 use super::cell::{Cell, Finding, Record};
 use super::page::Contents;
-use super::summary::{self, Row};
+use super::summary::{self, Overall, Row};
 
+/// What the table over all sets says.
+const OVER_ALL: &str = "Points of accuracy above feature-extraction with the same labels, the mean over sets (how many), the least and \
+                        the largest. Few labels: the smaller number of a set that has two.";
 /// What the seconds of the comparison are.
 const PROCESSORS: &str = "processor seconds (user and system, two threads; about twice the wall-clock seconds of two idle cores) \
                           from the files to the saved model, without the choice of settings and the test";
@@ -27,6 +30,8 @@ pub struct Report {
     pub notes: Vec<String>,
     /// Means over seeds.
     pub rows: Vec<Row>,
+    /// Strategies over all sets.
+    overall: Vec<Overall>,
     cells: Vec<Record>,
     /// One table for each set, with what strategies need.
     #[serde(skip)]
@@ -36,8 +41,9 @@ pub struct Report {
 impl Report {
     /// Of all that was found.
     pub fn new(title: String, found: Found, by_set: bool) -> Self {
-        let rows = summary::rows(&found.records);
-        Self { topwork: env!("CARGO_PKG_VERSION"), title, notes: found.notes, rows, cells: found.records, by_set }
+        let (rows, overall) = (summary::rows(&found.records), summary::overall(&found.records));
+        let topwork = env!("CARGO_PKG_VERSION");
+        Self { topwork, title, notes: found.notes, rows, overall, cells: found.records, by_set }
     }
 
     /// Writes `report.html`, `report.md` and `report.json` to `folder`.
@@ -56,7 +62,8 @@ impl Report {
         };
         let title = format!("topwork {}, {}", self.topwork, self.title);
         let refusals = self.refusals();
-        Contents { title: &title, notes: &self.notes, rows: &self.rows, refusals: &refusals, seconds }.page()
+        let overall = if self.by_set { Some((OVER_ALL, &self.overall[..])) } else { None };
+        Contents { title: &title, notes: &self.notes, rows: &self.rows, overall, refusals: &refusals, seconds }.page()
     }
 
     /// The page.
@@ -70,6 +77,12 @@ impl Report {
             text += &format!("s: {PROCESSORS}. ");
             text += "Numbers of parameters trained.\n";
             text += &summary::by_set(&self.rows, &self.refusals());
+            text += &format!("\n## Over all sets\n\n{OVER_ALL}\n\n| {} |\n|---|", summary::OVERALL.join(" | "));
+            text += &"--:|".repeat(summary::OVERALL.len() - 1);
+            for line in summary::overall_lines(&self.overall) {
+                text += &format!("\n| {} |", line.join(" | "));
+            }
+            text.push('\n');
         } else {
             text += &format!("Seconds: {TRAINING}; parameters trained.\n\n");
             text += &summary::markdown(&self.rows);

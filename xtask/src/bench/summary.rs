@@ -142,6 +142,108 @@ pub fn markdown(rows: &[Row]) -> String {
     text
 }
 
+/// Set, number of labels and seed.
+type Key = (String, usize, u64);
+
+/// What strategies are measured against over all sets: the cheapest that learns anything, and the usual one.
+const HEAD: &str = "feature-extraction";
+const WHOLE: &str = "fine-tuning";
+
+/// A strategy over all sets.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Overall {
+    /// Its name.
+    pub strategy: String,
+    /// Accuracy less that of `feature-extraction` with the same labels, with the fewest labels of each set.
+    pub few: Option<Spread>,
+    /// The same with more.
+    pub many: Option<Spread>,
+    /// Seconds of processors over those of `fine-tuning`, the geometric mean.
+    pub cost: f64,
+}
+
+/// Differences over sets.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Spread {
+    /// Number of sets.
+    pub sets: usize,
+    /// Their mean.
+    pub mean: f64,
+    /// The least.
+    pub least: f64,
+    /// The largest.
+    pub most: f64,
+}
+
+impl Spread {
+    fn of(values: &[f64]) -> Option<Self> {
+        let (least, most) = values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, m), v| (l.min(*v), m.max(*v)));
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        (!values.is_empty()).then_some(Self { sets: values.len(), mean, least, most })
+    }
+}
+
+/// Strategies over all sets, each difference between runs on the same labels. The fewest labels of a set that has one number alone
+/// are not few.
+pub fn overall(records: &[Record]) -> Vec<Overall> {
+    let measured = |record: &Record| match &record.outcome {
+        Finding::Measured(outcome) => Some((
+            ((record.cell.data.clone(), record.cell.labels, record.cell.seed), record.cell.strategy.clone()),
+            outcome.clone(),
+        )),
+        Finding::Refused { .. } => None,
+    };
+    let all: BTreeMap<_, Outcome> = records.iter().filter_map(measured).collect();
+    let mut budgets: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
+    for (key, _) in all.keys() {
+        budgets.entry(&key.0).or_default().insert(key.1);
+    }
+    let one = |strategy: &str| {
+        let (mut differences, mut costs) = ([Vec::new(), Vec::new()], Vec::new());
+        for (data, labels) in budgets.iter().flat_map(|(data, all)| all.iter().map(move |labels| (*data, *labels))) {
+            let few = budgets[data].len() > 1 && budgets[data].first() == Some(&labels);
+            let pairs = |other: &str| -> Vec<(Outcome, Outcome)> {
+                let own = all.iter().filter(|((key, name), _)| key.0 == data && key.1 == labels && name == strategy);
+                let pair = |((key, _), own): (&(Key, String), &Outcome)| {
+                    Some((own.clone(), all.get(&(key.clone(), other.to_string()))?.clone()))
+                };
+                own.filter_map(pair).collect()
+            };
+            let heads = pairs(HEAD);
+            if !heads.is_empty() {
+                let sum: f64 = heads.iter().map(|(own, head)| own.accuracy - head.accuracy).sum();
+                differences[usize::from(!few)].push(sum / heads.len() as f64);
+            }
+            costs.extend(
+                pairs(WHOLE).iter().map(|(own, whole)| (own.processor / whole.processor.max(1e-9)).max(1e-9).ln()),
+            );
+        }
+        let [few, many] = differences.map(|values| Spread::of(&values));
+        let cost = (costs.iter().sum::<f64>() / costs.len().max(1) as f64).exp();
+        Overall { strategy: strategy.into(), few, many, cost }
+    };
+    let names = topwork_core::strategy::all().iter().map(|strategy| strategy.name());
+    names.filter(|name| all.keys().any(|(_, strategy)| strategy == name)).map(one).collect()
+}
+
+/// The header of [`overall`]'s table.
+pub const OVERALL: [&str; 6] =
+    ["strategy", "few labels", "least … most", "more labels", "least … most", "seconds / fine-tuning"];
+
+/// Its lines, in points of accuracy.
+pub fn overall_lines(rows: &[Overall]) -> Vec<[String; 6]> {
+    let mean =
+        |spread: &Option<Spread>| spread.map_or(String::new(), |s| format!("{:+.1} ({})", 100.0 * s.mean, s.sets));
+    let ends = |spread: &Option<Spread>| {
+        spread.map_or(String::new(), |s| format!("{:+.1} … {:+.1}", 100.0 * s.least, 100.0 * s.most))
+    };
+    let line = |row: &Overall| {
+        let Overall { strategy, few, many, cost } = row;
+        [strategy.clone(), mean(few), ends(few), mean(many), ends(many), format!("{cost:.2}")]
+    };
+    rows.iter().map(line).collect()
+}
+
 /// For each data set a heading and a table in Markdown: a line a strategy, accuracy and cost side by side for each number
 /// of labels. `refusals` say, by data set and strategy, why one did not run.
 pub fn by_set(rows: &[Row], refusals: &BTreeMap<(String, String), String>) -> String {
@@ -230,6 +332,29 @@ mod tests {
         let ends: Vec<usize> = text.lines().map(|line| line.chars().count()).collect();
         assert_eq!(ends, [ends[0]; 3]);
         assert!(text.ends_with("1,234,567\n"), "{text}");
+    }
+
+    #[test]
+    fn over_all_sets_runs_on_the_same_labels_are_compared() {
+        let records = [
+            measured("feature-extraction", 4, 1, 0.5),
+            measured("feature-extraction", 4, 2, 0.7),
+            measured("feature-extraction", 40, 1, 0.8),
+            measured("fine-tuning", 4, 1, 0.6),
+            measured("fine-tuning", 40, 1, 0.7),
+            // Its seed has nothing to be compared with.
+            measured("fine-tuning", 4, 3, 0.1),
+        ];
+        let rows = overall(&records);
+        assert_eq!(
+            rows.iter().map(|row| row.strategy.as_str()).collect::<Vec<_>>(),
+            ["feature-extraction", "fine-tuning"]
+        );
+        let (few, many) = (rows[1].few.unwrap(), rows[1].many.unwrap());
+        assert!((few.mean - 0.1).abs() < 1e-12 && (many.mean + 0.1).abs() < 1e-12 && few.sets == 1);
+        assert_eq!(rows[0].few.unwrap().mean, 0.0);
+        assert!((rows[1].cost - 1.0).abs() < 1e-12);
+        assert_eq!(overall_lines(&rows)[1][1], "+10.0 (1)");
     }
 
     #[test]
