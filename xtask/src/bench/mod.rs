@@ -27,6 +27,11 @@ use cell::{Cell, Choice, Finding, Record, Store};
 use grid::{Budget, Entry, Size};
 use report::Report;
 
+/// What earlier sittings measured, from the workspace's root; docs/compared.md is its report.
+const RECORDS: &str = "docs/bench/strategies.jsonl";
+/// What was measured.
+const CHOSEN: &str = "settings chosen by cross-validation";
+
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -115,12 +120,10 @@ fn short(size: Size, folder: &Path) -> Result<Report> {
 
 /// All strategies, or those of these `names`.
 fn compare(args: &Args, names: &[String], folder: &Path) -> Result<Report> {
-    let title = "settings chosen by cross-validation".to_string();
-    let path = args.records.clone().unwrap_or_else(|| crate::root().join("docs/bench/strategies.jsonl"));
+    let path = args.records.clone().unwrap_or_else(|| crate::root().join(RECORDS));
     let known = if path.exists() && !args.fresh { cell::read_lines(&path)? } else { Vec::new() };
     if args.report_only {
-        let notes = sets::SETS.iter().map(sets::Set::setting).collect();
-        return Ok(Report::new(title, Found { records: known, notes }, true));
+        return Ok(of_records(known));
     }
     let until = args.budget_minutes.map(|minutes| Instant::now() + Duration::from_secs_f64(60.0 * minutes.max(0.0)));
     let data = args.data_dir.clone().or_else(|| std::env::var_os("TOPWORK_BENCH_DATA").map(PathBuf::from));
@@ -141,7 +144,13 @@ fn compare(args: &Args, names: &[String], folder: &Path) -> Result<Report> {
     if args.export {
         cell::write_lines(&path, &found.records)?;
     }
-    Ok(Report::new(title, found, true))
+    Ok(Report::new(CHOSEN.into(), found, true))
+}
+
+/// The report of what earlier sittings measured.
+fn of_records(records: Vec<Record>) -> Report {
+    let notes = sets::SETS.iter().map(sets::Set::setting).collect();
+    Report::new(CHOSEN.into(), Found { records, notes }, true)
 }
 
 /// A key of this program: what another version measured is measured anew.

@@ -154,3 +154,11 @@ fn without_weights_only_training_from_scratch_runs_and_the_report_says_so() {
     assert!(report.rows.iter().all(|row| row.strategy == "from-scratch"));
     assert!(report.page().contains("pip is not installed"));
 }
+
+#[test]
+fn the_page_in_the_book_is_the_report_of_the_records() {
+    let records = cell::read_lines(&crate::root().join(RECORDS)).unwrap();
+    let page = std::fs::read_to_string(crate::root().join("docs/compared.md")).unwrap();
+    let how = "cargo xtask bench --strategies all --report-only, then copy target/bench/report.md to docs/compared.md";
+    assert!(page == of_records(records).page(), "docs/compared.md is not up to date: {how}");
+}
