@@ -157,7 +157,7 @@ pub struct Prepared<D: Domain> {
 impl<D: Domain> Prepared<D> {
     /// How its steps use memory.
     pub fn memory(&self, recompute: bool) -> Use<'_> {
-        Use { network: &self.network, samples: &*self.splits.train, recompute }
+        Use { network: &self.network, samples: &*self.splits.train, kind: self.splits.task.kind, recompute }
     }
 }
 

@@ -4,6 +4,7 @@ use crate::data::Dataset;
 use crate::net::count::Cost;
 use crate::net::{Network, ParamSpec};
 use crate::plan::{Optimizer, Plan, Train};
+use crate::task::Kind;
 use crate::{Error, Result};
 
 /// Bytes of a number.
@@ -27,6 +28,8 @@ pub struct Use<'a> {
     pub network: &'a Network,
     /// What is learned from.
     pub samples: &'a dyn Dataset,
+    /// What is asked of them.
+    pub kind: Kind,
     /// See [`crate::train::gradient::Objective::recompute`].
     pub recompute: bool,
 }
@@ -88,8 +91,10 @@ impl Use<'_> {
             let bytes = Use { recompute, ..*self }.of_steps(&Train { accumulate, ..phase.clone() });
             (bytes <= limit).then_some((recompute, accumulate, bytes))
         };
-        // None of a single sample, of which there may be no statistics.
-        let parts = || (0..).map(|power| phase.accumulate << power).take_while(|parts| 2 * parts <= phase.batch_size);
+        // None of a single sample, of which there may be no statistics; and none at all where samples are compared.
+        let most = if phase.looks_across(self.kind).is_some() { phase.accumulate } else { phase.batch_size / 2 };
+        let doubled = || std::iter::successors(Some(phase.accumulate.max(1)), |parts| Some(2 * parts));
+        let parts = || doubled().take_while(|parts| *parts <= most.max(phase.accumulate));
         let ways = || [self.recompute, true].into_iter().flat_map(|recompute| parts().map(move |n| (recompute, n)));
         let others =
             "choose a smaller model or a strategy that learns less (feature-extraction learns no more than a head)";
@@ -188,7 +193,7 @@ mod tests {
     #[test]
     fn parts_take_less_and_what_learns_takes_more() {
         let (network, samples) = (network(), Clusters::new(60, 1));
-        let steps = Use { network: &network, samples: &*samples, recompute: false };
+        let steps = Use { network: &network, samples: &*samples, kind: Kind::Classes, recompute: false };
         let whole = train(0);
         let bytes = steps.of_steps(&whole);
         let parts = steps.of_steps(&Train { accumulate: 4, ..whole.clone() });
@@ -206,7 +211,7 @@ mod tests {
     #[test]
     fn a_step_without_room_is_refused_with_flags_that_have_it() {
         let (network, samples) = (network(), Clusters::new(6000, 1));
-        let steps = Use { network: &network, samples: &*samples, recompute: false };
+        let steps = Use { network: &network, samples: &*samples, kind: Kind::Classes, recompute: false };
         let whole = Train { batch_size: 512, ..train(0) };
         let of = |accumulate| steps.of_steps(&Train { accumulate, ..whole.clone() });
         let plan = plan(vec![Phase::Train(whole.clone())]);
@@ -217,6 +222,11 @@ mod tests {
         let asked = crate::train::testing::plan(vec![Phase::Train(Train { accumulate: 4, ..whole.clone() })]);
         let message = steps.check(&asked, of(32)).unwrap_err().to_string();
         assert!(message.contains("--accumulate 32 takes"), "{message}");
+        // Singular values of a batch have no parts.
+        let penalties = vec![Penalty::SingularValues { weight: 1.0, smallest: 1 }];
+        let across = crate::train::testing::plan(vec![Phase::Train(Train { penalties, ..whole.clone() })]);
+        let message = steps.check(&across, of(8)).unwrap_err().to_string();
+        assert!(!message.contains("--accumulate") && message.contains("smaller model"), "{message}");
         let message = steps.check(&plan, 1000).unwrap_err().to_string();
         assert!(!message.contains("--accumulate") && message.contains("feature-extraction"), "{message}");
     }

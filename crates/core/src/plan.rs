@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::net::adapt::Adapter;
 use crate::net::{Network, ParamSpec, Role};
+use crate::task::Kind;
 
 /// The list of phases that a strategy turns into for one backbone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -511,6 +512,18 @@ impl Train {
     pub fn scale(&self, epoch: usize) -> f64 {
         let place = epoch * self.scales.len() / self.epochs.max(1);
         self.scales.get(place).or(self.scales.last()).copied().unwrap_or(1.0)
+    }
+
+    /// What samples of a batch are compared in, on a task of `kind`, so that a batch has no parts; `None` where each is learned from
+    /// alone.
+    pub fn looks_across(&self, kind: Kind) -> Option<&'static str> {
+        let singular = |p: &Penalty| matches!(p, Penalty::SingularValues { weight, .. } if *weight > 0.0);
+        match kind {
+            Kind::Matches => Some("other couples of the batch"),
+            _ if self.pairs.is_some() => Some("pairs of samples"),
+            _ if self.penalties.iter().any(singular) => Some("singular values of the batch's features"),
+            _ => None,
+        }
     }
 
     /// Steps that it takes over `samples` samples, if none is unreadable and every class has several.

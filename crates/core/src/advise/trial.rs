@@ -79,7 +79,7 @@ impl<'a, D: Domain> Bench<'a, D> {
     /// Bytes that the steps of a plan take at most, beside the model and the data.
     pub(super) fn memory(&self, plan: &Plan, samples: &dyn Dataset) -> Result<u64> {
         let network = adapt::apply(&self.base, &plan.adapters)?;
-        let steps = Use { network: &network, samples, recompute: false };
+        let steps = Use { network: &network, samples, kind: self.task.kind, recompute: false };
         Ok(steps.most(plan).map_or(0, |(_, bytes)| bytes))
     }
 

@@ -97,16 +97,7 @@ fn mixes(train: &Train) -> Result<()> {
 
 /// Refuses to take a batch apart where its samples are compared with each other.
 fn accumulates(train: &Train, kind: Kind) -> Result<()> {
-    let singular = train.penalties.iter().any(|p| matches!(p, Penalty::SingularValues { weight, .. } if *weight > 0.0));
-    let looks_across = match kind {
-        Kind::Matches => "other couples of the batch",
-        _ if train.pairs.is_some() => "pairs of samples",
-        _ if singular => "singular values of the batch's features",
-        _ => return Ok(()),
-    };
-    if train.accumulate < 2 {
-        return Ok(());
-    }
+    let Some(looks_across) = train.looks_across(kind).filter(|_| train.accumulate > 1) else { return Ok(()) };
     let reason = format!("the phase {:?} learns from {looks_across}, which its parts do not have", train.name);
     Err(Error::input(format!("--accumulate {}", train.accumulate), reason, "leave it out, and lower --batch-size"))
 }
