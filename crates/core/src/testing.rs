@@ -1,7 +1,16 @@
-//! Numbers by a formula, for tests that compare with outputs computed elsewhere.
+//! What tests of the domains share: numbers by a formula, to compare with outputs computed elsewhere, and the memory of a pass.
 //!
 //! `xtask/parity/formula.py` is the other side: both compute the same weights and inputs bit for bit, so that only the
 //! expected outputs need to be stored. The rule is written down in `xtask/parity/README.md`. Not part of the library.
+
+use crate::Result;
+use crate::data::Activation;
+use crate::memory::{of_pass, of_scratch};
+use crate::net::forward::Mode;
+use crate::net::{Network, Params};
+use crate::plan::BatchNormMode;
+use crate::seed::Seed;
+use crate::train::gradient::Objective;
 
 /// FNV-1a, 64 bits, of the UTF-8 bytes of `name`.
 pub fn fnv1a(name: &str) -> u64 {
@@ -59,6 +68,31 @@ pub fn relative_error(actual: &[f32], expected: &[f32]) -> f64 {
     let difference = |(&a, &e): (&f32, &f32)| (f64::from(a) - f64::from(e)).abs();
     let worst = actual.iter().zip(expected).map(difference).fold(0.0, f64::max);
     if worst == 0.0 { 0.0 } else { worst / largest }
+}
+
+/// Memory that a pass forward and back through `network` takes, as `heap` finds it, of what [`crate::memory`] says; everything learns.
+///
+/// # Errors
+/// When the pass fails.
+pub fn share_of_said(
+    network: &Network,
+    input: &Activation,
+    recompute: bool,
+    heap: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<usize>,
+) -> Result<f64> {
+    let samples = input.samples();
+    let rows = input.data.dims()[0] / samples.max(1);
+    let mut params = Params::initial(&network.params(), Seed(1), input.data.device())?;
+    params.set_learning(&network.params().into_iter().map(|spec| spec.name).collect())?;
+    let classes: Vec<u32> = (0..samples).map(|i| (i % network.classes()) as u32).collect();
+    let mode = Mode::Train { batch_norm: BatchNormMode::Frozen, seed: Seed(0) };
+    let stages = network.stages.iter().chain([&network.head]).map(|stage| (stage, true)).collect();
+    let objective = Objective { recompute, ..Objective::of_classes(stages) };
+    let taken = heap(&mut || objective.gradient(&params, mode, input, &classes).map(drop))?;
+    let costs = network.costs(rows);
+    // Beside what it leaves behind on its way, a pass gives a gradient for each parameter.
+    let numbers = samples * of_pass(costs.iter().map(|cost| (cost, true)), recompute);
+    Ok(taken as f64 / (4 * (numbers + network.parameters() + of_scratch(network))) as f64)
 }
 
 #[cfg(test)]
