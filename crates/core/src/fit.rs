@@ -99,7 +99,8 @@ pub struct Fit<D: Domain> {
     /// What to do when a loss is no number [default: stop]
     #[arg(long, value_name = "NAME")]
     pub on_nan: Option<OnNan>,
-    /// Also write a checkpoint every N steps [default: at the end of each epoch]
+    /// Write a checkpoint every N steps and at the end of each epoch [default: at the ends of epochs, where writing takes no
+    /// more than a twentieth of the time]
     #[arg(long, value_name = "N")]
     pub checkpoint_every: Option<usize>,
     /// Least time between the checkpoints at the ends of epochs and phases; for programs whose runs are too short to be gone on with.

@@ -46,7 +46,8 @@ fn a_pretraining_that_is_killed_and_resumed_ends_in_the_same_bytes() {
     let whole = home();
     whole.run(&pretraining("run", &FLAGS)).well();
     let home = home();
-    home.kill_at(&pretraining("run", &FLAGS), "run", 2);
+    let flags = [&FLAGS[..], &["--checkpoint-every", "3"]].concat();
+    home.kill_at(&pretraining("run", &flags), "run", 2);
     home.kill_at(&["pretrain", "--resume", "--out", "run", "--quiet"], "run", 1);
     home.run(&["pretrain", "--resume", "--out", "run", "--quiet"]).well();
     assert!(home.result("run") == whole.result("run"));

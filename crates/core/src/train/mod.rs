@@ -57,6 +57,9 @@ use position::Position;
 pub use terms::{CrossEntropy, InBatchNegatives, RowLabels, Seen, SpanEnds, Term};
 pub(crate) use terms::{SCALE, couples};
 
+/// Checkpoints at the ends of epochs come this many times what writing one takes apart.
+const SAVING_SHARE: u32 = 20;
+
 /// Everything a run needs.
 pub struct Job<'a> {
     /// The backbone, with a head of as many outputs as there are classes.
@@ -84,7 +87,8 @@ pub struct Job<'a> {
     pub run: &'a RunDir,
     /// Where activations of frozen stages are kept.
     pub cache: &'a Cache,
-    /// Besides at the end of every epoch, a checkpoint is written after this many steps.
+    /// A checkpoint is written after this many steps, and at the end of every epoch and phase; without a number, only at
+    /// those ends where writing takes no more than a twentieth of the time.
     pub checkpoint_every: Option<usize>,
     /// An epoch or phase that ends sooner than this after the last checkpoint, or the beginning, leaves none.
     pub checkpoint_pause: Duration,
@@ -207,6 +211,8 @@ struct Run<'a> {
     restored: BTreeMap<String, Tensor>,
     /// When the last checkpoint was written, or the job begun.
     saved: Instant,
+    /// What writing it took.
+    saving: Duration,
     /// Whether the error that ends it is a reason to go back.
     goes_back: bool,
     /// What was said of the validation samples when they were last judged, and its scores.
@@ -257,6 +263,7 @@ impl<'a> Run<'a> {
             kept: BTreeMap::new(),
             restored: BTreeMap::new(),
             saved: Instant::now(),
+            saving: Duration::ZERO,
             goes_back: false,
             judged: None,
         }
@@ -332,7 +339,10 @@ pub fn paused(run: &Path) -> Error {
 impl Run<'_> {
     /// Whether an end of something is worth a checkpoint.
     fn due(&self) -> bool {
-        self.saved.elapsed() >= self.job.checkpoint_pause
+        // Where a run goes back to must not depend on the clock.
+        let each = self.job.checkpoint_every.is_some() || self.job.on_nan == OnNan::Rollback;
+        let least = if each { Duration::ZERO } else { self.saving * SAVING_SHARE };
+        self.saved.elapsed() >= least.max(self.job.checkpoint_pause)
     }
 
     /// The stages from `boundary` on and the head, with whether something learns in them.

@@ -117,7 +117,7 @@ impl Run<'_> {
         snapshots::write(&self.job.run.checkpoints(), self.position.number, &tensors, &mut self.position)?;
         self.job.run.keep();
         self.timings.add("checkpoint", start, 0);
-        self.saved = Instant::now();
+        (self.saving, self.saved) = (start.elapsed(), Instant::now());
         Ok(())
     }
 

@@ -117,6 +117,20 @@ fn a_truncated_checkpoint_is_passed_over_for_the_one_before() {
 }
 
 #[test]
+fn ends_of_epochs_leave_checkpoints_but_no_more_than_are_worth_their_time() {
+    let fixture = Fixture::new();
+    let plan = plan(vec![Phase::Train(Train { epochs: 6, ..train(0) })]);
+    let written = |name: &str, on_nan: OnNan| {
+        let run = RunDir::create(&fixture.path(name), false).unwrap();
+        execute(Job { checkpoint_every: None, on_nan, ..fixture.job(&plan, &run, &Silent) }).unwrap();
+        let names = std::fs::read_dir(run.checkpoints()).unwrap().map(|e| e.unwrap().file_name());
+        names.filter_map(|n| n.to_str()?.strip_suffix(".json")?.parse::<usize>().ok()).max().unwrap()
+    };
+    assert_eq!(written("each", OnNan::Rollback), 6 + 1, "where a run may go back to is no matter of the clock");
+    assert!((1..=6 + 1).contains(&written("worth", OnNan::Stop)));
+}
+
+#[test]
 fn patience_ends_a_phase_and_gives_back_the_best() {
     let phase = Train { patience: Some(2), epochs: 40, learning_rate: 0.3, ..train(0) };
     let fixture = Fixture::new();
