@@ -4,6 +4,7 @@
 
 formats/<file>            an image of one format or kind
 formats/expected/<file>.png   its upright RGB pixels
+tall/<name>.jpg           tall photos whose upper rows can be had alone
 preprocess/<name>.png     an image of an odd size
 preprocess/<name>.<filter>.png   torchvision's Resize(40) and CenterCrop(32) of it
 names/<network>.tsv       parameter names and shapes of torchvision's and timm's networks; with the checkpoint of the
@@ -31,6 +32,21 @@ def picture(width, height):
     noise = rng.normal(0, 8, (height, width, 3))
     pixels = 128 + 90 * np.stack(waves, -1) + noise
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def tall():
+    """Draws from a generator of its own: the other fixtures stay as they are."""
+    global rng
+    folder, kept = ROOT / "tall", rng
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(8)
+    photo = picture(40, 175)
+    photo.save(folder / "half_colour.jpg", quality=85, subsampling=2)
+    photo.save(folder / "across.jpg", quality=85, subsampling=1)
+    photo.save(folder / "full_colour.jpg", quality=85, subsampling=0)
+    photo.save(folder / "restarts.jpg", quality=85, subsampling=2, restart_marker_rows=1)
+    photo.convert("L").save(folder / "grey.jpg", quality=85)
+    rng = kept
 
 
 def formats():
@@ -113,5 +129,6 @@ def names():
 
 if __name__ == "__main__":
     formats()
+    tall()
     preprocess()
     names()

@@ -7,7 +7,7 @@ use image::RgbImage;
 use topwork_core::data::{Values, View};
 use topwork_core::seed::Seed;
 use topwork_cv::pipeline::augment::ops::Op;
-use topwork_cv::pipeline::decode::decode;
+use topwork_cv::pipeline::decode::{decode, decode_upper};
 use topwork_cv::pipeline::{Interpolation, Pipeline};
 
 fn fixtures(folder: &str) -> PathBuf {
@@ -115,6 +115,46 @@ fn random_views_follow_their_seed() {
     let view = |seed| pipeline.render(&photo, View::Augmented(Seed(seed))).unwrap();
     assert_eq!(view(1), view(1));
     assert_ne!(view(1), view(2));
+}
+
+#[test]
+fn upper_rows_of_a_photo_are_those_of_the_whole() {
+    for name in ["half_colour.jpg", "across.jpg", "full_colour.jpg", "restarts.jpg", "grey.jpg"] {
+        let bytes = fs::read(fixtures("tall").join(name)).unwrap();
+        let whole = decode(name, &bytes).unwrap();
+        let row = 3 * whole.width() as usize;
+        for needed in 0..=whole.height() {
+            let upper = decode_upper(name, &bytes, &|_, _| needed).unwrap();
+            assert_eq!(upper.height, whole.height());
+            assert!(upper.rows.height() >= needed, "{name}: {needed}");
+            assert!(needed > 120 || upper.rows.height() < whole.height(), "{name}: {needed} rows are not all of it");
+            let until = needed as usize * row;
+            assert!(upper.rows.as_raw()[..until] == whole.as_raw()[..until], "{name}: {needed}");
+        }
+    }
+    // In several scans every row is in each of them; a rotated photo's rows are its columns.
+    for name in ["progressive.jpg", "orientation_6.jpg", "rgb.png"] {
+        let bytes = fs::read(fixtures("formats").join(name)).unwrap();
+        assert_eq!(decode_upper(name, &bytes, &|_, _| 1).unwrap().rows, decode(name, &bytes).unwrap());
+    }
+}
+
+#[test]
+fn a_view_is_the_same_from_the_rows_that_it_needs() {
+    for name in ["half_colour.jpg", "across.jpg", "restarts.jpg"] {
+        let bytes = fs::read(fixtures("tall").join(name)).unwrap();
+        let whole = decode(name, &bytes).unwrap();
+        for interpolation in [Interpolation::Bilinear, Interpolation::Bicubic] {
+            for crop in [16, 64] {
+                let pipeline = Pipeline { resize: crop + 8, crop, interpolation, ..Pipeline::imagenet() };
+                let views = (0..200).map(|seed| View::Augmented(Seed(seed)));
+                for view in views.chain([View::Plain]) {
+                    let found = pipeline.load(name, &bytes, view).unwrap();
+                    assert_eq!(found, pipeline.render(&whole, view).unwrap(), "{name}, {interpolation:?}, {crop}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -57,6 +57,16 @@ pub enum Interpolation {
     Bicubic,
 }
 
+impl Interpolation {
+    /// Pixels to each side that a filter looks at, in units of the coarser of the two grids.
+    fn radius(self) -> f64 {
+        match self {
+            Self::Bilinear => 1.0,
+            Self::Bicubic => 2.0,
+        }
+    }
+}
+
 impl fmt::Display for Pipeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { resize, crop, mean, std, .. } = self;
@@ -131,7 +141,22 @@ impl Pipeline {
     /// # Errors
     /// When it is not a readable image.
     pub fn load(&self, name: &str, bytes: &[u8], view: View) -> Result<Sample> {
-        self.render(&decode::decode(name, bytes)?, view)
+        let upper = decode::decode_upper(name, bytes, &|width, height| self.rows(width, height, view))?;
+        self.view(&upper.rows, upper.height, view)
+    }
+
+    /// Upper rows of a photo that `view` depends on.
+    fn rows(&self, width: u32, height: u32, view: View) -> u32 {
+        let regions = match view {
+            View::Plain => self.test_views.regions(self, width, height),
+            View::Augmented(seed) => vec![self.augment.draw(width, height, seed)],
+        };
+        let below = |region: &Region| {
+            let scale = (region.height / self.crop as f64).max(1.0);
+            region.top + region.height + self.interpolation.radius() * scale
+        };
+        let last = regions.iter().map(|(region, _)| below(region)).fold(0.0, f64::max);
+        (last.ceil() as u32).saturating_add(1).min(height)
     }
 
     /// Reads the file at `path`, once, and renders `view` of it.
@@ -148,12 +173,17 @@ impl Pipeline {
     /// # Errors
     /// When memory runs out.
     pub fn render(&self, photo: &RgbImage, view: View) -> Result<Sample> {
+        self.view(photo, photo.height(), view)
+    }
+
+    /// Renders `view` of a photo of `height` rows, at least those of which are in `upper` that it depends on.
+    fn view(&self, upper: &RgbImage, height: u32, view: View) -> Result<Sample> {
         let seed = match view {
-            View::Plain => return self.plain(photo),
+            View::Plain => return self.plain(upper, height),
             View::Augmented(seed) => seed,
         };
-        let (region, flip) = self.augment.draw(photo.width(), photo.height(), seed);
-        let mut pixels = resize(photo, region, self.crop, self.interpolation)?;
+        let (region, flip) = self.augment.draw(upper.width(), height, seed);
+        let mut pixels = resize(upper, region, self.crop, self.interpolation)?;
         self.augment.changes(self.crop, seed).into_iter().for_each(|op| op.apply(&mut pixels, self.crop));
         let mut values = self.normalize(&pixels, flip);
         if let Some([rows, columns]) = self.augment.erased(self.crop, seed) {
@@ -164,11 +194,11 @@ impl Pipeline {
         Ok(self.sample(1, values))
     }
 
-    fn plain(&self, photo: &RgbImage) -> Result<Sample> {
-        let regions = self.test_views.regions(self, photo.width(), photo.height());
+    fn plain(&self, upper: &RgbImage, height: u32) -> Result<Sample> {
+        let regions = self.test_views.regions(self, upper.width(), height);
         let mut values = Vec::with_capacity(regions.len() * 3 * self.crop * self.crop);
         for &(region, flip) in &regions {
-            values.extend(self.normalize(&resize(photo, region, self.crop, self.interpolation)?, flip));
+            values.extend(self.normalize(&resize(upper, region, self.crop, self.interpolation)?, flip));
         }
         Ok(self.sample(regions.len(), values))
     }
