@@ -2,7 +2,9 @@
 //!
 //! The list has a line for each data set: a name, `cv` or `nlp`, and the data flags of `train` (`--per-class` and `--limit`
 //! among them). Every figure is appended to the output as soon as it is known, so that an interrupted series continues.
+//! A set whose name is `DATA/LABELS` stands beside the best strategy of the long benchmark's records, seed by seed.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,6 +21,9 @@ use topwork_core::strategy::Options;
 use topwork_cv::Photos;
 use topwork_nlp::Sentences;
 
+use crate::bench::cell::{Finding, Record, read_lines};
+use crate::bench::summary::{self, Row};
+
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -31,8 +36,11 @@ pub struct Args {
     #[arg(long, default_value_t = 2)]
     seeds: u64,
     /// Strategies beside the advised plan, at their defaults
-    #[arg(long, value_delimiter = ',', default_value = "feature-extraction,fine-tuning,lp-ft")]
+    #[arg(long, value_delimiter = ',', default_value = "fine-tuning")]
     strategies: Vec<String>,
+    /// Records of `cargo xtask bench --strategies all --export`
+    #[arg(long, value_name = "FILE", default_value = "docs/bench/strategies.jsonl")]
+    records: PathBuf,
     /// Begin nothing after so many minutes
     #[arg(long)]
     minutes: Option<f64>,
@@ -88,7 +96,8 @@ pub fn run(args: &Args) -> Result<()> {
             }
         }
     }
-    print(&figures);
+    let records = if args.records.exists() { read_lines(&args.records)? } else { Vec::new() };
+    print!("{}", table(&figures, &records));
     Ok(())
 }
 
@@ -176,8 +185,8 @@ fn measure<D: Domain>(
     Ok(())
 }
 
-/// A row for each data set: what was advised, and mean accuracies and seconds.
-fn print(figures: &[Figure]) {
+/// A row for each data set: what was advised, means over seeds, and the best that all strategies found.
+fn table(figures: &[Figure], records: &[Record]) -> String {
     let distinct = |key: fn(&Figure) -> &str| {
         let mut found: Vec<&str> = Vec::new();
         figures.iter().map(key).for_each(|name| {
@@ -188,27 +197,78 @@ fn print(figures: &[Figure]) {
         found
     };
     let whats: Vec<&str> = distinct(|f| &f.what).into_iter().filter(|what| *what != "advise").collect();
-    println!("| data | advised | seconds to advise | {} |", whats.join(" | "));
-    println!("|---|---|---{}|", "|---".repeat(whats.len()));
+    let mut text = format!("| data | advised | to advise | {} | best of all | difference |\n", whats.join(" | "));
+    text += &format!("|---|---|--:{}|--:|--:|\n", "|--:".repeat(whats.len()));
+    let rows = summary::rows(records);
     for set in distinct(|f| &f.set) {
         let of = |what: &str| figures.iter().filter(|f| f.set == set && f.what == what).collect::<Vec<&Figure>>();
         let advice = of("advise");
-        let mut strategies: Vec<&str> =
-            advice.iter().filter_map(|f| Some(f.plan.as_ref()?.strategy.as_str())).collect();
-        strategies.dedup();
-        let seconds = advice.iter().map(|f| f.seconds).sum::<f64>() / advice.len().max(1) as f64;
+        let mut strategies: BTreeMap<&str, usize> = BTreeMap::new();
+        for plan in advice.iter().filter_map(|f| f.plan.as_ref()) {
+            *strategies.entry(&plan.strategy).or_default() += 1;
+        }
+        let strategies: Vec<String> = match &strategies.iter().collect::<Vec<_>>()[..] {
+            [(only, _)] => vec![only.to_string()],
+            several => several.iter().map(|(name, times)| format!("{name} ({times})")).collect(),
+        };
+        let seconds = mean(&advice.iter().map(|f| f.seconds).collect::<Vec<_>>());
         let cells: Vec<String> = whats.iter().map(|what| cell(&of(what))).collect();
-        println!("| {set} | {} | {seconds:.1} | {} |", strategies.join(", "), cells.join(" | "));
+        let (data, labels) = set.split_once('/').unwrap_or((set, ""));
+        let best = rows.iter().filter(|row| row.data == data && row.labels.to_string() == labels);
+        let [best, gap] = match best.max_by(|a, b| a.accuracy.total_cmp(&b.accuracy)) {
+            Some(best) => {
+                [format!("{} {:.1} %", best.strategy, 100.0 * best.accuracy), gap(&of("advised"), best, records)]
+            }
+            None => ["–", "–"].map(String::from),
+        };
+        text += &format!(
+            "| {set} | {} | {seconds:.0} s | {} | {best} | {gap} |\n",
+            strategies.join(", "),
+            cells.join(" | ")
+        );
     }
+    text
 }
 
-/// Mean accuracy and seconds.
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// Standard deviation of the sample, with n - 1.
+fn deviation(values: &[f64]) -> f64 {
+    let mean = mean(values);
+    (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (values.len() as f64 - 1.0)).sqrt()
+}
+
+/// Mean accuracy, its deviation over seeds, and seconds.
 fn cell(figures: &[&Figure]) -> String {
-    let mean = |value: fn(&Figure) -> f64| figures.iter().map(|f| value(f)).sum::<f64>() / figures.len() as f64;
     if figures.is_empty() {
         return "–".into();
     }
-    format!("{:.1} %, {:.0} s", 100.0 * mean(|f| f.accuracy.unwrap_or(f64::NAN)), mean(|f| f.seconds))
+    let accuracies: Vec<f64> = figures.iter().map(|f| 100.0 * f.accuracy.unwrap_or(f64::NAN)).collect();
+    let spread = if accuracies.len() > 1 { format!(" ± {:.1}", deviation(&accuracies)) } else { String::new() };
+    let seconds = mean(&figures.iter().map(|f| f.seconds).collect::<Vec<_>>());
+    format!("{:.1}{spread} %, {seconds:.0} s", mean(&accuracies))
+}
+
+/// Points of the advised plan above `best` on the same labels, with the standard error over seeds.
+fn gap(advised: &[&Figure], best: &Row, records: &[Record]) -> String {
+    let of = |record: &&Record, seed: u64| {
+        let cell = &record.cell;
+        (&cell.data, cell.labels, &cell.strategy, cell.seed) == (&best.data, best.labels, &best.strategy, seed)
+    };
+    let gaps = advised.iter().filter_map(|figure| {
+        let record = records.iter().find(|record| of(record, figure.seed))?;
+        match &record.outcome {
+            Finding::Measured(outcome) => Some(100.0 * (figure.accuracy? - outcome.accuracy)),
+            Finding::Refused { .. } => None,
+        }
+    });
+    match &gaps.collect::<Vec<f64>>()[..] {
+        [] => "–".into(),
+        [one] => format!("{one:+.1}"),
+        gaps => format!("{:+.1} ± {:.1}", mean(gaps), deviation(gaps) / (gaps.len() as f64).sqrt()),
+    }
 }
 
 #[cfg(test)]
@@ -221,5 +281,38 @@ mod tests {
         let flags = Flags::<topwork_nlp::DataArgs>::try_parse_from(words).unwrap();
         assert_eq!((flags.data.max_tokens, flags.per_class, flags.limit), (Some(32), Some(8), None));
         assert!(Flags::<topwork_nlp::DataArgs>::try_parse_from(["--epochs", "3"]).is_err());
+    }
+
+    #[test]
+    fn a_plan_is_compared_with_the_best_strategy_seed_by_seed() {
+        let figure = |what: &str, seed: u64, accuracy: Option<f64>| Figure {
+            set: "digits/80".into(),
+            seed,
+            what: what.into(),
+            seconds: 4.0,
+            accuracy,
+            plan: None,
+            rules: Vec::new(),
+        };
+        let figures = [
+            figure("advise", 1, None),
+            figure("advised", 1, Some(0.8)),
+            figure("advised", 2, Some(0.9)),
+            figure("fine-tuning", 1, Some(0.7)),
+        ];
+        let measured = |strategy: &str, seed: u64, accuracy: f64| Record {
+            cell: crate::bench::cell::tests::cell(strategy, 80, seed),
+            outcome: Finding::Measured(crate::bench::cell::tests::outcome(accuracy, 1.0)),
+        };
+        let records = [
+            measured("partial", 1, 0.85),
+            measured("partial", 2, 0.91),
+            measured("lora", 1, 0.9),
+            measured("lora", 2, 0.8),
+        ];
+        let text = table(&figures, &records);
+        let row = text.lines().last().unwrap();
+        assert!(row.contains("| 85.0 ± 7.1 %, 4 s | 70.0 %, 4 s | partial 88.0 % | -3.0 ± 2.0 |"), "{row}");
+        assert!(table(&figures, &[]).contains("| – | – |"));
     }
 }

@@ -5,7 +5,7 @@
 //! [`recipes`]). Every measured cell is kept under `target/bench/cells/`, so that an interrupted benchmark continues; the
 //! report is written to `target/bench/report.html`, `report.md` and `report.json`.
 
-mod cell;
+pub mod cell;
 mod clock;
 mod domains;
 mod grid;
@@ -14,7 +14,7 @@ mod quick;
 mod recipes;
 mod report;
 mod sets;
-mod summary;
+pub mod summary;
 mod transfer;
 
 use std::collections::BTreeMap;

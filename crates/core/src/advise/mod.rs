@@ -1,8 +1,8 @@
 //! Advice before training: which model, strategy, rates and epochs to use for a data set, and why.
 //!
 //! What the training part and this machine say is measured ([`measures`]): heads on frozen features by cross-validation
-//! ([`heads`]), what a step of each strategy takes and, where enough samples can be held out, what a short training reaches
-//! ([`trial`]). The one table of [`rules`] turns that into a plan for `train --plan`. The network is never asked, the
+//! ([`heads`]), what a step of each strategy takes and, where enough samples can be held out, what a training on half of
+//! them reaches ([`trial`]). The one table of [`rules`] turns that into a plan for `train --plan`. The network is never asked, the
 //! validation part is looked at for samples that are in both parts, and the same seed gives the same advice, as long as
 //! what was timed does not decide.
 
@@ -44,8 +44,6 @@ const JUDGED: usize = 4000;
 const COMPARED: usize = 2000;
 /// A comparison holds out one part of so many.
 const PARTS: usize = 2;
-/// A comparison trains for one epoch of so many of the plan's.
-const SHORTER: usize = 2;
 /// What is measured, from the lightest to the heaviest.
 const OPTIONS: [&str; 5] = ["feature-extraction", "partial", "lora", "contrastive-few-shot", "lp-ft"];
 
@@ -122,7 +120,7 @@ pub struct Advice {
     pub failed: Vec<Failed>,
     /// What each strategy would take on this machine.
     pub costs: Vec<Cost>,
-    /// What was trained shortly, the best first.
+    /// What was trained on half of the samples, the best first.
     pub compared: Vec<Compared>,
     /// Seconds that advising took.
     pub seconds: f64,
@@ -151,7 +149,7 @@ pub struct Considered {
     pub pass_seconds: f64,
 }
 
-/// A short training beside the best head.
+/// A training on half of the samples beside the best head.
 #[derive(Debug, Serialize)]
 pub struct Compared {
     /// The strategy, and what differs from its defaults.
@@ -222,7 +220,7 @@ impl<D: Domain> Advise<D> {
             _ => None,
         };
         let (strategy, options) = match course {
-            Some(course) => (course.strategy, course.options(&options)),
+            Some(course) => (course.strategy, course.options(&options, &D::defaults())),
             None => {
                 let (head, of_head) = heads::strategy(best.considered.heads[0].method);
                 (head, of_head.over(&options))
@@ -381,7 +379,7 @@ impl<D: Domain> Advise<D> {
         Ok(costs)
     }
 
-    /// Trains each of `courses` shortly on all of `samples` but a part, and judges it and the head by that part; the best
+    /// Trains each of `courses` on all of `samples` but a part, and judges it and the head by that part; the best
     /// comes first.
     #[allow(clippy::too_many_arguments)]
     fn compare(
@@ -413,9 +411,10 @@ impl<D: Domain> Advise<D> {
         let mut all = Vec::new();
         for &course in courses {
             let start = Instant::now();
-            let (strategy, options) = (fit::find_strategy(course.strategy)?, course.options(options));
-            let whole = bench.plan(strategy, &options, best.splits.train.len())?;
-            let epochs = whole.trains().map(|train| train.epochs).max().unwrap_or(1).div_ceil(SHORTER);
+            let (strategy, options) = (fit::find_strategy(course.strategy)?, course.options(options, &D::defaults()));
+            // With half of the labels this is half of a fine-tuning run, whatever the strategy.
+            let usual = bench.plan(fit::find_strategy("fine-tuning")?, &options, best.splits.train.len())?;
+            let epochs = usual.trains().map(|train| train.epochs).max().unwrap_or(1);
             let plan = bench.plan(strategy, &Options { epochs: Some(epochs), ..options }, learned.len())?;
             let right = bench.compare(&plan, train.clone(), &judged)?;
             let (gain, error) = difference(&right, &of_head);

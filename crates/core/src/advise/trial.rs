@@ -1,4 +1,4 @@
-//! Trials: what a step of a strategy takes on this machine, and what a short training reaches on samples held out. The
+//! Trials: what a step of a strategy takes on this machine, and what a training reaches on samples held out. The
 //! trainer executes the strategies' own plans; nothing of a trial is kept but its figures.
 
 use std::collections::BTreeMap;
