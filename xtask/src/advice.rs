@@ -197,9 +197,9 @@ fn table(figures: &[Figure], records: &[Record]) -> String {
         found
     };
     let whats: Vec<&str> = distinct(|f| &f.what).into_iter().filter(|what| *what != "advise").collect();
-    let mut text = format!("| data | advised | to advise | {} | best of all | difference |\n", whats.join(" | "));
+    let mut text =
+        format!("| data | advised | to advise | {} | best of all | difference, standard error |\n", whats.join(" | "));
     text += &format!("|---|---|--:{}|--:|--:|\n", "|--:".repeat(whats.len()));
-    let rows = summary::rows(records);
     for set in distinct(|f| &f.set) {
         let of = |what: &str| figures.iter().filter(|f| f.set == set && f.what == what).collect::<Vec<&Figure>>();
         let advice = of("advise");
@@ -214,11 +214,19 @@ fn table(figures: &[Figure], records: &[Record]) -> String {
         let seconds = mean(&advice.iter().map(|f| f.seconds).collect::<Vec<_>>());
         let cells: Vec<String> = whats.iter().map(|what| cell(&of(what))).collect();
         let (data, labels) = set.split_once('/').unwrap_or((set, ""));
-        let best = rows.iter().filter(|row| row.data == data && row.labels.to_string() == labels);
-        let [best, gap] = match best.max_by(|a, b| a.accuracy.total_cmp(&b.accuracy)) {
-            Some(best) => {
-                [format!("{} {:.1} %", best.strategy, 100.0 * best.accuracy), gap(&of("advised"), best, records)]
-            }
+        let advised = of("advised");
+        let same = |r: &&Record| {
+            let cell = &r.cell;
+            cell.data == data && cell.labels.to_string() == labels && advised.iter().any(|f| f.seed == cell.seed)
+        };
+        let rows = summary::rows(&records.iter().filter(same).cloned().collect::<Vec<_>>());
+        // Only what was measured with all of these seeds: they draw easier and harder labels.
+        let [best, gap] = match rows
+            .iter()
+            .filter(|row| row.seeds == advised.len())
+            .max_by(|a, b| a.accuracy.total_cmp(&b.accuracy))
+        {
+            Some(best) => [format!("{} {:.1} %", best.strategy, 100.0 * best.accuracy), gap(&advised, best, records)],
             None => ["–", "–"].map(String::from),
         };
         text += &format!(

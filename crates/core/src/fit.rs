@@ -99,8 +99,8 @@ pub struct Fit<D: Domain> {
     /// What to do when a loss is no number [default: stop]
     #[arg(long, value_name = "NAME")]
     pub on_nan: Option<OnNan>,
-    /// Write a checkpoint every N steps and at the end of each epoch [default: at the ends of epochs, where writing takes no
-    /// more than a twentieth of the time]
+    /// Write a checkpoint every N steps and at the end of each epoch [default: at the end of the first epoch, and then at
+    /// ends of epochs, so seldom that writing takes a twentieth of the time]
     #[arg(long, value_name = "N")]
     pub checkpoint_every: Option<usize>,
     /// Least time between the checkpoints at the ends of epochs and phases; for programs whose runs are too short to be gone on with.

@@ -291,6 +291,9 @@ pub fn spoken(name: &str) -> String {
 /// The headline: `accuracy 0.9400, macro-F1 0.9398, loss 0.1203`.
 impl fmt::Display for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.samples == 0 {
+            return f.write_str("not judged");
+        }
         let parts: Vec<String> =
             self.headline().into_iter().map(|(name, value)| format!("{} {value:.4}", spoken(name))).collect();
         f.write_str(&parts.join(", "))

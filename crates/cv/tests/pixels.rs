@@ -140,6 +140,17 @@ fn upper_rows_of_a_photo_are_those_of_the_whole() {
 }
 
 #[test]
+fn whether_a_photo_can_be_read_does_not_depend_on_the_rows() {
+    let mut bytes = fs::read(fixtures("tall/half_colour.jpg")).unwrap();
+    let at = bytes.windows(2).rposition(|pair| pair == [0xff, 0x00]).unwrap();
+    for marker in [0xc0, 0xc4, 0xda, 0xd8] {
+        bytes[at + 1] = marker;
+        let (whole, upper) = (decode("a", &bytes), decode_upper("a", &bytes, &|_, _| 1));
+        assert_eq!(whole.is_ok(), upper.is_ok(), "{marker:x}");
+    }
+}
+
+#[test]
 fn a_view_is_the_same_from_the_rows_that_it_needs() {
     for name in ["half_colour.jpg", "across.jpg", "restarts.jpg"] {
         let bytes = fs::read(fixtures("tall").join(name)).unwrap();

@@ -412,7 +412,7 @@ impl<D: Domain> Advise<D> {
         for &course in courses {
             let start = Instant::now();
             let (strategy, options) = (fit::find_strategy(course.strategy)?, course.options(options, &D::defaults()));
-            // With half of the labels this is half of a fine-tuning run, whatever the strategy.
+            // With half of the labels this is half of a fine-tuning run, or less, whatever the strategy.
             let usual = bench.plan(fit::find_strategy("fine-tuning")?, &options, best.splits.train.len())?;
             let epochs = usual.trains().map(|train| train.epochs).max().unwrap_or(1);
             let plan = bench.plan(strategy, &Options { epochs: Some(epochs), ..options }, learned.len())?;

@@ -140,7 +140,7 @@ const fn above(of: Quantity, bound: f64) -> Condition {
 use Quantity::*;
 
 const LP_FT: Course = Course::of("lp-ft");
-/// Four times its own rate: few labels make few steps.
+/// Four times its own rate: few labels make few steps. With more than some thousands that is not measured.
 const LORA: Course = Course { rate: Some(40.0), ..Course::of("lora") };
 
 /// The table.
@@ -248,11 +248,19 @@ pub static RULES: &[Rule] = &[
     },
     Rule {
         name: "texts-worth-comparing",
-        when: &[at_least(Sequence, 1.0), at_least(HeldOut, 30.0)],
+        when: &[at_least(Sequence, 1.0), at_least(HeldOut, 30.0), below(Labels, 2000.0)],
         then: Then::Compare(&[LORA]),
         because: "whether it is worth its time depends on the data more than on anything known beforehand; half of the labels \
-                  show it, and on texts it was nowhere far below the best",
+                  show it, and with few texts it was the best or at most some points below",
         source: "Hu et al. 2022; our comparison of all strategies",
+    },
+    Rule {
+        name: "many-texts-worth-comparing",
+        when: &[at_least(Sequence, 1.0), at_least(HeldOut, 30.0), at_least(Labels, 2000.0)],
+        then: Then::Compare(&[LP_FT]),
+        because: "with labels in plenty all of the backbone can learn, and from a head that is solved it does not begin by \
+                  forgetting",
+        source: "Kumar et al. 2022; our measurement on SST-2",
     },
     Rule {
         name: "too-large-for-memory",
@@ -293,7 +301,7 @@ pub static RULES: &[Rule] = &[
     },
     Rule {
         name: "few-texts",
-        when: &[at_least(Sequence, 1.0), below(LabelsPerClass, 32.0)],
+        when: &[at_least(Sequence, 1.0), below(LabelsPerClass, 32.0), below(HeldOut, 100.0)],
         then: Then::Take(Take::Course(LORA)),
         because: "encoders of texts gain from being moved even by few labels, and so few hold out too little to show it",
         source: "Hu et al. 2022; our comparison of all strategies",
@@ -302,7 +310,8 @@ pub static RULES: &[Rule] = &[
         name: "weak-features",
         when: &[below(Lift, 0.6), at_least(LabelsPerClass, 32.0)],
         then: Then::Take(Take::Compared),
-        because: "the frozen features hold little of what tells the classes apart, and there are labels enough to change them",
+        because: "the comparison does not decide; the frozen features hold little of what tells the classes apart, and there are \
+                  labels enough to change them",
         source: "Kumar et al. 2022; our comparison of all strategies",
     },
     Rule {
@@ -391,7 +400,7 @@ mod tests {
             let first = that_apply(&measured(all), |then| matches!(then, Then::Take(_))).next().unwrap();
             (first.name, first.then)
         };
-        let few = [(LabelsPerClass, 8.0), (LeftToGain, 0.3), (Lift, 0.4)];
+        let few = [(LabelsPerClass, 8.0), (HeldOut, 20.0), (LeftToGain, 0.3), (Lift, 0.4)];
         let with = |more: &[(Quantity, f64)]| [&few[..], more].concat();
         assert_eq!(take(&with(&[(Sequence, 1.0)])).0, "few-texts");
         assert_eq!(take(&with(&[(Sequence, 0.0)])).0, "otherwise-the-head");

@@ -247,10 +247,13 @@ impl Extractor<'_> {
         });
         let pieces = pieces.collect::<Result<Vec<Frozen>>>()?;
         let request = |&at: &usize| Request { index: at % samples, view: views[at / samples].of(at % samples) };
-        let batches: Vec<Vec<Request>> = missing.chunks(BATCH).map(|c| c.iter().map(request).collect()).collect();
+        // Views of one sample are not in the same batch: what was read is told by its number.
+        let of_views = missing.chunk_by(|a, b| a / samples == b / samples);
+        let chunks: Vec<&[usize]> = of_views.flat_map(|view| view.chunks(BATCH)).collect();
+        let batches: Vec<Vec<Request>> = chunks.iter().map(|c| c.iter().map(request).collect()).collect();
         let loader = Loader::new(dataset.clone(), batches, self.threads);
         let (mut done, mut placed) = (0, false);
-        for (mut loaded, positions) in loader.zip(missing.chunks(BATCH)) {
+        for (mut loaded, positions) in loader.zip(chunks) {
             for (index, error) in loaded.failed.drain(..) {
                 faults.note(split, &**dataset, index, error)?;
             }

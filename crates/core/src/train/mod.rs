@@ -87,8 +87,8 @@ pub struct Job<'a> {
     pub run: &'a RunDir,
     /// Where activations of frozen stages are kept.
     pub cache: &'a Cache,
-    /// A checkpoint is written after this many steps, and at the end of every epoch and phase; without a number, only at
-    /// those ends where writing takes no more than a twentieth of the time.
+    /// A checkpoint is written after this many steps, and at the end of every epoch and phase; without a number, at the first
+    /// of these ends, and then so seldom that writing takes a twentieth of the time.
     pub checkpoint_every: Option<usize>,
     /// An epoch or phase that ends sooner than this after the last checkpoint, or the beginning, leaves none.
     pub checkpoint_pause: Duration,

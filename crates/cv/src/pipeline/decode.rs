@@ -48,8 +48,8 @@ pub struct Upper {
     pub height: u32,
 }
 
-/// Decodes those rows of the file `bytes` that are `needed` for its width and height, or more: of a JPEG file in one scan what
-/// lies below them is not read, which is half of what takes time.
+/// Decodes those rows of the file `bytes` that are `needed` for its width and height, or more: of a JPEG file in one scan the
+/// pixels below them are not decoded. Whether a file can be read does not depend on the rows.
 ///
 /// # Errors
 /// As [`decode`].
@@ -115,11 +115,14 @@ fn decode_checked(name: &str, bytes: &[u8], needed: &dyn Fn(u32, u32) -> u32) ->
     let orientation = decoder.orientation().ok();
     let upright = orientation.is_none_or(|orientation| orientation == Orientation::NoTransforms);
     if format == ImageFormat::Jpeg && upright {
-        if let Some(fewer) = shortened(bytes, needed(width, height)) {
+        let needed = needed(width, height);
+        if let Some(fewer) = shortened(bytes, needed) {
             let mut reader = ImageReader::with_format(Cursor::new(fewer), format);
             reader.limits(rest);
             let rows = reader.decode().map_err(unreadable)?.into_rgb8();
-            return Ok(Upper { rows, height });
+            if rows.width() == width && rows.height() >= needed {
+                return Ok(Upper { rows, height });
+            }
         }
     }
     let mut photo = DynamicImage::from_decoder(decoder).map_err(unreadable)?;
@@ -135,8 +138,8 @@ fn scans(bytes: &[u8]) -> u64 {
     bytes.windows(2).filter(|pair| *pair == [0xff, 0xda]).count() as u64
 }
 
-/// The segments of a JPEG file before its pixels, with marker and place of their length; the last one is the header of
-/// the first scan, unless something else stands in between.
+/// The segments of a JPEG file up to its first scan, with marker and place of their length. Behind the header of the scan
+/// there are no more, but pixels.
 struct Segments<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -175,9 +178,9 @@ fn jpeg_ends(bytes: &[u8]) -> bool {
     rest.is_some_and(|data| data.windows(2).rev().any(|pair| pair == [0xff, 0xd9]))
 }
 
-/// The JPEG file `bytes` as one that has about `rows` rows, where its pixels come from above to below, all components in
+/// The JPEG file `bytes` as one that has at least `rows` rows, where its pixels come from above to below, all components in
 /// one scan: another height in its header. Rows that the next ones would have a say in, colours being kept at less than
-/// full resolution, are beyond these.
+/// full resolution, are beyond these. Pixels with a marker among them are left to a decoder that reads them all.
 fn shortened(bytes: &[u8], rows: u32) -> Option<Vec<u8>> {
     let mut frame = None;
     for (marker, at) in (Segments { bytes, at: 2 }) {
@@ -195,7 +198,7 @@ fn shortened(bytes: &[u8], rows: u32) -> Option<Vec<u8>> {
                 let block = 8 * u32::from(factors.collect::<Option<Vec<u8>>>()?.into_iter().max()?);
                 let height = u32::from(u16::from_be_bytes([*bytes.get(frame + 3)?, *bytes.get(frame + 4)?]));
                 let rows = (rows.div_ceil(block) + 1) * block;
-                if rows >= height {
+                if rows >= height || !unmarked(bytes.get(at..)?) {
                     return None;
                 }
                 let mut fewer = bytes.to_vec();
@@ -206,4 +209,10 @@ fn shortened(bytes: &[u8], rows: u32) -> Option<Vec<u8>> {
         }
     }
     None
+}
+
+/// Whether no marker but those of restarts stands between the header of a scan, at which `scan` begins, and the end.
+fn unmarked(scan: &[u8]) -> bool {
+    let bytes = memchr::memchr_iter(0xff, scan).filter_map(|at| scan.get(at + 1));
+    bytes.copied().find(|next| !matches!(next, 0x00 | 0xd0..=0xd7 | 0xff)) == Some(0xd9)
 }

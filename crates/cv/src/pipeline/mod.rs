@@ -24,7 +24,7 @@ pub use self::test_views::{TestViewArgs, TestViews};
 use crate::dataset::photo::Photo;
 
 /// Raised whenever equal files and settings begin to give other numbers, so that no cache mixes the two.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The preprocessing of one model.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
