@@ -11,7 +11,7 @@ for target; do
     time=$seconds
     seeds=seeds/$target
     case $target in
-    photo) time=$((2 * seconds)) seeds="../crates/cv/tests/fixtures/formats regressions/photo" ;;
+    photo) time=$((2 * seconds)) seeds="../crates/cv/tests/fixtures/formats ../crates/cv/tests/fixtures/tall regressions/photo" ;;
     pickle) seeds="$seeds ../crates/core/tests/fixtures" ;;
     esac
     mkdir -p "corpus/$target"

@@ -17,6 +17,7 @@ use topwork_core::seed::Seed;
 use topwork_core::task::Kind;
 use topwork_core::{adapter, cache, checkpoint, compare, events, plan_file};
 use topwork_cv::dataset::{inputs, tars};
+use topwork_cv::pipeline::decode::decode;
 use topwork_cv::{Pipeline, models};
 use topwork_nlp::Sentences;
 use topwork_nlp::models::bert::family::Family;
@@ -89,11 +90,19 @@ pub fn pickle(bytes: &[u8]) {
     let _ = checkpoint::parse(archive.finish().unwrap().get_ref(), name);
 }
 
-/// A plain and a random view of a photo.
+/// A plain and some random views of a photo, for which no more than is needed is decoded.
 pub fn photo(bytes: &[u8]) {
-    let pipeline = Pipeline { resize: 32, crop: 32, ..Pipeline::imagenet() };
-    for view in [View::Plain, View::Augmented(Seed(1))] {
-        let _ = pipeline.load("photo", bytes, view);
+    let pipeline = Pipeline { resize: 36, crop: 32, ..Pipeline::imagenet() };
+    let whole = decode("photo", bytes);
+    for view in [View::Plain].into_iter().chain((1..4).map(|seed| View::Augmented(Seed(seed)))) {
+        let found = pipeline.load("photo", bytes, view);
+        if let (Ok(whole), Ok(found)) = (&whole, found) {
+            assert_eq!(
+                pipeline.render(whole, view).unwrap(),
+                found,
+                "the rows that a view needs are those of the whole"
+            );
+        }
     }
 }
 

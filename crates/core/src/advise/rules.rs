@@ -80,6 +80,9 @@ pub enum Take {
 pub struct Course {
     /// The strategy.
     pub strategy: &'static str,
+    /// Factor on the head's learning rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_rate: Option<f64>,
     /// Its learning rate over that of fine-tuning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<f64>,
@@ -87,20 +90,21 @@ pub struct Course {
 
 impl Course {
     const fn of(strategy: &'static str) -> Self {
-        Self { strategy, rate: None }
+        Self { strategy, head_rate: None, rate: None }
     }
 
     /// `options` with what differs.
     pub(super) fn options(&self, options: &Options, defaults: &Defaults) -> Options {
         let learning_rate = self.rate.map(|factor| factor * defaults.fine_tuning.learning_rate);
-        Options { learning_rate, ..options.clone() }
+        Options { learning_rate, head_rate: self.head_rate, ..options.clone() }
     }
 }
 
 impl fmt::Display for Course {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.strategy)?;
-        self.rate.map_or(Ok(()), |rate| write!(f, " at {rate} times the rate of fine-tuning"))
+        self.rate.map_or(Ok(()), |rate| write!(f, " at {rate} times the rate of fine-tuning"))?;
+        self.head_rate.map_or(Ok(()), |rate| write!(f, " with the head {rate} times as fast"))
     }
 }
 
@@ -140,6 +144,9 @@ const fn above(of: Quantity, bound: f64) -> Condition {
 use Quantity::*;
 
 const LP_FT: Course = Course::of("lp-ft");
+const PAIRS: Course = Course::of("contrastive-few-shot");
+/// A head from random numbers has to get somewhere in few steps.
+const GRADUAL: Course = Course { head_rate: Some(10.0), ..Course::of("gradual-unfreezing") };
 /// Four times its own rate: few labels make few steps. With more than some thousands that is not measured.
 const LORA: Course = Course { rate: Some(40.0), ..Course::of("lora") };
 
@@ -277,42 +284,42 @@ pub static RULES: &[Rule] = &[
         source: "Kornblith et al., Do Better ImageNet Models Transfer Better?, 2019; our measurement on ants-bees",
     },
     Rule {
+        name: "texts-won",
+        when: &[at_least(Sequence, 1.0), at_least(Gain, 0.0), at_least(LabelsPerClass, 32.0), below(Labels, 2000.0)],
+        then: Then::Take(Take::Course(GRADUAL)),
+        because: "learning in the backbone pays, as what was compared shows; with labels enough this is what makes most of it \
+                  on texts",
+        source: "Howard & Ruder 2018; our comparison of all strategies",
+    },
+    Rule {
         name: "comparison-won",
-        when: &[at_least(Certainty, 1.0)],
+        when: &[at_least(Gain, 0.0)],
         then: Then::Take(Take::Compared),
-        because: "trained on half of the labels, it was better than the head on samples that neither had seen, by more than a \
-                  standard error",
-        source: "measured here",
-    },
-    Rule {
-        name: "comparison-lost",
-        when: &[below(Certainty, -1.0)],
-        then: Then::Take(Take::Head),
-        because: "trained on half of the labels, it was worse than the head on samples that neither had seen, by more than a \
-                  standard error",
-        source: "measured here",
-    },
-    Rule {
-        name: "comparison-even",
-        when: &[at_least(Gain, 0.0), at_least(HeldOut, 100.0)],
-        then: Then::Take(Take::Compared),
-        because: "trained on half of the labels, it was as good as the head, and gains more from the other half",
+        because: "trained on half of the labels, it was as good as the head or better on samples that neither had seen, and it \
+                  gains more from the other half",
         source: "measured here; Hernandez et al., Scaling Laws for Transfer, 2021",
     },
     Rule {
-        name: "few-texts",
-        when: &[at_least(Sequence, 1.0), below(LabelsPerClass, 32.0), below(HeldOut, 100.0)],
-        then: Then::Take(Take::Course(LORA)),
-        because: "encoders of texts gain from being moved even by few labels, and so few hold out too little to show it",
-        source: "Hu et al. 2022; our comparison of all strategies",
+        name: "weak-features",
+        when: &[at_least(Certainty, -1.0), below(Lift, 0.6)],
+        then: Then::Take(Take::Compared),
+        because: "the comparison does not decide; the frozen features hold little of what tells the classes apart, and with all \
+                  labels there is more to change them by",
+        source: "Kumar et al. 2022; our comparison of all strategies",
     },
     Rule {
-        name: "weak-features",
-        when: &[below(Lift, 0.6), at_least(LabelsPerClass, 32.0)],
-        then: Then::Take(Take::Compared),
-        because: "the comparison does not decide; the frozen features hold little of what tells the classes apart, and there are \
-                  labels enough to change them",
-        source: "Kumar et al. 2022; our comparison of all strategies",
+        name: "comparison-lost",
+        when: &[below(Gain, 0.0)],
+        then: Then::Take(Take::Head),
+        because: "trained on half of the labels, it was worse than the head on samples that neither had seen",
+        source: "measured here",
+    },
+    Rule {
+        name: "few-texts",
+        when: &[at_least(Sequence, 1.0), below(HeldOut, 30.0)],
+        then: Then::Take(Take::Course(PAIRS)),
+        because: "pairs make many lessons of few labels, and move the features where a head alone cannot",
+        source: "Tunstall et al., SetFit, 2022; our comparison of all strategies",
     },
     Rule {
         name: "otherwise-the-head",
@@ -404,14 +411,17 @@ mod tests {
         let with = |more: &[(Quantity, f64)]| [&few[..], more].concat();
         assert_eq!(take(&with(&[(Sequence, 1.0)])).0, "few-texts");
         assert_eq!(take(&with(&[(Sequence, 0.0)])).0, "otherwise-the-head");
-        assert_eq!(take(&with(&[(LabelsPerClass, 64.0), (Sequence, 1.0)])).0, "weak-features");
         assert_eq!(take(&with(&[(LeftToGain, 0.03), (Sequence, 1.0)])).0, "near-ceiling");
-        let compared =
-            |gain, certainty, held| with(&[(Gain, gain), (Certainty, certainty), (HeldOut, held), (Sequence, 1.0)]);
-        assert_eq!(take(&compared(0.1, 1.2, 40.0)), ("comparison-won", Then::Take(Take::Compared)));
-        assert_eq!(take(&compared(-0.1, -1.2, 40.0)), ("comparison-lost", Then::Take(Take::Head)));
-        assert_eq!(take(&compared(0.02, 0.3, 200.0)), ("comparison-even", Then::Take(Take::Compared)));
-        assert_eq!(take(&compared(0.02, 0.3, 40.0)).0, "few-texts", "chance decides nothing");
+        let compared = |gain, certainty, sequence, per_class| {
+            let labels =
+                [(Sequence, sequence), (LabelsPerClass, per_class), (Labels, 10.0 * per_class), (HeldOut, 60.0)];
+            with(&[&labels[..], &[(Gain, gain), (Certainty, certainty)]].concat())
+        };
+        assert_eq!(take(&compared(0.1, 1.2, 0.0, 64.0)), ("comparison-won", Then::Take(Take::Compared)));
+        assert_eq!(take(&compared(0.1, 1.2, 1.0, 64.0)).0, "texts-won");
+        assert_eq!(take(&compared(0.1, 1.2, 1.0, 8.0)).0, "comparison-won");
+        assert_eq!(take(&compared(-0.1, -0.2, 1.0, 64.0)).0, "weak-features");
+        assert_eq!(take(&compared(-0.1, -1.2, 1.0, 64.0)), ("comparison-lost", Then::Take(Take::Head)));
         assert_eq!(take(&with(&[(Gain, 0.1), (Memory, 0.95)])).0, "too-large-for-memory");
     }
 }
