@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 use topwork_core::advise::Advise;
+use topwork_core::compare::moments;
 use topwork_core::domain::Domain;
 use topwork_core::fit::Fit;
 use topwork_core::observe::Silent;
@@ -21,6 +22,7 @@ use topwork_core::strategy::Options;
 use topwork_cv::Photos;
 use topwork_nlp::Sentences;
 
+use crate::bench::RECORDS;
 use crate::bench::cell::{Finding, Record, read_lines};
 use crate::bench::summary::{self, Row};
 
@@ -38,9 +40,9 @@ pub struct Args {
     /// Strategies beside the advised plan, at their defaults
     #[arg(long, value_delimiter = ',', default_value = "fine-tuning")]
     strategies: Vec<String>,
-    /// Records of `cargo xtask bench --strategies all --export`
-    #[arg(long, value_name = "FILE", default_value = "docs/bench/strategies.jsonl")]
-    records: PathBuf,
+    /// Records of `cargo xtask bench --strategies all --export` [default: docs/bench/strategies.jsonl]
+    #[arg(long, value_name = "FILE")]
+    records: Option<PathBuf>,
     /// Begin nothing after so many minutes
     #[arg(long)]
     minutes: Option<f64>,
@@ -96,8 +98,8 @@ pub fn run(args: &Args) -> Result<()> {
             }
         }
     }
-    let records = if args.records.exists() { read_lines(&args.records)? } else { Vec::new() };
-    print!("{}", table(&figures, &records));
+    let records = args.records.clone().unwrap_or_else(|| crate::root().join(RECORDS));
+    print!("{}", table(&figures, &read_lines(&records)?));
     Ok(())
 }
 
@@ -211,7 +213,7 @@ fn table(figures: &[Figure], records: &[Record]) -> String {
             [(only, _)] => vec![only.to_string()],
             several => several.iter().map(|(name, times)| format!("{name} ({times})")).collect(),
         };
-        let seconds = mean(&advice.iter().map(|f| f.seconds).collect::<Vec<_>>());
+        let (seconds, _) = moments(&advice.iter().map(|f| f.seconds).collect::<Vec<_>>());
         let cells: Vec<String> = whats.iter().map(|what| cell(&of(what))).collect();
         let (data, labels) = set.split_once('/').unwrap_or((set, ""));
         let advised = of("advised");
@@ -238,25 +240,16 @@ fn table(figures: &[Figure], records: &[Record]) -> String {
     text
 }
 
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
-}
-
-/// Standard deviation of the sample, with n - 1.
-fn deviation(values: &[f64]) -> f64 {
-    let mean = mean(values);
-    (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (values.len() as f64 - 1.0)).sqrt()
-}
-
 /// Mean accuracy, its deviation over seeds, and seconds.
 fn cell(figures: &[&Figure]) -> String {
     if figures.is_empty() {
         return "–".into();
     }
     let accuracies: Vec<f64> = figures.iter().map(|f| 100.0 * f.accuracy.unwrap_or(f64::NAN)).collect();
-    let spread = if accuracies.len() > 1 { format!(" ± {:.1}", deviation(&accuracies)) } else { String::new() };
-    let seconds = mean(&figures.iter().map(|f| f.seconds).collect::<Vec<_>>());
-    format!("{:.1}{spread} %, {seconds:.0} s", mean(&accuracies))
+    let (accuracy, variance) = moments(&accuracies);
+    let spread = if accuracies.len() > 1 { format!(" ± {:.1}", variance.sqrt()) } else { String::new() };
+    let (seconds, _) = moments(&figures.iter().map(|f| f.seconds).collect::<Vec<_>>());
+    format!("{accuracy:.1}{spread} %, {seconds:.0} s")
 }
 
 /// Points of the advised plan above `best` on the same labels, with the standard error over seeds.
@@ -275,7 +268,10 @@ fn gap(advised: &[&Figure], best: &Row, records: &[Record]) -> String {
     match &gaps.collect::<Vec<f64>>()[..] {
         [] => "–".into(),
         [one] => format!("{one:+.1}"),
-        gaps => format!("{:+.1} ± {:.1}", mean(gaps), deviation(gaps) / (gaps.len() as f64).sqrt()),
+        gaps => {
+            let (gap, variance) = moments(gaps);
+            format!("{gap:+.1} ± {:.1}", (variance / gaps.len() as f64).sqrt())
+        }
     }
 }
 

@@ -28,7 +28,7 @@ use grid::{Budget, Entry, Size};
 use report::Report;
 
 /// What earlier sittings measured, from the workspace's root; docs/compared.md is its report.
-const RECORDS: &str = "docs/bench/strategies.jsonl";
+pub const RECORDS: &str = "docs/bench/strategies.jsonl";
 /// What was measured.
 const CHOSEN: &str = "settings chosen by cross-validation";
 

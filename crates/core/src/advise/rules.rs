@@ -267,7 +267,7 @@ pub static RULES: &[Rule] = &[
         then: Then::Compare(&[LP_FT]),
         because: "with labels in plenty all of the backbone can learn, and from a head that is solved it does not begin by \
                   forgetting",
-        source: "Kumar et al. 2022; our measurement on SST-2",
+        source: "Kumar et al. 2022",
     },
     Rule {
         name: "too-large-for-memory",

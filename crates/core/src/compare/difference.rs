@@ -43,8 +43,8 @@ pub fn difference(a: &[(u64, f64)], b: &[(u64, f64)]) -> Option<Difference> {
     Some(test(mean - other, both.sqrt(), freedom, false))
 }
 
-/// Mean and sample variance.
-pub(super) fn moments(values: &[f64]) -> (f64, f64) {
+/// Mean and sample variance (n - 1); of a single value, that is no number.
+pub fn moments(values: &[f64]) -> (f64, f64) {
     let mean = values.iter().sum::<f64>() / values.len() as f64;
     let square: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
     (mean, square / (values.len() as f64 - 1.0))

@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::train::EpochRecord;
 use crate::{Error, Result};
 
-pub use difference::{Difference, difference};
+pub use difference::{Difference, difference, moments};
 pub use page::page;
 
 /// What of `run.toml` is no setting: where a run is, how it was begun, and the plan, which follows from settings and data.
@@ -192,7 +192,7 @@ impl Row {
         });
         let settings = settings.collect::<Vec<_>>().join(", ");
         let scores: Vec<(u64, f64)> = group.iter().map(|run| (run.seed, run.metrics.score())).collect();
-        let (mean, variance) = difference::moments(&scores.iter().map(|(_, score)| *score).collect::<Vec<_>>());
+        let (mean, variance) = moments(&scores.iter().map(|(_, score)| *score).collect::<Vec<_>>());
         Self {
             settings,
             runs: group.iter().map(|run| run.path.clone()).collect(),
