@@ -86,17 +86,21 @@ pub struct Course {
     /// Its learning rate over that of fine-tuning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<f64>,
+    /// Samples a step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<usize>,
 }
 
 impl Course {
     const fn of(strategy: &'static str) -> Self {
-        Self { strategy, head_rate: None, rate: None }
+        Self { strategy, head_rate: None, rate: None, batch_size: None }
     }
 
     /// `options` with what differs.
     pub(super) fn options(&self, options: &Options, defaults: &Defaults) -> Options {
         let learning_rate = self.rate.map(|factor| factor * defaults.fine_tuning.learning_rate);
-        Options { learning_rate, head_rate: self.head_rate, ..options.clone() }
+        let batch_size = self.batch_size.or(options.batch_size);
+        Options { learning_rate, head_rate: self.head_rate, batch_size, ..options.clone() }
     }
 }
 
@@ -104,7 +108,8 @@ impl fmt::Display for Course {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.strategy)?;
         self.rate.map_or(Ok(()), |rate| write!(f, " at {rate} times the rate of fine-tuning"))?;
-        self.head_rate.map_or(Ok(()), |rate| write!(f, " with the head {rate} times as fast"))
+        self.head_rate.map_or(Ok(()), |rate| write!(f, " with the head {rate} times as fast"))?;
+        self.batch_size.map_or(Ok(()), |size| write!(f, " in batches of {size}"))
     }
 }
 
@@ -144,11 +149,15 @@ const fn above(of: Quantity, bound: f64) -> Condition {
 use Quantity::*;
 
 const LP_FT: Course = Course::of("lp-ft");
+/// What was learned elsewhere has to move farther.
+const LP_FT_FAR: Course = Course { rate: Some(3.0), ..Course::of("lp-ft") };
 const PAIRS: Course = Course::of("contrastive-few-shot");
 /// A head from random numbers has to get somewhere in few steps.
 const GRADUAL: Course = Course { head_rate: Some(10.0), ..Course::of("gradual-unfreezing") };
 /// Four times its own rate: few labels make few steps. With more than some thousands that is not measured.
 const LORA: Course = Course { rate: Some(40.0), ..Course::of("lora") };
+/// As many steps of fewer texts each: no worse, and half the work.
+const LORA_FEW: Course = Course { batch_size: Some(8), ..LORA };
 
 /// The table.
 pub static RULES: &[Rule] = &[
@@ -246,6 +255,21 @@ pub static RULES: &[Rule] = &[
         source: "Dietterich, Approximate Statistical Tests, 1998",
     },
     Rule {
+        name: "too-few-texts-to-compare",
+        when: &[at_least(Sequence, 1.0), below(Labels, 200.0)],
+        then: Then::Compare(&[]),
+        because: "half of so few labels says too little of what all of them do: what was better with all of them lost on half \
+                  as often as not",
+        source: "our measurement on short texts (docs/advise.md)",
+    },
+    Rule {
+        name: "far-photos-worth-comparing",
+        when: &[below(Sequence, 1.0), at_least(HeldOut, 30.0), below(SourceShare, 0.6)],
+        then: Then::Compare(&[LP_FT_FAR]),
+        because: "far from the source the features have to move farther, and a larger rate takes them there in as many steps",
+        source: "Li et al., Rethinking the Hyperparameters for Fine-tuning, 2020; our measurement on the digits",
+    },
+    Rule {
         name: "photos-worth-comparing",
         when: &[below(Sequence, 1.0), at_least(HeldOut, 30.0)],
         then: Then::Compare(&[LP_FT]),
@@ -315,11 +339,19 @@ pub static RULES: &[Rule] = &[
         source: "measured here",
     },
     Rule {
-        name: "few-texts",
-        when: &[at_least(Sequence, 1.0), below(HeldOut, 30.0)],
+        name: "few-texts-weak-features",
+        when: &[at_least(Sequence, 1.0), below(Labels, 64.0), below(Lift, 0.5)],
         then: Then::Take(Take::Course(PAIRS)),
-        because: "pairs make many lessons of few labels, and move the features where a head alone cannot",
+        because: "the frozen features hardly tell the classes apart; pairs make many lessons of few labels, and move the \
+                  features where a head cannot",
         source: "Tunstall et al., SetFit, 2022; our comparison of all strategies",
+    },
+    Rule {
+        name: "few-texts",
+        when: &[at_least(Sequence, 1.0), below(Labels, 200.0)],
+        then: Then::Take(Take::Course(LORA_FEW)),
+        because: "with few texts it was above the head on every set, and the best strategy or within a point or two of it",
+        source: "Hu et al. 2022; our comparison of all strategies",
     },
     Rule {
         name: "otherwise-the-head",
@@ -407,9 +439,10 @@ mod tests {
             let first = that_apply(&measured(all), |then| matches!(then, Then::Take(_))).next().unwrap();
             (first.name, first.then)
         };
-        let few = [(LabelsPerClass, 8.0), (HeldOut, 20.0), (LeftToGain, 0.3), (Lift, 0.4)];
+        let few = [(LabelsPerClass, 8.0), (Labels, 40.0), (HeldOut, 20.0), (LeftToGain, 0.3), (Lift, 0.4)];
         let with = |more: &[(Quantity, f64)]| [&few[..], more].concat();
-        assert_eq!(take(&with(&[(Sequence, 1.0)])).0, "few-texts");
+        assert_eq!(take(&with(&[(Sequence, 1.0)])).0, "few-texts-weak-features");
+        assert_eq!(take(&with(&[(Sequence, 1.0), (Lift, 0.7)])).0, "few-texts");
         assert_eq!(take(&with(&[(Sequence, 0.0)])).0, "otherwise-the-head");
         assert_eq!(take(&with(&[(LeftToGain, 0.03), (Sequence, 1.0)])).0, "near-ceiling");
         let compared = |gain, certainty, sequence, per_class| {
