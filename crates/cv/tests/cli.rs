@@ -25,6 +25,8 @@ fn a_run_is_complete_and_can_be_used() {
     }
     let table = home.run(&["evaluate", "runs/first", "--data", "data", "--seed", "3"]).well();
     assert!(table.contains("precision") && table.contains("blue"), "{table}");
+    let args = ["evaluate", "runs/first", "--data", "data", "--size", "96"];
+    home.refuses(&args, &["--size 96", "as it was trained", "leave it out"]);
 }
 
 #[test]

@@ -244,6 +244,10 @@ pub fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>, seed: 
     let (train, validation) = parts(args)?;
     let asked = args.asked(known);
     asked.check()?;
+    if let Some(side) = args.size.filter(|&side| known.is_some() && side != pipeline.crop) {
+        let reason = format!("the model is judged at {0} × {0} pixels, as it was trained", pipeline.crop);
+        return Err(Error::input(format!("--size {side}"), reason, "leave it out"));
+    }
     let read = |place: Place| match place.form {
         Form::Folder => folder::read(&place.at),
         Form::List => list::read(&place.at, args, &asked),
