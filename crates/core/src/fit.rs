@@ -215,7 +215,10 @@ impl<D: Domain> Fit<D> {
         let budget = budget(self.limit, self.per_class)?;
         let name = &self.model_name();
         // A strategy that starts from random weights needs the description alone.
-        let mut opened = describe::<D>(name, self.machine.offline, observer)?;
+        let mut opened = match describe::<D>(name, self.machine.offline, observer) {
+            Ok(opened) => opened,
+            Err(error) => return self.substituted(error, observer)?.prepare(observer),
+        };
         opened = adapter::configure::<D>(opened, &self.data)?;
         let splits = D::splits(&self.data, &opened.pipeline, None, seed)?;
         let splits = folds::arrange(splits, self.folds, self.fold, budget, seed)?;
@@ -242,16 +245,9 @@ impl<D: Domain> Fit<D> {
         let (params, report) = match plan.start {
             Start::Pretrained => {
                 if opened.weights.is_empty() {
-                    opened.weights = match (open_model::<D>(name, self.machine.offline, observer), self.substitute()) {
-                        // A file that is not what it should be is no reason to go on.
-                        (Err(Error::Input { reason, .. }), Some(embedded)) if !reason.contains(WRONG_CHECKSUM) => {
-                            observer.message(&format!(
-                                "{name} cannot be had; {embedded}, which is part of this program, takes its place \
-                                 (--model names another)"
-                            ));
-                            return Self { model: Some(embedded.into()), ..self.clone() }.prepare(observer);
-                        }
-                        (found, _) => found?.weights,
+                    opened.weights = match open_model::<D>(name, self.machine.offline, observer) {
+                        Ok(found) => found.weights,
+                        Err(error) => return self.substituted(error, observer)?.prepare(observer),
                     };
                 }
                 // A model of the very same classes goes on learning; other ones, however many, are another task.
@@ -283,10 +279,21 @@ impl<D: Domain> Fit<D> {
         self.model.clone().or_else(first).unwrap_or_else(|| D::DEFAULT_MODEL.into())
     }
 
-    /// What takes the default's place where that cannot be had.
-    fn substitute(&self) -> Option<&'static str> {
+    /// The same with the model that is part of the program, where none is named and the default cannot be had because of
+    /// `error`.
+    fn substituted(&self, error: Error, observer: &dyn Observer) -> Result<Self> {
         let named = self.model.is_some() || self.options.runs.is_some();
-        if named { None } else { D::EMBEDDED_MODEL }
+        match (&error, D::EMBEDDED_MODEL) {
+            // A file that is not what it should be is no reason to go on.
+            (Error::Input { reason, .. }, Some(embedded)) if !named && !reason.contains(WRONG_CHECKSUM) => {
+                let default = D::DEFAULT_MODEL;
+                observer.message(&format!(
+                    "{default} cannot be had; {embedded}, which is part of this program, takes its place (--model names another)"
+                ));
+                Ok(Self { model: Some(embedded.into()), ..self.clone() })
+            }
+            _ => Err(error),
+        }
     }
 
     /// Opens the other models that `plan` speaks of.
