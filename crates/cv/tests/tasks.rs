@@ -109,5 +109,6 @@ fn what_other_tasks_lack_is_refused() {
     run(&[&values[..], &["--label-smoothing", "0.1", "--strategy", "fine-tuning"]].concat(), &["smoothed labels"]);
     run(&["--task", "values", "--label-column", "tags"], &["row 2", "\"tags\"", "not a number"]);
     run(&["--label-column", "warm,cool"], &["--label-column", "--task labels"]);
+    run(&["--task", "tokens"], &["tokens", "possible values: classes, labels, values"]);
     home.refuses(&[&["rank", "--train", "list.csv", "--models", model()], &labels[..]].concat(), &["rank", "labels"]);
 }

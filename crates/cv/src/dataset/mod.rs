@@ -14,6 +14,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::{Deserialize, Serialize};
 use topwork_core::data::{Dataset, Excerpt, Sample, Splits, View, hold_out};
 use topwork_core::seed::Seed;
@@ -52,7 +54,7 @@ pub struct DataArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_column: Option<String>,
     /// What is asked of a sample: one of several classes, any number of labels, or values, which are numbers [default: classes]
-    #[arg(long, value_name = "KIND")]
+    #[arg(long, value_name = "KIND", value_parser = of_photos())]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<Kind>,
     /// Column of the class; of labels the column that lists them, or one of 0 and 1 for each, of values one for each, separated by
@@ -89,6 +91,12 @@ pub struct DataArgs {
     #[arg(long, value_name = "P")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub random_erase: Option<f64>,
+}
+
+/// Reads the name of a task that photos have.
+fn of_photos() -> impl TypedValueParser<Value = Kind> {
+    let names = Kind::OF_SAMPLES.iter().filter_map(ValueEnum::to_possible_value);
+    PossibleValuesParser::new(names).try_map(|name| Kind::from_str(&name, false))
 }
 
 impl DataArgs {
