@@ -344,7 +344,7 @@ impl<D: Domain> Fit<D> {
             None if prepared.device.is_cpu() => memory::free(),
             None => None,
         };
-        limit.map_or(Ok(()), |limit| prepared.memory(self.recompute).check(&prepared.plan, limit))
+        limit.map_or(Ok(()), |limit| prepared.memory(self.recompute).check(&prepared.plan, self.plan.is_some(), limit))
     }
 
     /// Looks for numbers that make no sense.

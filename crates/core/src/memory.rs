@@ -80,11 +80,12 @@ impl Use<'_> {
         plan.trains().map(|phase| (phase, self.of_steps(phase))).max_by_key(|(_, bytes)| *bytes)
     }
 
-    /// Looks whether the steps of `plan` have room in `limit` bytes.
+    /// Looks whether the steps of `plan` have room in `limit` bytes; one that `is_written` stands in a file of its own, which
+    /// flags do not change.
     ///
     /// # Errors
     /// When they have not, with settings that would.
-    pub fn check(&self, plan: &Plan, limit: u64) -> Result<()> {
+    pub fn check(&self, plan: &Plan, is_written: bool, limit: u64) -> Result<()> {
         let Some((phase, bytes)) = self.most(plan).filter(|(_, bytes)| *bytes > limit) else { return Ok(()) };
         let reason = format!("it takes about {}, and there are {}", gigabytes(bytes), gigabytes(limit));
         let fits = |recompute: bool, accumulate: usize| {
@@ -100,13 +101,17 @@ impl Use<'_> {
             "choose a smaller model or a strategy that learns less (feature-extraction learns no more than a head)";
         let remedy = match ways().find_map(|(recompute, parts)| fits(recompute, parts)) {
             Some((recompute, parts, bytes)) => {
+                let (accumulate, batch_size) = match is_written {
+                    true => (format!("accumulate = {parts} in the plan"), "its batch_size"),
+                    false => (format!("--accumulate {parts}"), "--batch-size"),
+                };
                 let flags = [
-                    (parts > phase.accumulate).then(|| format!("--accumulate {parts}")),
+                    (parts > phase.accumulate).then_some(accumulate),
                     (recompute != self.recompute).then(|| "--recompute".to_string()),
                 ];
                 let flags = flags.into_iter().flatten().collect::<Vec<_>>().join(" ");
                 format!(
-                    "{flags} takes the same steps with about {}; or lower --batch-size, or {others}",
+                    "{flags} takes the same steps with about {}; or lower {batch_size}, or {others}",
                     gigabytes(bytes)
                 )
             }
@@ -215,19 +220,21 @@ mod tests {
         let whole = Train { batch_size: 512, ..train(0) };
         let of = |accumulate| steps.of_steps(&Train { accumulate, ..whole.clone() });
         let plan = plan(vec![Phase::Train(whole.clone())]);
-        assert!(steps.check(&plan, of(1)).is_ok());
-        let message = steps.check(&plan, of(8)).unwrap_err().to_string();
+        assert!(steps.check(&plan, false, of(1)).is_ok());
+        let message = steps.check(&plan, false, of(8)).unwrap_err().to_string();
         assert!(message.contains("--accumulate 8 takes") && message.contains("--memory-limit"), "{message}");
+        let message = steps.check(&plan, true, of(8)).unwrap_err().to_string();
+        assert!(message.contains("accumulate = 8 in the plan takes") && !message.contains("--batch-size"), "{message}");
         // What was asked for already is where it goes on.
         let asked = crate::train::testing::plan(vec![Phase::Train(Train { accumulate: 4, ..whole.clone() })]);
-        let message = steps.check(&asked, of(32)).unwrap_err().to_string();
+        let message = steps.check(&asked, false, of(32)).unwrap_err().to_string();
         assert!(message.contains("--accumulate 32 takes"), "{message}");
         // Singular values of a batch have no parts.
         let penalties = vec![Penalty::SingularValues { weight: 1.0, smallest: 1 }];
         let across = crate::train::testing::plan(vec![Phase::Train(Train { penalties, ..whole.clone() })]);
-        let message = steps.check(&across, of(8)).unwrap_err().to_string();
+        let message = steps.check(&across, false, of(8)).unwrap_err().to_string();
         assert!(!message.contains("--accumulate") && message.contains("smaller model"), "{message}");
-        let message = steps.check(&plan, 1000).unwrap_err().to_string();
+        let message = steps.check(&plan, false, 1000).unwrap_err().to_string();
         assert!(!message.contains("--accumulate") && message.contains("feature-extraction"), "{message}");
     }
 }
