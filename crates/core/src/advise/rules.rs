@@ -156,7 +156,7 @@ const PAIRS: Course = Course::of("contrastive-few-shot");
 const GRADUAL: Course = Course { head_rate: Some(10.0), ..Course::of("gradual-unfreezing") };
 /// Four times its own rate: few labels make few steps. With more than some thousands that is not measured.
 const LORA: Course = Course { rate: Some(40.0), ..Course::of("lora") };
-/// As many steps of fewer texts each: no worse, and half the work.
+/// As many steps of half the texts each: half the work, and more often better than worse.
 const LORA_FEW: Course = Course { batch_size: Some(8), ..LORA };
 
 /// The table.
