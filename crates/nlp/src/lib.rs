@@ -29,7 +29,7 @@ use topwork_core::onnx;
 use topwork_core::plan::Optimizer;
 use topwork_core::seed::Seed;
 use topwork_core::source::{Card, RemoteFile};
-use topwork_core::strategy::{Defaults, Recipe};
+use topwork_core::strategy::{Defaults, Narrow, Recipe};
 use topwork_core::task::{Kind, Task};
 use topwork_core::{Error, Result};
 
@@ -79,7 +79,7 @@ impl Domain for Sentences {
             Recipe { epochs: 3, least_steps: 60, optimizer, learning_rate: 5e-5, warmup: 0.1, augment: false };
         let from_scratch =
             Recipe { epochs: 10, least_steps: 200, optimizer, learning_rate: 1e-4, warmup: 0.1, augment: false };
-        Defaults { batch_size: 16, fine_tuning, from_scratch }
+        Defaults { batch_size: 16, fine_tuning, from_scratch, narrow: Some(Narrow { features: 256, rate: 10.0 }) }
     }
 
     fn open(folder: &Path, _card: Option<&Card>) -> Result<Opened<Pipeline>> {

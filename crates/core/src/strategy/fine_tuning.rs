@@ -22,7 +22,7 @@ impl Strategy for FineTuning {
 
     fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let learn = falling(network, 0, settings);
-        let recipe = &settings.defaults.fine_tuning;
+        let recipe = &settings.whole(&settings.defaults.fine_tuning, network);
         let train = settings.train("train everything", recipe, Decay::Linear, learn, task);
         Plan {
             strategy: self.name().into(),

@@ -23,7 +23,7 @@ impl Strategy for FromScratch {
     fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let names = network.stages.iter().map(|stage| stage.name.as_str()).chain(["head"]);
         let learn = names.map(|name| rule(name, 1.0)).collect();
-        let recipe = &settings.defaults.from_scratch;
+        let recipe = &settings.whole(&settings.defaults.from_scratch, network);
         let train = settings.train("train everything", recipe, Decay::Cosine, learn, task);
         Plan { strategy: self.name().into(), start: Start::Random, adapters: vec![], phases: vec![Phase::Train(train)] }
     }

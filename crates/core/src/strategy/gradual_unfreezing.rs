@@ -23,7 +23,7 @@ impl Strategy for GradualUnfreezing {
 
     fn plan(&self, network: &Network, task: &Facts, settings: &Settings) -> Plan {
         let options = &settings.options;
-        let recipe = &settings.defaults.fine_tuning;
+        let recipe = &settings.whole(&settings.defaults.fine_tuning, network);
         let stages = learnable(network);
         let boundaries = [network.stages.len()].into_iter().chain(stages.iter().rev().copied());
         let phases = boundaries.enumerate().map(|(i, boundary)| {

@@ -37,7 +37,7 @@ impl Strategy for Partial {
         let stages = learnable(network);
         let last = settings.options.last_stages.unwrap_or(LAST).min(stages.len());
         let boundary = stages.get(stages.len() - last).copied().unwrap_or(network.stages.len());
-        let recipe = &settings.defaults.fine_tuning;
+        let recipe = &settings.whole(&settings.defaults.fine_tuning, network);
         let learn = falling(network, boundary, settings);
         let mut train = settings.train("train the last stages", recipe, Decay::Linear, learn, task);
         train.boundary = boundary;

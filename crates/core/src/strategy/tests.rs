@@ -29,7 +29,7 @@ fn settings(options: Options) -> Settings {
         warmup: 0.1,
         augment: false,
     };
-    Settings { options, defaults: Defaults { batch_size: 16, fine_tuning: recipe.clone(), from_scratch: recipe } }
+    Settings { options, defaults: Defaults { batch_size: 16, fine_tuning: recipe.clone(), from_scratch: recipe, narrow: None } }
 }
 
 fn train(strategy: &dyn Strategy, samples: usize, options: Options) -> Train {
@@ -183,4 +183,23 @@ fn an_adapter_learns_beside_the_head_in_the_stages_that_it_edits() {
     assert_eq!((train.boundary, train.batch_norm), (1, BatchNormMode::Frozen));
     let names: Vec<String> = train.learning(&edited).into_iter().map(|(spec, ..)| spec.name).collect();
     assert_eq!(names, ["two.lora_A.weight", "two.lora_B.weight", "fc.weight", "fc.bias"]);
+}
+
+#[test]
+fn a_narrow_network_learns_faster_with_all_its_weights_and_as_fast_as_others_beside_them() {
+    let task = Facts { kind: Kind::Classes, outputs: 3, samples: 100 };
+    let rate = |strategy: &dyn Strategy, features: usize, options: Options| {
+        let mut settings = settings(options);
+        settings.defaults.narrow = Some(Narrow { features, rate: 10.0 });
+        let plan = strategy.plan(&network(), &task, &settings);
+        let last = plan.phases.into_iter().rev().find_map(|p| if let Phase::Train(t) = p { Some(t) } else { None });
+        last.unwrap().learning_rate
+    };
+    let width = network().features();
+    for whole in [&FineTuning as &dyn Strategy, &Partial, &GradualUnfreezing, &LpFt, &L2Sp, &FromScratch] {
+        assert_eq!(rate(whole, width, Options::default()), 10.0 * rate(whole, width - 1, Options::default()));
+    }
+    assert_eq!(rate(&Lora, width, Options::default()), rate(&Lora, width - 1, Options::default()));
+    let given = Options { learning_rate: Some(0.25), ..Options::default() };
+    assert_eq!(rate(&FineTuning, width, given), 0.25);
 }

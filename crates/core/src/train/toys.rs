@@ -240,7 +240,8 @@ impl Toy {
             warmup: 0.1,
             augment: false,
         };
-        Settings { options, defaults: Defaults { batch_size: 10, fine_tuning: recipe.clone(), from_scratch: recipe } }
+        let defaults = Defaults { batch_size: 10, fine_tuning: recipe.clone(), from_scratch: recipe, narrow: None };
+        Settings { options, defaults }
     }
 
     pub fn plan(&self, strategy: &dyn Strategy, options: Options) -> Plan {
