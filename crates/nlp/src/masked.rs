@@ -24,12 +24,12 @@ const MASKS: [&str; 2] = ["[MASK]", "<mask>"];
 /// The flags of `fill-mask`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct FillArgs {
+    /// Model with the head that guesses: a name from `models list`, hf-hub:owner/name, a model folder or a run of `pretrain`
+    #[arg(value_name = "MODEL")]
+    model: String,
     /// Texts with `[MASK]` (or `<mask>`) where a word is to be guessed
     #[arg(value_name = "TEXT", required = true)]
     texts: Vec<String>,
-    /// Model with the head that guesses: a name from `models list`, hf-hub:owner/name, a model folder or a run of `pretrain`
-    #[arg(long, short, value_name = "MODEL")]
-    model: String,
     /// How many words to show, most probable first
     #[arg(long, value_name = "K", default_value_t = 5)]
     top_k: usize,

@@ -34,27 +34,25 @@ fn a_pretrained_model_guesses_the_words_that_it_has_read() {
     ];
     home.run(&[&args[..], &more].concat()).well();
     for mask in ["[MASK]", "<mask>"] {
-        let line =
-            home.run(&["fill-mask", &format!("the film was very {mask}"), "--model", "run", "--top-k", "2"]).well();
+        let line = home.run(&["fill-mask", "run", &format!("the film was very {mask}"), "--top-k", "2"]).well();
         assert_eq!(line.lines().count(), 2, "{line}");
         assert!(line.starts_with("the film was very good\tgood\t"), "{line}");
     }
     let both = "the [MASK] is quite [MASK]";
-    let line = home.run(&["fill-mask", both, "--model", "run", "--json"]).well();
+    let line = home.run(&["fill-mask", "run", both, "--json"]).well();
     let found: Value = serde_json::from_str(&line).unwrap();
     let words: Vec<&str> = found["masks"].as_array().unwrap().iter().map(|m| m[0]["word"].as_str().unwrap()).collect();
     assert_eq!(words, ["plot", "bad"], "{line}");
     let shares: f64 = found["masks"][0].as_array().unwrap().iter().map(|g| g["probability"].as_f64().unwrap()).sum();
     assert!(shares > 0.5 && shares <= 1.0001, "{line}");
-    home.run(&["fill-mask", "the film", "--model", "run"]).refused(&["no word is hidden in it", "write [MASK]"]);
+    home.run(&["fill-mask", "run", "the film"]).refused(&["no word is hidden in it", "write [MASK]"]);
 }
 
 #[test]
 fn a_model_without_the_head_says_so() {
     let home = home();
     let parts = ["cls.predictions.transform.dense", "cannot guess hidden words", "BertForMaskedLM"];
-    home.run(&["fill-mask", "a [MASK]", "--model", model()]).refused(&parts);
-    home.run(&["fill-mask", "a <mask>", "--model", &member("roberta")])
-        .refused(&["lm_head.dense", "RobertaForMaskedLM"]);
-    home.run(&["fill-mask", "a [MASK]", "--model", model(), "--top-k", "0"]).refused(&["--top-k 0"]);
+    home.run(&["fill-mask", model(), "a [MASK]"]).refused(&parts);
+    home.run(&["fill-mask", &member("roberta"), "a <mask>"]).refused(&["lm_head.dense", "RobertaForMaskedLM"]);
+    home.run(&["fill-mask", model(), "a [MASK]", "--top-k", "0"]).refused(&["--top-k 0"]);
 }
