@@ -29,7 +29,10 @@ fn settings(options: Options) -> Settings {
         warmup: 0.1,
         augment: false,
     };
-    Settings { options, defaults: Defaults { batch_size: 16, fine_tuning: recipe.clone(), from_scratch: recipe, narrow: None } }
+    Settings {
+        options,
+        defaults: Defaults { batch_size: 16, fine_tuning: recipe.clone(), from_scratch: recipe, narrow: None },
+    }
 }
 
 fn train(strategy: &dyn Strategy, samples: usize, options: Options) -> Train {
