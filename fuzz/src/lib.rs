@@ -114,7 +114,7 @@ fn splits_of_photos(path: PathBuf) {
             loaded(&splits.train);
         }
     }
-    let args = topwork_cv::InputArgs { inputs: vec![path], column: None };
+    let args = topwork_cv::InputArgs { inputs: vec![path], path_column: None };
     let _ = inputs::photos(&args).map(|photos| photos.take(100).for_each(drop));
 }
 
@@ -194,10 +194,10 @@ pub fn questions(bytes: &[u8]) {
 /// Text to pre-train on, and what is kept of it.
 pub fn corpus(bytes: &[u8]) {
     with(&[("text", bytes), ("index.json", bytes)], |folder| {
-        let mut reader = corpus::Reader::new(vec![folder.join("text")]);
+        let mut reader = corpus::Reader::new(vec![folder.join("text")], &topwork_core::observe::Silent);
         while let Ok(Some(_)) = reader.next_line() {}
         let _ = corpus::Corpus::open(folder);
-        let mut reader = corpus::Reader::new(vec![folder.join("text")]);
+        let mut reader = corpus::Reader::new(vec![folder.join("text")], &topwork_core::observe::Silent);
         let _ = topwork_nlp::pretrain::vocabulary::learn(&mut reader, bytes.len() as u64, 300, true);
     });
 }

@@ -155,6 +155,12 @@ pub fn create_dir_all(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(Error::io(path))
 }
 
+/// Whether a symbolic link ends at a file below `home`, a path without links. What a folder of data links to elsewhere is
+/// none of it.
+pub fn leads_into(link: &Path, home: &Path) -> bool {
+    std::fs::canonicalize(link).is_ok_and(|target| target.starts_with(home) && target.is_file())
+}
+
 /// The SHA-256 of a file's contents, 64 lower-case hexadecimal digits.
 pub fn sha256_file(path: &Path) -> Result<String> {
     let file = File::open(path).map_err(Error::io(path))?;

@@ -1,5 +1,7 @@
 //! Memory: what a step of gradient descent will take, told before the first one, and what there is.
 
+use candle_core::Device;
+
 use crate::data::Dataset;
 use crate::net::count::Cost;
 use crate::net::{Network, ParamSpec};
@@ -180,6 +182,23 @@ pub fn free() -> Option<u64> {
         text.lines().find_map(|line| line.strip_prefix("inactive_file "))?.parse::<u64>().ok()
     };
     Some(left.map_or(free, |(most, now)| free.min(most.saturating_sub(now.saturating_sub(files().unwrap_or(0))))))
+}
+
+/// The bytes that steps on `device` may take: what `--memory-limit` says, in gigabytes, or what is free; `None` for no bound.
+///
+/// # Errors
+/// When what is asked for is no amount of memory.
+pub fn limit(asked: Option<f64>, device: &Device) -> Result<Option<u64>> {
+    match asked {
+        Some(gb) if !(gb.is_finite() && gb >= 0.0) => {
+            let remedy = "give gigabytes, or 0 for no bound";
+            Err(Error::input(format!("--memory-limit {gb}"), "it is no amount of memory", remedy))
+        }
+        Some(gb) => Ok((gb > 0.0).then_some((gb * 1e9) as u64)),
+        // What is free on another device is not known here.
+        None if device.is_cpu() => Ok(free()),
+        None => Ok(None),
+    }
 }
 
 /// A line of a file of the system's, in bytes.

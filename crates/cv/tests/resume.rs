@@ -76,6 +76,16 @@ fn a_resumed_run_keeps_its_settings() {
 }
 
 #[test]
+fn another_photo_under_the_same_name_is_other_data() {
+    let home = home();
+    home.photo("data/red/changes.png", [200, 0, 0], 7);
+    home.kill_at(&Home::training("run", &FLAGS), "run", 1);
+    home.photo("data/red/changes.png", [190, 0, 0], 7);
+    let resumed = home.run(&["train", "--resume", "--out", "run"]);
+    resumed.refused(&["run", "another plan, model, seed or data", "--out"]);
+}
+
+#[test]
 fn an_interrupted_run_keeps_its_last_step_and_says_how_to_go_on() {
     let expected = trained("run", &[]).result("run");
     let home = home();

@@ -40,6 +40,18 @@ fn a_run_that_is_killed_and_resumed_ends_in_the_same_bytes() {
 }
 
 #[test]
+fn another_text_under_the_same_label_is_other_data() {
+    let home = home();
+    home.kill_at(&Home::training("run", &FLAGS), "run", 1);
+    let path = home.path("train.tsv");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (header, rows) = text.split_once('\n').unwrap();
+    std::fs::write(&path, format!("{header}\nx{rows}")).unwrap();
+    let resumed = home.run(&["train", "--resume", "--out", "run", "--quiet"]);
+    resumed.refused(&["run", "another plan, model, seed or data", "--out"]);
+}
+
+#[test]
 fn the_number_of_threads_changes_no_bit() {
     let one = trained("run", &["--threads", "1"]).result("run");
     let three = trained("run", &["--threads", "3"]).result("run");

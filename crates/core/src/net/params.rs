@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor, Var};
 
 use super::update::Weighted;
 use super::{Layer, Network, Stage};
+use crate::cache::host_values;
 use crate::seed::Seed;
 use crate::{Error, Result};
 
@@ -206,6 +207,20 @@ impl Params {
         }
         let missing = || Error::Tensor(candle_core::Error::Msg(format!("no parameter {name:?}")));
         self.values.get(name).cloned().ok_or_else(missing)
+    }
+
+    /// The first of `specs` that holds an infinite number, or one that is none.
+    ///
+    /// # Errors
+    /// When there is no such parameter.
+    pub fn unbounded(&self, specs: impl IntoIterator<Item = ParamSpec>) -> Result<Option<String>> {
+        for spec in specs {
+            let values = host_values(&self.get(&spec.name)?.detach())?;
+            if values.iter().any(|value| !value.is_finite()) {
+                return Ok(Some(spec.name));
+            }
+        }
+        Ok(None)
     }
 
     /// The learning variables, by name.

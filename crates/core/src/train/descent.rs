@@ -177,15 +177,12 @@ impl Run<'_> {
         let rate = phase.learning_rate * phase.schedule.factor(taken, pace.steps.1) * self.rate_share();
         job.observer.step(rate, number);
         let Some(grads) = grads else { return self.diverged(phase, input, taken, "loss", number) };
-        let mut scale = 1.0;
-        if let Some(most) = phase.clip_norm {
-            let norm = optimizer.norm(&grads)?;
-            if !norm.is_finite() {
-                job.observer.step(rate, f64::NAN);
-                return self.diverged(phase, input, taken, "norm of the gradient", norm);
-            }
-            scale = (most / (norm + 1e-6)).min(1.0);
+        let norm = optimizer.norm(&grads)?;
+        if !norm.is_finite() {
+            job.observer.step(rate, f64::NAN);
+            return self.diverged(phase, input, taken, "norm of the gradient", norm);
         }
+        let scale = phase.clip_norm.map_or(1.0, |most| (most / (norm + 1e-6)).min(1.0));
         optimizer.set_momentum(phase.schedule.momentum(taken, pace.steps.1));
         optimizer.step(&self.params, &grads, rate, scale)?;
         let updated: Vec<String> = statistics.iter().map(|(name, _)| name.clone()).collect();

@@ -1,6 +1,5 @@
 //! What happens when a loss or its gradient is no number, and why it may be so.
 
-use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::Run;
@@ -93,15 +92,14 @@ impl Run<'_> {
                 return Ok(format!("what is computed of {name} is no number before any stage that learns"));
             }
         }
-        let broken = |value: &Tensor| -> Result<bool> { Ok(host_values(value)?.iter().any(|v| !v.is_finite())) };
         let stages = self.stages_from(phase.boundary);
-        for spec in stages.iter().flat_map(|stage| stage.params()) {
-            if broken(&self.params.get(&spec.name)?.detach())? {
+        Ok(match self.params.unbounded(stages.iter().flat_map(|stage| stage.params()))? {
+            Some(name) => {
                 let since = if self.position.step + self.position.epoch == 0 { "as the model came" } else { "by now" };
-                return Ok(format!("the parameter {} holds numbers without bound {since}", spec.name));
+                format!("the parameter {name} holds numbers without bound {since}")
             }
-        }
-        Ok("batch and weights are sound, so the rate is probably too high for them".into())
+            None => "batch and weights are sound, so the rate is probably too high for them".into(),
+        })
     }
 
     /// Goes back to the last checkpoint, or the beginning, for the time number `cuts`.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use candle_core::{Tensor, Var};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{EpochRecord, Job, Run};
@@ -15,6 +16,9 @@ use crate::metrics::Metrics;
 use crate::net::{Params, Stage};
 use crate::run::another;
 use crate::snapshots::{self, Sealed};
+
+/// Samples whose contents are read at a time for the digest.
+const READ: usize = 4096;
 
 /// Where a run stands: everything that is not a tensor.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -83,9 +87,15 @@ pub(super) fn identity(job: &Job<'_>, start: &Params) -> Result<String> {
     hasher.update(format!("{:?} {:?} {:?}", job.plan, job.seed, job.task).as_bytes());
     for dataset in [&job.train, &job.validation] {
         hasher.update(&(dataset.len() as u64).to_le_bytes());
-        for i in 0..dataset.len() {
-            hasher.update(&dataset.target(i).to_le_bytes());
-            dataset.numbers(i).iter().for_each(|number| _ = hasher.update(&number.to_le_bytes()));
+        let all: Vec<usize> = (0..dataset.len()).collect();
+        for some in all.chunks(READ) {
+            // What cannot be read now is told where it is used.
+            let contents: Vec<_> = some.par_iter().map(|&i| dataset.digest(i).unwrap_or_default()).collect();
+            for (&i, content) in some.iter().zip(contents) {
+                hasher.update(&dataset.target(i).to_le_bytes());
+                dataset.numbers(i).iter().for_each(|number| _ = hasher.update(&number.to_le_bytes()));
+                hasher.update(&content);
+            }
         }
     }
     Ok(hasher.finalize().to_hex().to_string())

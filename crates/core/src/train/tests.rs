@@ -293,8 +293,8 @@ fn frozen_batch_norm_leaves_its_running_statistics() {
     assert_ne!(bits(&outcome.params)["bn.weight"], start["bn.weight"]);
 }
 
-/// The points, of which number 7 is no number for the first so many times that it is read.
-struct Faulty(Arc<dyn Dataset>, AtomicUsize);
+/// The points, of which number 7 is made of another number for the first so many times that it is read.
+struct Faulty(Arc<dyn Dataset>, AtomicUsize, f32);
 
 impl Dataset for Faulty {
     fn len(&self) -> usize {
@@ -313,7 +313,7 @@ impl Dataset for Faulty {
         let mut sample = self.0.load(i, view)?;
         let take = |left: usize| left.checked_sub(1);
         if i == 7 && self.1.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
-            sample.values = Values::F32(vec![f32::NAN; sample.shape.iter().product::<usize>() * sample.rows]);
+            sample.values = Values::F32(vec![self.2; sample.shape.iter().product::<usize>() * sample.rows]);
         }
         Ok(sample)
     }
@@ -326,7 +326,7 @@ fn with_a_fault(times: usize, on_nan: OnNan, epochs: usize) -> (Result<Outcome>,
     let plan = plan(vec![Phase::Train(Train { schedule, epochs, ..train(0) })]);
     let run = fixture.run_dir("run");
     let job = fixture.job(&plan, &run, &Silent);
-    let train = Arc::new(Faulty(job.train.clone(), AtomicUsize::new(times)));
+    let train = Arc::new(Faulty(job.train.clone(), AtomicUsize::new(times), f32::NAN));
     let outcome = execute(Job { train, on_nan, ..job });
     let text = std::fs::read_to_string(fixture.path("run/metrics.jsonl")).unwrap_or_default();
     let rate = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["learning_rate"].as_f64();
@@ -355,6 +355,27 @@ fn a_parameter_without_bound_is_named() {
         message.contains(&format!("the parameter {name} holds numbers without bound as the model came")),
         "{message}"
     );
+}
+
+#[test]
+fn a_gradient_without_bound_is_seen_where_nothing_clips_it() {
+    let fixture = Fixture::new();
+    let optimizer = Rule::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+    let plan = plan(vec![Phase::Train(Train { optimizer, clip_norm: None, ..train(0) })]);
+    let run = fixture.run_dir("run");
+    let job = fixture.job(&plan, &run, &Silent);
+    let mut params = job.params.clone();
+    // Whatever the point, nothing of it is left; the way back multiplies it with large weights.
+    for (name, number) in [("one.weight", 0.0), ("one.bias", 0.0), ("two.bias", 0.0), ("fc.weight", 1e6)] {
+        let fresh: Vec<f32> = host_values(&params.get(name).unwrap()).unwrap();
+        let numbers = fresh.iter().map(|value| value * number).collect();
+        params
+            .set(name, Tensor::from_vec(numbers, params.get(name).unwrap().shape(), &candle_core::Device::Cpu).unwrap())
+            .unwrap();
+    }
+    let train = Arc::new(Faulty(job.train.clone(), AtomicUsize::new(usize::MAX), f32::MAX));
+    let message = execute(Job { params, train, ..job }).unwrap_err().to_string();
+    assert!(message.contains("the norm of the gradient is inf") && message.contains("point 7"), "{message}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use topwork_core::files::leads_into;
 use topwork_core::{Error, Result};
 
 use super::photo::Photo;
@@ -94,11 +95,6 @@ pub fn photos_below(root: &Path) -> Result<Vec<PathBuf>> {
     }
     photos.sort_unstable();
     Ok(photos)
-}
-
-/// Whether a symbolic link ends at a file below `home`.
-fn leads_into(link: &Path, home: &Path) -> bool {
-    fs::canonicalize(link).is_ok_and(|target| target.starts_with(home) && target.is_file())
 }
 
 fn hidden(path: &Path) -> bool {

@@ -23,20 +23,24 @@ use crate::tokenizer::TextTokenizer;
 pub const WORD: u32 = 1 << 31;
 
 /// The files of a corpus, read line by line.
-pub struct Reader {
+pub struct Reader<'a> {
     waiting: std::vec::IntoIter<PathBuf>,
     current: Option<Lines>,
+    /// Asked after each line whether to go on.
+    observer: &'a dyn Observer,
 }
 
-/// The files at `paths`, those of folders in the order of their names, and their bytes in all. Linked folders inside them are
-/// passed over.
+/// The files at `paths`, those of folders in the order of their names, and their bytes in all. Links inside folders are passed
+/// over unless they end at a file of the same folder.
 ///
 /// # Errors
 /// When one cannot be found, or there is none.
 pub fn files(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, u64)> {
     let (mut found, mut bytes) = (Vec::new(), 0);
-    let mut waiting: Vec<PathBuf> = paths.iter().rev().cloned().collect();
-    while let Some(path) = waiting.pop() {
+    // Each with the folder that was named, which links do not lead out of.
+    let named = |path: &PathBuf| Ok((path.clone(), std::fs::canonicalize(path).map_err(Error::io(path))?));
+    let mut waiting: Vec<(PathBuf, PathBuf)> = paths.iter().rev().map(named).collect::<Result<_>>()?;
+    while let Some((path, home)) = waiting.pop() {
         let about = std::fs::metadata(&path).map_err(Error::io(&path))?;
         if !about.is_dir() {
             bytes += about.len();
@@ -46,14 +50,14 @@ pub fn files(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, u64)> {
         let mut inner: Vec<PathBuf> = Vec::new();
         for entry in std::fs::read_dir(&path).map_err(Error::io(&path))? {
             let entry = entry.map_err(Error::io(&path))?;
-            // A linked folder may hold the one that the link is in.
-            let linked = entry.file_type().is_ok_and(|kind| kind.is_symlink()) && entry.path().is_dir();
-            if !entry.file_name().to_string_lossy().starts_with('.') && !linked {
+            let linked = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+            let hidden = entry.file_name().to_string_lossy().starts_with('.');
+            if !hidden && (!linked || files::leads_into(&entry.path(), &home)) {
                 inner.push(entry.path());
             }
         }
         inner.sort();
-        waiting.extend(inner.into_iter().rev());
+        waiting.extend(inner.into_iter().rev().map(|path| (path, home.clone())));
     }
     match (paths.first(), found.is_empty()) {
         (Some(first), true) => Err(Error::input(first.display(), "holds no files", "name text files or their folder")),
@@ -62,18 +66,21 @@ pub fn files(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, u64)> {
     }
 }
 
-impl Reader {
+impl<'a> Reader<'a> {
     /// Reads `files` one after the other.
-    pub fn new(files: Vec<PathBuf>) -> Self {
-        Self { waiting: files.into_iter(), current: None }
+    pub fn new(files: Vec<PathBuf>, observer: &'a dyn Observer) -> Self {
+        Self { waiting: files.into_iter(), current: None, observer }
     }
 
     /// The next line; `Some(None)` where a document ends, which may come more than once.
     ///
     /// # Errors
-    /// When a file cannot be read or is no text, with the line.
+    /// When a file cannot be read or is no text, with the line; [`Error::Stopped`] when the observer asks for a pause.
     #[allow(clippy::option_option)] // The end of all text is not that of a document.
     pub fn next_line(&mut self) -> Result<Option<Option<String>>> {
+        if self.observer.pause() {
+            return Err(Error::Stopped { remedy: "the text was still being read, and nothing is learned yet".into() });
+        }
         let Some(lines) = &mut self.current else {
             let Some(path) = self.waiting.next() else { return Ok(None) };
             let name = path.display().to_string();
@@ -181,7 +188,7 @@ impl Corpus {
     ///
     /// # Errors
     /// When text cannot be read, the folder cannot be written, or there is no sentence.
-    pub fn build(folder: &Path, reader: &mut Reader, cutting: &Cutting<'_>, observer: &dyn Observer) -> Result<Self> {
+    pub fn build(folder: &Path, reader: &mut Reader<'_>, cutting: &Cutting<'_>) -> Result<Self> {
         files::create_dir_all(folder)?;
         let create = |name: &str| Writer::create(folder.join(name));
         let (mut tokens, mut sentences) = (create("tokens")?, create("sentences")?);
@@ -220,7 +227,7 @@ impl Corpus {
             }
             if counts.sentences / 100_000 > told {
                 told = counts.sentences / 100_000;
-                observer.message(&format!("read {} sentences, {} tokens", counts.sentences, counts.tokens));
+                reader.observer.message(&format!("read {} sentences, {} tokens", counts.sentences, counts.tokens));
             }
         }
         sentences.put(&counts.tokens.to_le_bytes())?;
@@ -256,6 +263,13 @@ impl Corpus {
         };
         let chunks = [open(PARTS[0])?, open(PARTS[1])?];
         Ok(Some(Self { counts, tokens: open("tokens")?, sentences: open("sentences")?, chunks }))
+    }
+
+    /// A digest of all that is in it.
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        self.counts.digests.iter().for_each(|(name, digest)| _ = hasher.update(format!("{name} {digest} ").as_bytes()));
+        hasher.finalize().to_hex().to_string()
     }
 
     /// Number of chunks in a part.
@@ -358,7 +372,7 @@ mod tests {
     fn built(folder: &Path, files: Vec<PathBuf>, longest: usize, hold_out: f64) -> Result<Corpus> {
         let tokenizer = tokenizer();
         let cutting = Cutting { tokenizer: &tokenizer, longest, hold_out, seed: Seed(3) };
-        Corpus::build(&folder.join("corpus"), &mut Reader::new(files), &cutting, &topwork_core::observe::Silent)
+        Corpus::build(&folder.join("corpus"), &mut Reader::new(files, &topwork_core::observe::Silent), &cutting)
     }
 
     #[test]

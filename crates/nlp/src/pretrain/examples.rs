@@ -247,7 +247,7 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let cutting = Cutting { tokenizer: &tokenizer, longest: 125, hold_out: 0.0, seed: Seed(0) };
         let silent = topwork_core::observe::Silent;
-        Corpus::build(&folder.join("corpus"), &mut Reader::new(vec![path]), &cutting, &silent).unwrap()
+        Corpus::build(&folder.join("corpus"), &mut Reader::new(vec![path], &silent), &cutting).unwrap()
     }
 
     #[test]

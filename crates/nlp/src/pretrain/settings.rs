@@ -3,11 +3,40 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
+use topwork_core::train::OnNan;
 use topwork_core::{Error, Result};
+
+use crate::models::bert::BertConfig;
 
 /// The last file that a run writes.
 pub(super) const SUMMARY: &str = "summary.json";
+
+/// Flags that an evaluation has no use for.
+const OF_TRAINING: [&str; 22] = [
+    "model",
+    "out",
+    "force",
+    "resume",
+    "dry_run",
+    "memory_limit",
+    "epochs",
+    "steps",
+    "batch_size",
+    "learning_rate",
+    "warmup",
+    "weight_decay",
+    "clip_norm",
+    "dropout",
+    "checkpoint_every",
+    "on_nan",
+    "vocabulary",
+    "cased",
+    "layers",
+    "width",
+    "heads",
+    "inner",
+];
 
 /// What to do.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -25,8 +54,14 @@ pub struct PretrainArgs {
     pub(super) resume: bool,
     /// Train nothing: print how well this model guesses hidden tokens and next sentences of the text; of all of it, or,
     /// with the --hold-out and --seed of a run, of the part that the run was judged by
-    #[arg(long, value_name = "MODEL", conflicts_with_all = ["model", "out", "force", "resume"])]
+    #[arg(long, value_name = "MODEL", conflicts_with_all = OF_TRAINING)]
     pub(super) evaluate: Option<String>,
+    /// Read the text and print what would be done, without training
+    #[arg(long, conflicts_with_all = ["force", "resume"])]
+    pub(super) dry_run: bool,
+    /// Refuse steps that would take more memory than this, in GB; 0 for no bound [default: what is free]
+    #[arg(long, value_name = "GB")]
+    pub(super) memory_limit: Option<f64>,
 }
 
 /// Everything that decides a run; what is `None` has the value that the flag's help tells.
@@ -83,6 +118,9 @@ pub(super) struct Settings {
     /// Write a checkpoint every N steps [default: every five minutes]
     #[arg(long, value_name = "N")]
     pub checkpoint_every: Option<usize>,
+    /// What to do when the loss or its gradient is no number [default: stop]
+    #[arg(long, value_name = "NAME")]
+    pub on_nan: Option<OnNan>,
     /// Tokens of the vocabulary that is learned from the text [default: 8000]
     #[arg(long, value_name = "N", help_heading = "From random weights")]
     pub vocabulary: Option<usize>,
@@ -155,6 +193,27 @@ impl Settings {
         self.steps.unwrap_or_else(|| (epochs as u64 * pairs).div_ceil(self.batch_size() as u64) as usize)
     }
 
+    /// The `config.json` of a new encoder of so many words.
+    pub fn shape(&self, words: usize) -> Map<String, Value> {
+        let config = json!({
+            "model_type": "bert",
+            "vocab_size": words,
+            "hidden_size": self.width(),
+            "num_hidden_layers": self.layers(),
+            "num_attention_heads": self.heads(),
+            "intermediate_size": self.inner(),
+            "hidden_act": "gelu",
+            "hidden_dropout_prob": 0.1,
+            "attention_probs_dropout_prob": 0.1,
+            "max_position_embeddings": self.max_tokens(),
+            "type_vocab_size": 2,
+            "initializer_range": 0.02,
+            "layer_norm_eps": 1e-12,
+            "pad_token_id": 0,
+        });
+        if let Value::Object(config) = config { config } else { Map::new() }
+    }
+
     /// Looks for numbers that make no sense.
     pub fn check(&self) -> Result<()> {
         let counts = [
@@ -190,7 +249,22 @@ impl Settings {
                 return Err(Error::input(format!("--{name} {value}"), reason, "see `pretrain --help`"));
             }
         }
-        Ok(())
+        if self.on_nan == Some(OnNan::Rollback) && self.checkpoint_every.is_none() {
+            let reason = "the checkpoints to go back to are written by the clock";
+            return Err(Error::input("--on-nan rollback", reason, "say how often with --checkpoint-every N"));
+        }
+        if self.model.is_some() {
+            return Ok(());
+        }
+        let (width, heads) = (self.width(), self.heads());
+        if !width.is_multiple_of(heads) {
+            let reason = format!("the width, {width}, cannot be shared evenly");
+            return Err(Error::input(format!("--heads {heads}"), reason, "choose a divisor of --width"));
+        }
+        match BertConfig::parse(&Value::Object(self.shape(self.vocabulary())).to_string(), "the network") {
+            Err(Error::Input { reason, .. }) => Err(Error::input("the network", reason, "choose smaller numbers")),
+            other => other.map(drop),
+        }
     }
 
     pub fn text(&self) -> Result<String> {

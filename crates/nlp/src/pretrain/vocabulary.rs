@@ -39,29 +39,33 @@ fn internal(error: tokenizers::Error) -> Error {
     Error::Tensor(candle_core::Error::Msg(format!("vocabulary: {error}")))
 }
 
+/// How often words occur, in one line of every so many.
+fn count(corpus: &mut Reader<'_>, every: u64, lower: bool) -> Result<BTreeMap<String, u64>> {
+    let (mut lines, mut rare, mut counts) = (0u64, 0, BTreeMap::<String, u64>::new());
+    while let Some(line) = corpus.next_line()? {
+        let Some(line) = line else { continue };
+        lines += 1;
+        if !(lines - 1).is_multiple_of(every) {
+            continue;
+        }
+        for word in words(&line, lower).map_err(internal)? {
+            *counts.entry(word).or_default() += 1;
+        }
+        while counts.len() > WORDS {
+            rare += 1;
+            counts.retain(|_, count| *count > rare);
+        }
+    }
+    Ok(counts)
+}
+
 /// Learns a vocabulary of about `size` tokens from `corpus`, which is read once and holds `bytes` bytes; the text of a
 /// `vocab.txt`.
 ///
 /// # Errors
 /// When the text cannot be read, or `size` has no room for its characters.
-pub fn learn(corpus: &mut Reader, bytes: u64, size: usize, lower: bool) -> Result<String> {
-    let every = bytes.div_ceil(BYTES).max(1);
-    let (mut document, mut rare, mut counts) = (0u64, 0, BTreeMap::<String, u64>::new());
-    while let Some(line) = corpus.next_line()? {
-        match line {
-            None => document += 1,
-            Some(line) if document.is_multiple_of(every) => {
-                for word in words(&line, lower).map_err(internal)? {
-                    *counts.entry(word).or_default() += 1;
-                }
-                while counts.len() > WORDS {
-                    rare += 1;
-                    counts.retain(|_, count| *count > rare);
-                }
-            }
-            Some(_) => {}
-        }
-    }
+pub fn learn(corpus: &mut Reader<'_>, bytes: u64, size: usize, lower: bool) -> Result<String> {
+    let counts = count(corpus, bytes.div_ceil(BYTES).max(1), lower)?;
     let mut letters = BTreeMap::<char, u64>::new();
     for (word, count) in &counts {
         word.chars().for_each(|c| *letters.entry(c).or_default() += count);
@@ -102,13 +106,15 @@ pub fn learn(corpus: &mut Reader, bytes: u64, size: usize, lower: bool) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use topwork_core::observe::Silent;
+
     use super::*;
 
     fn learned(text: &str, size: usize, lower: bool) -> Result<Vec<String>> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("text");
         std::fs::write(&path, text).unwrap();
-        let words = learn(&mut Reader::new(vec![path]), text.len() as u64, size, lower)?;
+        let words = learn(&mut Reader::new(vec![path], &Silent), text.len() as u64, size, lower)?;
         Ok(words.lines().map(String::from).collect())
     }
 
@@ -122,6 +128,17 @@ mod tests {
             assert!(found.iter().any(|token| token == word), "{word}: {found:?}");
         }
         assert!(!found.iter().any(|token| token.contains(char::is_uppercase) && !token.starts_with('[')));
+    }
+
+    #[test]
+    fn of_a_text_without_documents_lines_are_counted_all_over_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text");
+        let lines: String = (0..60).map(|i| format!("line of third{}\n", i / 20)).collect();
+        std::fs::write(&path, lines).unwrap();
+        let counts = count(&mut Reader::new(vec![path], &Silent), 6, true).unwrap();
+        assert_eq!(counts["line"], 10);
+        assert_eq!(["third0", "third1", "third2"].map(|word| counts[word]), [4, 3, 3]);
     }
 
     #[test]
