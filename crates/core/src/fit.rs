@@ -167,16 +167,7 @@ impl<D: Domain> Fit<D> {
     /// # Errors
     /// When they have not, with settings that would.
     pub(crate) fn has_room(&self, prepared: &Prepared<D>) -> Result<()> {
-        let limit = match self.memory_limit {
-            Some(gb) if !(gb.is_finite() && gb >= 0.0) => {
-                let remedy = "give gigabytes, or 0 for no bound";
-                return Err(Error::input(format!("--memory-limit {gb}"), "it is no amount of memory", remedy));
-            }
-            Some(gb) => (gb > 0.0).then_some((gb * 1e9) as u64),
-            // What is free on another device is not known here.
-            None if prepared.device.is_cpu() => memory::free(),
-            None => None,
-        };
+        let limit = memory::limit(self.memory_limit, &prepared.device)?;
         limit.map_or(Ok(()), |limit| prepared.memory(self.recompute).check(&prepared.plan, self.plan.is_some(), limit))
     }
 

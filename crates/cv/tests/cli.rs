@@ -39,7 +39,7 @@ fn photos_are_predicted_from_files_folders_lists_and_standard_input() {
     assert_eq!(labels, ["blue", "red"]);
     assert_eq!(predict(&["data"]).lines().count(), 20);
     home.write("list.tsv", "id\twhere\n1\tdata/red/1.png\n2\tdata/blue/1.png\n");
-    assert_eq!(predict(&["list.tsv", "--column", "where"]).lines().count(), 2);
+    assert_eq!(predict(&["list.tsv", "--path-column", "where"]).lines().count(), 2);
     let answers = converse(home.command(&["predict", "run", "-"]), &["data/red/5.png", "data/blue/5.png"]);
     assert!(answers[0].starts_with("data/red/5.png\tred\t") && answers[1].contains("\tblue\t"), "{answers:?}");
 }

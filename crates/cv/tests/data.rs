@@ -220,7 +220,7 @@ fn inputs_stream_in_order_and_report_bad_files_in_place() {
     fs::write(root.path().join("in/broken.jpg"), "nothing").unwrap();
     fs::write(root.path().join("list.csv"), "photo\nlisted.png\nlost.png\n").unwrap();
     let inputs = ["single.jpg", "in", "list.csv"].map(|name| root.path().join(name)).to_vec();
-    let args = InputArgs { inputs, column: None };
+    let args = InputArgs { inputs, path_column: None };
     let all: Vec<(String, bool)> = stream(&args, &Pipeline::imagenet())
         .unwrap()
         .map(|(name, sample)| (name[root.path().to_str().unwrap().len() + 1..].to_string(), sample.is_ok()))
@@ -238,7 +238,7 @@ fn inputs_stream_in_order_and_report_bad_files_in_place() {
 
 #[test]
 fn inputs_that_do_not_exist_are_refused_at_once() {
-    let args = InputArgs { inputs: vec!["no/such/photo.jpg".into()], column: None };
+    let args = InputArgs { inputs: vec!["no/such/photo.jpg".into()], path_column: None };
     assert!(stream(&args, &Pipeline::imagenet()).err().unwrap().to_string().contains("no/such/photo.jpg"));
     assert!(stream(&InputArgs::default(), &Pipeline::imagenet()).is_err());
 }

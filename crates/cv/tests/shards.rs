@@ -250,7 +250,7 @@ fn prediction_streams_what_is_in_shards() {
     let folder = folder(&[("a.tar", tar(&[("1.png", red(1)), ("2.png", text("no photo")), ("2.cls", text("x"))]))]);
     parquet(&folder.path().join("b.parquet"), &[(10, 0), (20, 1)], None);
     let inputs: Vec<PathBuf> = ["a.tar", "b.parquet"].map(|name| folder.path().join(name)).to_vec();
-    let found: Vec<_> = stream(&InputArgs { inputs, column: None }, &pipeline()).unwrap().collect();
+    let found: Vec<_> = stream(&InputArgs { inputs, path_column: None }, &pipeline()).unwrap().collect();
     let good: Vec<bool> = found.iter().map(|(_, sample)| sample.is_ok()).collect();
     assert_eq!(good, [true, false, true, true]);
     assert!(found[1].0.ends_with("a.tar/2.png") && found[3].0.ends_with("b.parquet, row 2"));

@@ -405,7 +405,7 @@ fn models_and_inputs_that_cannot_be_used() {
     home.refuses(&["predict", "run", "data/red/1.png", "--top-k", "0"], &["--top-k 0", "use 1 or more"]);
     home.refuses(&["embed", "absent", "data/red/1.png"], &["--model absent", "models list"]);
     home.write("list.csv", "name,label\na,b\n");
-    home.refuses(&["predict", "run", "list.csv"], &["list.csv", "no column \"path\"", "--column"]);
+    home.refuses(&["predict", "run", "list.csv"], &["list.csv", "no column \"path\"", "--path-column"]);
     fs::create_dir_all(home.path("none")).unwrap();
     home.refuses(&["predict", "run", "none"], &["none: no images are in it"]);
 }

@@ -9,6 +9,7 @@ use topwork_core::domain::Inputs;
 use topwork_core::{Error, Result};
 
 use crate::dataset::text_columns;
+use crate::models::bert::Pooling;
 use crate::pipeline::Pipeline;
 use crate::table::{Format, Lines, Source, Table, decompressed, format_of, open_source, place};
 use crate::tokenizer::Tokens;
@@ -30,9 +31,9 @@ pub struct InputArgs {
     /// [default: as it was trained]
     #[arg(long, value_name = "X")]
     pub no_answer_threshold: Option<f64>,
-    /// Column of the text; makes a table of any file [default: as for --text-column in training]
+    /// Column of the text; makes a table of any file [default: as in training]
     #[arg(long, value_name = "NAME")]
-    pub column: Option<String>,
+    pub text_column: Option<String>,
     /// Column of the second text of a pair; of the question, where a model finds answers [default: question]
     #[arg(long, value_name = "NAME")]
     pub pair_column: Option<String>,
@@ -44,6 +45,9 @@ pub struct InputArgs {
     /// the model was trained; pre-trained ones cut it]
     #[arg(long, value_name = "N")]
     pub windows: Option<usize>,
+    /// How the rows of a text become one, where a model has no head yet [default: as the model comes]
+    #[arg(long, value_name = "NAME")]
+    pub pooling: Option<Pooling>,
     /// Longest sequence, in tokens [default: as the model was trained]
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<usize>,
@@ -77,11 +81,12 @@ impl InputArgs {
     }
 
     fn is_table(&self, path: &Path, find: Option<Find>) -> bool {
-        find.is_some() || self.column.is_some() || self.pair_column.is_some() || format_of(path).is_some()
+        find.is_some() || self.text_column.is_some() || self.pair_column.is_some() || format_of(path).is_some()
     }
 
     fn columns(&self, table: &Table) -> Result<Vec<usize>> {
-        let (text, pair) = text_columns(table, self.column.as_deref(), self.pair_column.as_deref(), "--column")?;
+        let (text, pair) =
+            text_columns(table, self.text_column.as_deref(), self.pair_column.as_deref(), "--text-column")?;
         Ok([Some(text), pair].into_iter().flatten().collect())
     }
 
@@ -204,7 +209,8 @@ fn texts_with(args: &InputArgs, find: Option<Find>, stdin: impl Fn() -> Source) 
         let remedy = "name a file, give a sentence with --text, or - to read standard input";
         return Err(Error::input("no input", "there is nothing to predict on", remedy));
     }
-    let paired = args.column.as_deref().map(|_| "--column").or(args.pair_column.as_deref().map(|_| "--pair-column"));
+    let paired =
+        args.text_column.as_deref().map(|_| "--text-column").or(args.pair_column.as_deref().map(|_| "--pair-column"));
     if let Some(flag) = paired.filter(|_| args.files.is_empty()) {
         return Err(Error::input(flag, "columns are of files, and there is none", "name a table, or leave it out"));
     }
@@ -270,7 +276,7 @@ mod tests {
 
     #[test]
     fn with_a_column_standard_input_is_a_table() {
-        let args = InputArgs { column: Some("body".into()), ..args(&[Path::new("-")]) };
+        let args = InputArgs { text_column: Some("body".into()), ..args(&[Path::new("-")]) };
         let found = all(&args, "id\tbody\n7\tthe film\n");
         assert_eq!((found.len(), found[0].1.as_ref().unwrap().rows), (1, 4));
     }
@@ -301,7 +307,7 @@ mod tests {
         assert!(refused(&args(&[Path::new("no-such-file.txt")])).contains("no-such-file.txt"));
         let (_folder, path) = written("a.tsv", b"id\tbody\n1\ta\n");
         let message = refused(&args(&[&path]));
-        assert!(message.contains("\"id\", \"body\"") && message.contains("--column"), "{message}");
+        assert!(message.contains("\"id\", \"body\"") && message.contains("--text-column"), "{message}");
     }
 
     #[test]

@@ -114,8 +114,7 @@ impl Domain for Sentences {
         let now = model.pipeline.pooling;
         let unpooled = (now.keeps_rows() || matches && now == Pooling::Pooler).then_some(Pooling::Mean);
         if let Some(pooling) = of_rows.or(args.pooling).or(unpooled).filter(|&to| to != model.pipeline.pooling) {
-            model.pipeline = model.pipeline.pooled(pooling);
-            model.network = model.pipeline.network(model.network.classes());
+            model = repooled(model, pooling);
         }
         model = if matches { matches::headless(model) } else { matches::headed(model) };
         model.pipeline = model.pipeline.for_training(args.max_tokens)?;
@@ -130,6 +129,9 @@ impl Domain for Sentences {
     }
 
     fn used(mut model: Opened<Pipeline>, args: &InputArgs) -> Result<Opened<Pipeline>> {
+        if let Some(pooling) = args.pooling {
+            model = pooled(model, pooling)?;
+        }
         if model.task.as_ref().is_some_and(|task| task.kind.of_rows()) {
             return Ok(model);
         }
@@ -197,4 +199,19 @@ impl Domain for Sentences {
     fn fingerprint(pipeline: &Pipeline) -> String {
         pipeline.fingerprint()
     }
+}
+
+/// A model without a head, with another pooling.
+fn pooled(model: Opened<Pipeline>, pooling: Pooling) -> Result<Opened<Pipeline>> {
+    if model.task.is_some() && pooling != model.pipeline.pooling {
+        let reason = "the model's head was trained with another pooling";
+        return Err(Error::input("--pooling", reason, "leave it out, or train with it"));
+    }
+    Ok(repooled(model, pooling))
+}
+
+fn repooled(mut model: Opened<Pipeline>, pooling: Pooling) -> Opened<Pipeline> {
+    model.pipeline = model.pipeline.pooled(pooling);
+    model.network = model.pipeline.network(model.network.classes());
+    model
 }

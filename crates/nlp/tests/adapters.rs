@@ -68,7 +68,7 @@ fn moved(home: &Home) -> BTreeSet<String> {
 /// Probabilities of the first class for the sentences of `dev.tsv`.
 fn probabilities(home: &Home, args: &[&str]) -> Vec<f64> {
     let command =
-        [&["predict"], args, &["dev.tsv", "--column", "sentence", "--json", "--top-k", "2", "--quiet"]].concat();
+        [&["predict"], args, &["dev.tsv", "--text-column", "sentence", "--json", "--top-k", "2", "--quiet"]].concat();
     let of_bad = |line: &str| {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         let guesses = line["predictions"].as_array().unwrap();
@@ -125,7 +125,8 @@ fn a_run_and_its_adapter_on_the_base_give_the_same_answers() {
         let args = ["evaluate", base(), "--adapter", "run/adapter", "--validation", "dev.tsv", "--json"];
         let measured: serde_json::Value = serde_json::from_str(&home.run(&args).well()).unwrap();
         assert_eq!(measured["accuracy"], summary["accuracy"], "{kind}");
-        let embed = |args: &[&str]| home.run(&[&["embed"], args, &["dev.tsv", "--column", "sentence"]].concat()).well();
+        let embed =
+            |args: &[&str]| home.run(&[&["embed"], args, &["dev.tsv", "--text-column", "sentence"]].concat()).well();
         let numbers =
             |text: String| -> Vec<f64> { text.split_whitespace().filter_map(|word| word.parse().ok()).collect() };
         close(&numbers(embed(&["run"])), &numbers(embed(&[base(), "--adapter", "run/adapter"])));

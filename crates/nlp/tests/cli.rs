@@ -45,7 +45,7 @@ fn sentences_are_predicted_from_texts_files_columns_and_standard_input() {
     assert_eq!(labels, ["good", "bad"]);
     assert_eq!(predict(&["dev.tsv"]).lines().count(), 20);
     home.write("a.csv", "id,body\n1,\"great, warm\"\n2,cold\n");
-    assert_eq!(predict(&["a.csv", "--column", "body"]).lines().count(), 2);
+    assert_eq!(predict(&["a.csv", "--text-column", "body"]).lines().count(), 2);
     home.write("a.txt", "a great film\na cold plot\nthe actor is dull\n");
     assert_eq!(predict(&["a.txt", "dev.tsv"]).lines().count(), 23);
     let answers =
@@ -107,6 +107,18 @@ fn models_are_listed_and_shown() {
 }
 
 #[test]
+fn a_model_without_a_head_is_pooled_as_asked_and_one_with_a_head_as_it_was_trained() {
+    let home = home();
+    let embed = |model: &str, more: &[&str]| home.run(&[&["embed", model, "--text", "the film"], more].concat());
+    let [own, first, mean] =
+        [&[][..], &["--pooling", "cls"], &["--pooling", "mean"]].map(|more| embed(model(), more).well());
+    assert!(own != first && own != mean && first != mean);
+    home.train("run", &["--pooling", "mean"]).well();
+    assert_eq!(embed("run", &["--pooling", "mean"]).well(), embed("run", &[]).well());
+    embed("run", &["--pooling", "cls"]).refused(&["--pooling: the model's head was trained with another pooling"]);
+}
+
+#[test]
 fn features_are_streamed() {
     let home = home();
     let answers = converse(home.command(&["embed", model(), "-"]), &["a good film", "the plot"]);
@@ -128,6 +140,8 @@ fn vectors_go_into_a_file_and_what_could_not_be_read_is_told() {
     let printed = home.run(&["embed", model(), "texts.txt"]).well();
     assert_eq!(printed.lines().next().unwrap().split('\t').skip(1).collect::<Vec<_>>(), first);
     assert_eq!(fs::read_to_string(home.path("v.names.jsonl")).unwrap().lines().count(), 2);
+    home.run(&["embed", model(), "texts.txt", "--out", "v.npy"]).refused(&["v.npy: it exists already", "--out"]);
+    assert!(fs::read(home.path("v.npy")).unwrap() == bytes);
 
     fs::write(home.path("bad.txt"), b"one\ncaf\xe9\ntwo\n").unwrap();
     home.run(&["embed", model(), "bad.txt", "--out", "bad.parquet"]).refused(&["line 2", "1 of 3"]);

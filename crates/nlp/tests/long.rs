@@ -53,6 +53,7 @@ fn one_window_is_the_text_as_ever_and_more_are_their_mean() {
     let home = empty();
     let mean = ["--max-tokens", "8"];
     home.run(&["embed", model(), "--text", "the film", "--windows", "3"]).refused(&["--windows 3", "--pooling mean"]);
+    home.run(&["embed", model(), "--text", "the film", "--windows", "3", "--pooling", "mean"]).well();
     home.write("train.tsv", table(20, 1));
     let flags = ["train", "--train", "train.tsv", "--model", model(), "--pooling", "mean", "--out", "mean", "--quiet"];
     home.run(&flags).well();

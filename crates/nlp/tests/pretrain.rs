@@ -164,3 +164,116 @@ fn text_that_cannot_be_learned_from_is_refused_and_leaves_nothing() {
         &["--max-tokens 64", "only 32"],
     );
 }
+
+#[test]
+fn settings_that_cannot_be_are_refused_before_the_text_is_read() {
+    let home = home();
+    let on = |more: &[&str], parts: &[&str]| {
+        home.refuses(&[&["pretrain", "--corpus", "absent", "--out", "new"], more].concat(), parts);
+    };
+    on(&["--width", "100", "--heads", "3"], &["--heads 3", "the width, 100"]);
+    on(&["--layers", "99999"], &["the network", "num_hidden_layers 99999"]);
+    on(&["--on-nan", "rollback"], &["--on-nan rollback", "--checkpoint-every N"]);
+    home.refuses(&["pretrain", "--corpus", "text", "--evaluate", model(), "--epochs", "2"], &["--epochs"]);
+}
+
+#[test]
+fn a_dry_run_tells_what_there_is_to_do_and_leaves_nothing() {
+    let home = home();
+    let before = home.files();
+    let told = home.run(&args(&["--dry-run"])).well();
+    assert!(
+        told.contains("90 documents") && told.contains("24 steps") && told.contains("a step takes about"),
+        "{told}"
+    );
+    assert!(home.files() == before);
+}
+
+#[test]
+fn a_step_without_room_in_memory_is_refused_with_a_batch_that_has_it() {
+    let home = home();
+    let refused = home.run(&args(&["--memory-limit", "0.001"])).refused(&["a step of 8 pairs", "--batch-size"]);
+    assert!(refused.contains("--memory-limit"), "{refused}");
+    assert!(!home.path("run").exists());
+    pretrained(&home, &["--memory-limit", "0"]).well();
+}
+
+#[test]
+fn what_a_folder_links_to_elsewhere_is_not_learned_from() {
+    let home = home();
+    home.write("elsewhere/secret.txt", "zzyzx quux zzyzx quux\n".repeat(50));
+    std::os::unix::fs::symlink(home.path("elsewhere/secret.txt"), home.path("text/b.txt")).unwrap();
+    std::os::unix::fs::symlink(home.path("text/a.txt"), home.path("text/c.txt")).unwrap();
+    let told = home.run(&args(&["--dry-run"])).well();
+    assert!(told.contains("180 documents"), "{told}");
+}
+
+#[test]
+fn checkpoints_of_another_text_are_not_gone_on_from() {
+    let home = home();
+    home.kill_at(&args(&["--checkpoint-every", "2"]), "run", 1);
+    // Where its own cut of the text is gone, the text is read again.
+    std::fs::remove_file(home.path("run/corpus/tokens")).unwrap();
+    home.write("text/a.txt", text(90).replace("film", "tape"));
+    home.run(&["pretrain", "--resume", "--out", "run"]).refused(&["run: its checkpoints are of another text"]);
+}
+
+/// A model whose normalization overflows.
+fn overflowing(home: &Home) {
+    let one: Vec<&str> = args(&[]).into_iter().map(|arg| if arg == "24" { "1" } else { arg }).collect();
+    home.run(&one).well();
+    let path = home.path("run/model/model.safetensors");
+    let mut weights = topwork_core::checkpoint::read(&path).unwrap();
+    let name = "bert.embeddings.LayerNorm.weight".to_string();
+    weights.insert(name.clone(), (&weights[&name] * 3e38).unwrap());
+    topwork_core::checkpoint::write_safetensors(&path, &weights, &std::collections::BTreeMap::new()).unwrap();
+}
+
+#[test]
+fn a_loss_that_is_no_number_names_its_documents_and_may_be_left_out() {
+    let home = home();
+    overflowing(&home);
+    let go_on = |more: &[&str]| {
+        let base = ["pretrain", "--corpus", "text", "--model", "run/model", "--out", "next", "--force"];
+        home.run(&[&base, more].concat())
+    };
+    let told = go_on(&["--steps", "4"])
+        .refused(&["step 1: the loss is NaN on pairs of the documents", "the rate is probably too high"]);
+    assert!(told.contains("--on-nan"), "{told}");
+    go_on(&["--steps", "4", "--on-nan", "skip"]).well();
+    // Five steps may be left out, and one in ten of many.
+    go_on(&["--on-nan", "skip", "--steps", "6"]).refused(&["step 6: the loss is NaN"]);
+    go_on(&["--steps", "4", "--on-nan", "rollback", "--checkpoint-every", "2"]).refused(&["step 1: the loss is NaN"]);
+}
+
+#[test]
+fn where_the_default_cannot_be_had_the_embedded_model_takes_its_place() {
+    let home = support::home();
+    let mut command =
+        home.command(&["train", "--train", "train.tsv", "--validation", "dev.tsv", "--out", "run", "--offline"]);
+    // Not what this machine may have.
+    let ran = support::run(command.env("HF_HOME", home.path("none")));
+    assert!(ran.err.contains("all-minilm-l6-v2 cannot be had; tiny-bert"), "{}", ran.err);
+    ran.well();
+    let text = std::fs::read_to_string(home.path("run/run.toml")).unwrap();
+    assert!(text.contains("model = \"tiny-bert\""), "{text}");
+}
+
+#[test]
+fn the_embedded_model_is_small_and_whole_and_needs_no_network() {
+    let weights = concat!(env!("CARGO_MANIFEST_DIR"), "/weights/tiny-bert/model.safetensors");
+    assert!(std::fs::metadata(weights).unwrap().len() < 6_200_000);
+    let home = home();
+    let list = home.run(&["models", "list"]).well();
+    let line = list.lines().find(|line| line.starts_with("tiny-bert")).unwrap();
+    assert!(line.ends_with("embedded"), "{line}");
+    let shown = home.run(&["models", "show", "tiny-bert"]).well();
+    assert!(shown.contains("Debian") && shown.contains("encoder.layer.2"), "{shown}");
+    // Its heads of pre-training are there.
+    let guessed = home.run(&["fill-mask", "tiny-bert", "--offline", "This package contains the [MASK] files."]).well();
+    assert!(
+        guessed.contains("header") || guessed.contains("documentation") || guessed.contains("development"),
+        "{guessed}"
+    );
+    home.run(&["pretrain", "--evaluate", "tiny-bert", "--corpus", "text", "--offline"]).well();
+}

@@ -227,7 +227,10 @@ fn models_and_inputs_that_cannot_be_used() {
     home.refuses(&["predict", "run", "absent.txt"], &["absent.txt", "No such file", "check the path"]);
     home.refuses(&["predict", "run", "."], &[".: is a folder", "name a file"]);
     home.refuses(&["predict", "run"], &["nothing to predict on", "--text"]);
-    home.refuses(&["predict", "run", "dev.tsv", "--column", "body"], &["dev.tsv: has no column \"body\"", "--column"]);
+    home.refuses(
+        &["predict", "run", "dev.tsv", "--text-column", "body"],
+        &["dev.tsv: has no column \"body\"", "--text-column"],
+    );
     home.refuses(&["predict", "run", "dev.tsv", "--top-k", "0"], &["--top-k 0", "use 1 or more"]);
 }
 

@@ -26,7 +26,7 @@ pub struct InputArgs {
     /// Column of a list with the photos' paths, relative to the list, or of Parquet with their bytes [default: path, file,
     /// image, …]
     #[arg(long, value_name = "NAME")]
-    pub column: Option<String>,
+    pub path_column: Option<String>,
 }
 
 /// A photo to read, or the name of what could not be made one and why.
@@ -55,7 +55,7 @@ pub fn photos(args: &InputArgs) -> Result<impl Iterator<Item = Item> + Send + us
     if args.inputs.is_empty() {
         return Err(Error::input("PHOTO", "no photos are named", "name files or folders, or - for standard input"));
     }
-    let sources = args.inputs.iter().map(|input| source(input, args.column.as_deref()));
+    let sources = args.inputs.iter().map(|input| source(input, args.path_column.as_deref()));
     Ok(sources.collect::<Result<Vec<Items>>>()?.into_iter().flatten())
 }
 

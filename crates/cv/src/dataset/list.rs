@@ -65,7 +65,7 @@ pub fn read(path: &Path, args: &DataArgs, asked: &TaskArgs) -> Result<Found> {
 /// When the list cannot be opened or has no such column; a broken row is an error in its place.
 pub fn paths(path: &Path, column: Option<&str>) -> Result<impl Iterator<Item = Result<PathBuf>> + Send + use<>> {
     let mut rows = Rows::open(path)?;
-    let column = rows.column("--column", column, &PATH_NAMES)?;
+    let column = rows.column("--path-column", column, &PATH_NAMES)?;
     Ok(std::iter::from_fn(move || match rows.next() {
         Ok(Some((row, record))) => Some(rows.field(row, &record, column).map(|photo| rows.resolve(photo))),
         Ok(None) => None,

@@ -85,7 +85,7 @@ pub fn read(files: &[PathBuf], at: &Path, photo: Option<&str>, asked: &TaskArgs)
 /// When it is damaged, has no such column, or a row lacks its photo.
 pub fn photos(path: &Path, column: Option<&str>) -> Result<Vec<Photo>> {
     let table = Table::open(path)?;
-    let photo = table.column("--column", column, &PHOTO_NAMES)?;
+    let photo = table.column("--path-column", column, &PHOTO_NAMES)?;
     table.photos(&photo, &[], |_, _| Ok(()))
 }
 

@@ -99,7 +99,10 @@ fn columns(args: &InputArgs, table: &Table) -> Result<Vec<usize>> {
             Error::input(&table.name, reason, format!("name it with {flag}"))
         }),
     };
-    Ok(vec![named(&args.pair_column, "--pair-column", &["question"])?, named(&args.column, "--column", &CONTEXTS)?])
+    Ok(vec![
+        named(&args.pair_column, "--pair-column", &["question"])?,
+        named(&args.text_column, "--text-column", &CONTEXTS)?,
+    ])
 }
 
 /// Questions with texts, as they come: name, question, text.
