@@ -72,6 +72,27 @@ pub fn of_run(run: &Path) -> Result<Vec<u8>> {
     Ok(file)
 }
 
+/// Whether `earlier` is what of `file` was known at an earlier time: the same run's, which may have gone on since.
+pub fn begins(earlier: &[u8], file: &[u8]) -> bool {
+    match (steps(earlier), steps(file)) {
+        (Some(earlier), Some(file)) => file.starts_with(&earlier),
+        _ => false,
+    }
+}
+
+/// The events of a file without their time, which is that of the last one; `None` where it is no such file.
+fn steps(mut file: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut found = Vec::new();
+    while !file.is_empty() {
+        let length = usize::try_from(u64::from_le_bytes(file.get(..8)?.try_into().ok()?)).ok()?;
+        let bytes = file.get(12..length.checked_add(12)?)?;
+        let event = Event { wall_time: 0.0, ..Event::decode(bytes).ok()? };
+        found.push(event.encode_to_vec());
+        file = file.get(length.checked_add(16)?..)?;
+    }
+    Some(found)
+}
+
 /// Numbers of the lines, by the steps of the whole run. A last line that is not whole is left out.
 fn events(text: &str) -> Vec<(i64, Vec<Scalar>)> {
     let scalar = |tag: String, value: f64| Scalar { tag, simple_value: value as f32 };
@@ -162,6 +183,23 @@ mod tests {
         let expected =
             [(1, "train/loss", 2.0), (10, "train/loss", 1.0), (10, "epoch/train_loss", 1.5), (11, "train/loss", 0.5)];
         assert_eq!(brief, expected);
+    }
+
+    #[test]
+    fn a_file_goes_on_from_an_earlier_one_of_its_run_only() {
+        let file = |wall_time: f64, values: &[f32]| {
+            let mut file = Vec::new();
+            for (step, &value) in (0..).zip(values) {
+                let value = vec![Scalar { tag: "a".into(), simple_value: value }];
+                record(&Event { wall_time, step, file_version: None, summary: Some(Summary { value }) }, &mut file);
+            }
+            file
+        };
+        let whole = file(2.0, &[1.0, 2.0, 3.0]);
+        assert!(begins(&file(1.0, &[1.0, 2.0]), &whole) && begins(&whole, &whole));
+        assert!(!begins(&file(1.0, &[1.0, 2.5]), &whole) && !begins(&whole, &file(3.0, &[1.0, 2.0])));
+        assert!(!begins(b"somebody's notes, no events", &whole) && !begins(&whole[..whole.len() - 1], &whole));
+        assert!(!begins(&u64::MAX.to_le_bytes(), &whole));
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Vectors {
     /// A file at `path`, whose ending tells the format.
     ///
     /// # Errors
-    /// When the ending is another one, or the folder cannot be written to.
+    /// When the ending is another one, the file or that of its names is there already, or the folder cannot be written to.
     pub fn create(path: &Path) -> Result<Self> {
         let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
         let form = match ending.as_str() {
@@ -69,6 +69,7 @@ impl Vectors {
                     required binary input (STRING);
                     required group embedding (LIST) { repeated group list { required float element; } }
                 }";
+                vacant(path)?;
                 let schema = parse_message_type(schema).map_err(written(path))?;
                 let properties = WriterProperties::builder().set_compression(Compression::SNAPPY);
                 let properties = properties.set_dictionary_enabled(false).build();
@@ -88,9 +89,11 @@ impl Vectors {
     }
 
     fn matrix(path: &Path, header: Header) -> Result<Form> {
+        let beside = path.with_extension("names.jsonl");
+        vacant(path).and_then(|()| vacant(&beside))?;
         let mut numbers = BufWriter::with_capacity(1 << 20, Partial::create(path)?);
         numbers.write_all(&header(0, 0)).map_err(Error::io(path))?;
-        let names = BufWriter::new(Partial::create(&path.with_extension("names.jsonl"))?);
+        let names = BufWriter::new(Partial::create(&beside)?);
         Ok(Form::Matrix { header, numbers, names })
     }
 
@@ -172,6 +175,14 @@ impl Vectors {
     }
 }
 
+/// Refuses to write over what is there.
+fn vacant(path: &Path) -> Result<()> {
+    if path.exists() {
+        return Err(Error::input(path.display(), "it exists already", "choose another --out"));
+    }
+    Ok(())
+}
+
 fn written(path: &Path) -> impl Fn(parquet::errors::ParquetError) -> Error + '_ {
     move |error| Error::io(path)(std::io::Error::other(error))
 }
@@ -250,6 +261,25 @@ mod tests {
         assert!(message.contains('b') && message.contains("1 numbers"), "{message}");
         drop(vectors);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_there_is_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        for (there, name) in [
+            ("v.npy", "v.npy"),
+            ("w.names.jsonl", "w.safetensors"),
+            ("x.safetensors", "x.safetensors"),
+            ("y.parquet", "y.parquet"),
+        ] {
+            let there = folder.path().join(there);
+            std::fs::write(&there, "mine").unwrap();
+            let message = Vectors::create(&folder.path().join(name)).err().unwrap().to_string();
+            let said = format!("{}: it exists already", there.display());
+            assert!(message.contains(&said) && message.contains("--out"), "{message}");
+            assert_eq!(std::fs::read(&there).unwrap(), b"mine");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 4);
     }
 
     #[test]

@@ -81,8 +81,13 @@ fn finished_runs_stand_side_by_side_with_what_their_seeds_say() {
     home.run(&["events", "probe-1", "tuned-1", "--out", "board"]).well();
     let file = fs::read(home.path("board/tuned-1/events.out.tfevents.0.topwork")).unwrap();
     assert!(file.windows(19).any(|part| part == b"validation/accuracy"));
-    home.run(&["events", "nowhere", "--out", "other"]).refused(&["nowhere", "metrics.jsonl"]);
-    assert!(!home.path("other").exists());
+    // Of the same run, events are brought up to date; nothing else is replaced.
+    home.run(&["events", "tuned-1", "--out", "board"]).well();
+    home.write("other/tuned-1/metrics.jsonl", fs::read(home.path("probe-1/metrics.jsonl")).unwrap());
+    home.run(&["events", "other/tuned-1", "--out", "board"]).refused(&["board/tuned-1", "it exists already"]);
+    assert!(fs::read(home.path("board/tuned-1/events.out.tfevents.0.topwork")).unwrap() == file);
+    home.run(&["events", "nowhere", "--out", "absent"]).refused(&["nowhere", "metrics.jsonl"]);
+    assert!(!home.path("absent").exists());
 
     home.run(&["compare", "probe-1"]).refused(&["two runs"]);
     home.run(&["compare", "probe-1", "nowhere"]).refused(&["nowhere", "run.toml"]);

@@ -26,7 +26,7 @@ pub(super) struct EmbedArgs<D: Domain> {
     /// Scale each vector to length 1 [default: where the model's own library does]
     #[arg(long)]
     normalize: bool,
-    /// Write the vectors to this file instead, whose ending tells the format: .npy, .safetensors or .parquet
+    /// Write the vectors to this new file instead, whose ending tells the format: .npy, .safetensors or .parquet
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -34,12 +34,12 @@ pub(super) struct EmbedArgs<D: Domain> {
 pub(super) fn run<D: Domain>(args: EmbedArgs<D>, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
     let place = common.place()?;
+    let file = args.out.as_deref().map(Vectors::create).transpose()?.map(RefCell::new);
     let model = D::used(super::open::<D>(&args.model, args.adapter.as_deref(), common)?, &args.inputs)?;
     let mut embedder = Embedder::<D>::new(model, place, &args.model)?;
     if args.normalize {
         embedder = embedder.normalized();
     }
-    let file = args.out.as_deref().map(Vectors::create).transpose()?.map(RefCell::new);
     let told = Cell::new(0);
     let outcome = stream(
         D::inputs(&args.inputs, embedder.pipeline())?,

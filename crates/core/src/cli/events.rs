@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Common, print_line};
-use crate::files::{create_dir_all, write_atomic_bytes};
+use crate::files::{create_dir_all, folder_of, read_small, write_atomic_bytes};
 use crate::{Error, Result, events};
 
 /// TensorBoard takes a file for one of events where this is in its name.
@@ -14,7 +14,7 @@ pub(super) struct EventsArgs {
     /// Runs, finished or under way: their --out folders
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<PathBuf>,
-    /// Folder of events, in which each run has one of its name; what is there of these runs is written anew
+    /// Folder of events, in which each run has one of its name; earlier events of the same runs are brought up to date
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
 }
@@ -31,10 +31,17 @@ pub(super) fn run(args: EventsArgs, common: &Common) -> Result<()> {
         names.push(name);
     }
     let files: Vec<Vec<u8>> = args.runs.iter().map(|run| events::of_run(run)).collect::<Result<_>>()?;
-    for (name, bytes) in names.iter().zip(&files) {
-        let folder = args.out.join(name);
-        create_dir_all(&folder)?;
-        write_atomic_bytes(&folder.join(FILE), bytes)?;
+    let places: Vec<PathBuf> = names.iter().map(|name| args.out.join(name).join(FILE)).collect();
+    for (place, bytes) in places.iter().zip(&files).filter(|(place, _)| place.exists()) {
+        let earlier = read_small(place).map_err(Error::io(place))?;
+        if !events::begins(&earlier, bytes) {
+            let reason = "it exists already, and is not of this run as it is now";
+            return Err(Error::input(place.display(), reason, "choose another --out"));
+        }
+    }
+    for (place, bytes) in places.iter().zip(&files) {
+        create_dir_all(folder_of(place))?;
+        write_atomic_bytes(place, bytes)?;
     }
     if common.json {
         return print_line(&serde_json::json!({ "out": args.out, "runs": names }).to_string());

@@ -11,7 +11,7 @@ use topwork_core::seed::Seed;
 use topwork_core::train::{Partners, mixed};
 use topwork_core::{Error, Result};
 
-use super::raster;
+use super::{raster, vacant};
 use crate::{Fit, Photos};
 
 /// The flags of `show-batch`.
@@ -30,6 +30,7 @@ pub fn shown_flag(flag: clap::Arg) -> clap::Arg {
     let heading = flag.get_help_heading().map(str::to_string);
     match flag.get_id().as_str() {
         "out" => flag.value_name("FILE").help("The sheet, a PNG file [default: batch.png]"),
+        "force" => flag.help("Replace the file at --out"),
         "views" => flag.help("How many random views of each photo to show [default: 5]"),
         id if SEEN.contains(&id) || heading.as_deref() == Some("Data") => flag,
         _ => flag.hide(true),
@@ -38,8 +39,12 @@ pub fn shown_flag(flag: clap::Arg) -> clap::Arg {
 
 /// Does what the command line says.
 pub(crate) fn run(args: &ShowBatchArgs, common: &Common) -> Result<()> {
-    let Fit { data, options, seed, model, out, .. } = &args.fit;
+    let Fit { data, options, seed, model, out, force, .. } = &args.fit;
     options.check()?;
+    let to = out.clone().unwrap_or_else(|| PathBuf::from("batch.png"));
+    if !force {
+        vacant(&to, "choose another --out, or replace it with --force")?;
+    }
     if args.photos == 0 {
         return Err(Error::input("--photos 0", "there is nothing to show", "use 1 or more"));
     }
@@ -93,7 +98,6 @@ pub(crate) fn run(args: &ShowBatchArgs, common: &Common) -> Result<()> {
             rows[row].push((picture, text));
         }
     }
-    let to = out.clone().unwrap_or_else(|| PathBuf::from("batch.png"));
     raster::write(&to, &raster::sheet(&rows))?;
     print_line(&if common.json {
         serde_json::json!({ "picture": to, "photos": photos.len(), "views": views }).to_string()
