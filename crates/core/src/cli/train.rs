@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::{Common, Console, print_line};
+use crate::compare::TRACELESS;
 use crate::domain::Domain;
 use crate::fit::{Finished, Fit};
 use crate::machine::Machine;
@@ -78,9 +79,9 @@ pub(super) fn run<D: Domain>(args: TrainArgs<D>, common: &Common) -> Result<()> 
         let out = args.fit.out.ok_or_else(|| {
             Error::input("--resume", "no run is named", "add --out with the interrupted run's directory")
         })?;
-        // Whether the network may be used leaves no trace.
-        let machine = Machine { offline: false, ..common.machine(args.fit.machine) };
+        let machine = common.machine(args.fit.machine);
         let run = continued(Fit::<D> { out: None, machine, ..args.fit }, Fit::of_run(&out)?)?;
+        // Whether the network may be used is said each time.
         let machine = Machine { offline: common.offline, ..run.machine };
         return report(&Fit { machine, ..run }.go_on(&console)?, &out, common);
     }
@@ -152,23 +153,23 @@ fn merged<D: Domain>(flags: &Fit<D>, mut file: Fit<D>) -> Result<Fit<D>> {
 /// The settings of an interrupted run. Flags may repeat them; another value would make it another run, except for what
 /// leaves no trace in the result.
 fn continued<D: Domain>(flags: Fit<D>, run: Fit<D>) -> Result<Fit<D>> {
-    let of_run = serde_json::to_value(&run).map_err(unusable)?;
-    let checkpoint_every = flags.checkpoint_every.or(run.checkpoint_every);
-    let cache_limit = flags.machine.cache_limit.or(run.machine.cache_limit);
     let options = Options { augment: flags.options.augmented(), ..flags.options.clone() };
-    let recompute = flags.recompute || run.recompute;
-    let memory_limit = flags.memory_limit.or(run.memory_limit);
-    let machine = Machine { cache_limit: None, ..flags.machine };
-    let given = Fit { checkpoint_every: None, machine, recompute: run.recompute, memory_limit: None, options, ..flags };
-    if let Some((flag, value)) = difference(&of_run, &serde_json::to_value(given).map_err(unusable)?) {
+    let mut of_run = serde_json::to_value(&run).map_err(unusable)?;
+    let mut given = serde_json::to_value(Fit { options, ..flags }).map_err(unusable)?;
+    for name in TRACELESS {
+        let place = format!("/{}", name.replace('.', "/"));
+        if let (Some(value), Some(flag)) = (of_run.pointer_mut(&place), given.pointer_mut(&place)) {
+            overlay(value, flag.take());
+        }
+    }
+    if let Some((flag, value)) = difference(&of_run, &given) {
         return Err(Error::input(
             format!("--{flag}"),
             format!("the run to resume was started with {value}"),
             "leave it out, or start another run with another --out",
         ));
     }
-    let machine = Machine { cache_limit, ..run.machine };
-    Ok(Fit { checkpoint_every, machine, recompute, memory_limit, ..run })
+    serde_json::from_value(of_run).map_err(unusable)
 }
 
 /// The first setting in `top` that is not as in `base`, with its value there.

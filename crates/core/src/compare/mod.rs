@@ -19,7 +19,11 @@ pub use difference::{Difference, difference, moments};
 pub use page::page;
 
 /// What of `run.toml` is no setting: where a run is, how it was begun, and the plan, which follows from settings and data.
-const ASIDE: [&str; 5] = ["out", "seed", "force", "plan", "checkpoint-every"];
+const ASIDE: [&str; 4] = ["out", "seed", "force", "plan"];
+/// Settings that leave no trace in what a run becomes, by their dotted names: runs that differ in nothing else are the same, and
+/// one that is gone on with may have others.
+pub(crate) const TRACELESS: [&str; 5] =
+    ["checkpoint-every", "recompute", "memory-limit", "machine.cache-limit", "machine.offline"];
 
 /// A finished run.
 #[derive(Debug, Clone)]
@@ -106,6 +110,7 @@ impl Run {
         let plan = settings.get("plan").map(Value::to_string).unwrap_or_default();
         let mut flat = BTreeMap::new();
         settings.iter().filter(|(key, _)| !ASIDE.contains(&key.as_str())).for_each(|(k, v)| flatten(k, v, &mut flat));
+        flat.retain(|name, _| !TRACELESS.contains(&name.as_str()));
         // Of the course, what can be read: it decides nothing here.
         let lines = read_small_text(&path.join("metrics.jsonl")).unwrap_or_default();
         let epoch = |line: &str| serde_json::from_str::<EpochRecord>(line).ok().filter(|record| record.kind == "epoch");
@@ -305,6 +310,24 @@ mod tests {
         assert_eq!(cells[1][..5], ["strategy partial", "3", "0.8667 ± 0.0577", "", ""]);
         assert_eq!(cells[2][1..3], ["3", "0.5333 ± 0.0577"]);
         assert!(notes(&found).iter().any(|note| note.contains("paired by seed")));
+    }
+
+    #[test]
+    fn what_leaves_no_trace_makes_no_row_of_its_own() {
+        let home = tempfile::tempdir().unwrap();
+        let read = |name: &str, settings: &str| {
+            let folder = home.path().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            let summary = serde_json::to_string(&run("lora", 1, 5).metrics).unwrap();
+            std::fs::write(folder.join("summary.json"), summary).unwrap();
+            std::fs::write(folder.join("run.toml"), format!("strategy = \"lora\"\n{settings}")).unwrap();
+            Run::read(&folder).unwrap()
+        };
+        let free = "checkpoint-every = 5\nrecompute = true\nmemory-limit = 2.0\n[machine]\ncache-limit = 1.0\noffline = true\n";
+        let runs = vec![read("a", "seed = 1\nrecompute = false\n"), read("b", &format!("seed = 2\n{free}"))];
+        assert_eq!(Comparison::of(runs).unwrap().rows.len(), 1);
+        let runs = vec![read("c", "seed = 1\n"), read("d", "seed = 2\n[machine]\nprecision = \"bf16\"\n")];
+        assert_eq!(Comparison::of(runs).unwrap().rows.len(), 2);
     }
 
     #[test]
