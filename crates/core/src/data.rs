@@ -9,6 +9,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use crate::metrics::Metrics;
+use crate::outputs::Mistake;
 use crate::seed::Seed;
 use crate::task::Task;
 use crate::{Error, Result};
@@ -50,6 +51,13 @@ pub enum View {
 pub enum Excerpt {
     /// Words, as they are: whoever prints them escapes them.
     Text(String),
+    /// The same, with passages that are marked.
+    Marked {
+        /// The words.
+        text: String,
+        /// Passages, by the bytes of the text; they may overlap.
+        marks: Vec<(Range<usize>, Mark)>,
+    },
     /// A small picture.
     Picture {
         /// Its kind: `image/jpeg`.
@@ -59,6 +67,15 @@ pub enum Excerpt {
         /// Width and height in pixels.
         size: [u32; 2],
     },
+}
+
+/// What a passage is marked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// It is what should have been said.
+    Right,
+    /// It was said, or something was said of it, that is wrong.
+    Wrong,
 }
 
 /// Samples with class indices. Implementations are cheap to ask and thread-safe; `load` does the work.
@@ -95,6 +112,11 @@ pub trait Dataset: Send + Sync {
     /// Scores of the head's outputs for `samples`, in this order, where targets do not say enough to judge them: of answers that
     /// several samples are parts of. `None` where [`Metrics::of`] does it.
     fn judge(&self, _samples: &[usize], _outputs: &[f32]) -> Option<Metrics> {
+        None
+    }
+    /// The worst of the head's wrong outputs for `samples`, in this order, at most `most`, where only the data set can show them:
+    /// words of a text, passages. `None` where [`Outputs::mistakes`](crate::outputs::Outputs::mistakes) does it.
+    fn mistakes(&self, _task: &Task, _samples: &[usize], _outputs: &[f32], _most: usize) -> Option<Vec<Mistake>> {
         None
     }
     /// What a person is shown of sample `i`, small enough to stand among many; by itself, its name.
@@ -147,6 +169,13 @@ impl Dataset for Subset {
     }
     fn judge(&self, samples: &[usize], outputs: &[f32]) -> Option<Metrics> {
         self.base.judge(&samples.iter().map(|&i| self.indices[i]).collect::<Vec<_>>(), outputs)
+    }
+    fn mistakes(&self, task: &Task, samples: &[usize], outputs: &[f32], most: usize) -> Option<Vec<Mistake>> {
+        let own: Vec<usize> = samples.iter().map(|&i| self.indices[i]).collect();
+        let mut found = self.base.mistakes(task, &own, outputs, most)?;
+        let place: BTreeMap<usize, usize> = own.into_iter().zip(samples.iter().copied()).collect();
+        found.iter_mut().for_each(|mistake| mistake.sample = place[&mistake.sample]);
+        Some(found)
     }
     fn excerpt(&self, i: usize) -> Result<Excerpt> {
         self.base.excerpt(self.indices[i])

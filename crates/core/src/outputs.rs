@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::data::{Dataset, Excerpt, Targets};
 use crate::metrics::Metrics;
-use crate::task::Task;
+use crate::task::{Kind, Task};
 
 /// The outputs of a head on some samples of a data set.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -23,14 +23,68 @@ pub struct Mistake {
     pub sample: usize,
     /// What it is called.
     pub name: String,
-    /// Its class.
-    pub truth: usize,
-    /// The class it is taken for.
-    pub said: usize,
-    /// How surely.
-    pub probability: f32,
+    /// What is wrong.
+    pub slip: Slip,
     /// What is shown of it.
     pub excerpt: Excerpt,
+}
+
+/// What is wrong with an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Slip {
+    /// Another class.
+    Class {
+        /// That of the sample.
+        truth: usize,
+        /// The one it is taken for.
+        said: usize,
+        /// How surely.
+        probability: f32,
+    },
+    /// A label too much or too little.
+    Label {
+        /// Its name.
+        label: String,
+        /// Whether the sample has it.
+        has: bool,
+        /// How surely the contrary is said.
+        probability: f32,
+        /// Labels that are wrong beside it.
+        others: usize,
+    },
+    /// A number that is far off.
+    Value {
+        /// What it measures.
+        name: String,
+        /// The number itself.
+        truth: f32,
+        /// The one that is said.
+        said: f32,
+    },
+    /// Words with other labels than theirs, in the order of the text.
+    Words(Vec<Word>),
+    /// A passage that does not answer the question.
+    Passage {
+        /// The right answer; of a question without one, `None`.
+        right: Option<String>,
+        /// What is said; `None` where it is said that there is none.
+        said: Option<String>,
+        /// How surely, against the other best passages.
+        probability: f32,
+    },
+}
+
+/// A word with another label than its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Word {
+    /// The word.
+    pub text: String,
+    /// Its label.
+    pub truth: String,
+    /// The label it is given.
+    pub said: String,
+    /// How surely.
+    pub probability: f32,
 }
 
 /// How good the answers are that are sure enough to be given.
@@ -88,25 +142,65 @@ impl Outputs {
         Selected { reject_below: least, answered, coverage, accuracy: share(right, answered) }
     }
 
-    /// Of classes, at most `most` wrong answers: the surest first, equally sure ones in the order of the samples.
+    /// At most `most` wrong answers, the worst first, equally bad ones in the order of the samples: of classes, labels and words
+    /// those that are surest, of values those that are furthest off, of passages those with least in common with the right
+    /// one. Of matches none.
     pub fn mistakes(&self, task: &Task, data: &dyn Dataset, most: usize) -> Vec<Mistake> {
-        if !task.is_classes() {
-            return Vec::new();
+        if let Some(own) = data.mistakes(task, &self.samples, &self.logits, most) {
+            return own;
         }
-        let wrong = self.rows().filter_map(|(sample, logits)| {
-            let (truth, said) = (data.target(sample) as usize, best(logits));
-            (said != truth).then(|| (sample, truth, said, task.answer(logits)[said]))
-        });
-        let mut wrong: Vec<_> = wrong.collect();
-        wrong.sort_by(|a, b| b.3.total_cmp(&a.3).then(a.0.cmp(&b.0)));
+        let mut wrong: Vec<(usize, f32, Slip)> = match task.kind {
+            Kind::Classes => self.rows().filter_map(|row| class(task, data, row)).collect(),
+            Kind::Labels => self.rows().filter_map(|row| label(task, data, row)).collect(),
+            Kind::Values => self.values(task, data),
+            Kind::Tokens | Kind::Spans | Kind::Matches => Vec::new(),
+        };
+        wrong.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         wrong.truncate(most);
-        let look = |(sample, truth, said, probability)| {
+        let look = |(sample, _, slip)| {
             let name = data.name(sample);
             let excerpt = data.excerpt(sample).unwrap_or_else(|_| Excerpt::Text(name.clone()));
-            Mistake { sample, name, truth, said, probability, excerpt }
+            Mistake { sample, name, slip, excerpt }
         };
         wrong.into_iter().map(look).collect()
     }
+
+    /// The sample, the number that is furthest off against the deviation of its kind, and by how much.
+    fn values(&self, task: &Task, data: &dyn Dataset) -> Vec<(usize, f32, Slip)> {
+        let deviation = |output: usize| {
+            let values: Vec<f64> = self.samples.iter().map(|&i| f64::from(data.numbers(i)[output])).collect();
+            let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
+            let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len().max(1) as f64;
+            variance.sqrt().max(1e-12) as f32
+        };
+        let deviations: Vec<f32> = (0..task.len()).map(deviation).collect();
+        let of_row = |(sample, said): (usize, &[f32])| {
+            let truth = data.numbers(sample);
+            let far = |i: usize| (said[i] - truth[i]).abs() / deviations[i];
+            let worst = (0..task.len()).max_by(|&a, &b| far(a).total_cmp(&far(b)))?;
+            let slip = Slip::Value { name: task[worst].clone(), truth: truth[worst], said: said[worst] };
+            (said[worst] != truth[worst]).then(|| (sample, far(worst), slip))
+        };
+        self.rows().filter_map(of_row).collect()
+    }
+}
+
+/// The class that a sample is mistaken for, and how surely.
+fn class(task: &Task, data: &dyn Dataset, (sample, logits): (usize, &[f32])) -> Option<(usize, f32, Slip)> {
+    let (truth, said) = (data.target(sample) as usize, best(logits));
+    let probability = task.answer(logits)[said];
+    (said != truth).then_some((sample, probability, Slip::Class { truth, said, probability }))
+}
+
+/// The surest of the labels that are wrong of a sample.
+fn label(task: &Task, data: &dyn Dataset, (sample, logits): (usize, &[f32])) -> Option<(usize, f32, Slip)> {
+    let wrong = task.answer(logits).into_iter().zip(data.numbers(sample)).enumerate().filter_map(|(i, (p, &truth))| {
+        let has = truth > 0.5;
+        ((p >= 0.5) != has).then_some((i, has, if has { 1.0 - p } else { p }))
+    });
+    let others = wrong.clone().count().saturating_sub(1);
+    let (i, has, probability) = wrong.max_by(|a, b| a.2.total_cmp(&b.2))?;
+    Some((sample, probability, Slip::Label { label: task[i].clone(), has, probability, others }))
 }
 
 /// The largest output, the first of equal ones.
@@ -149,9 +243,10 @@ mod tests {
     fn the_surest_mistakes_come_first_and_right_answers_not_at_all() {
         let answers = Outputs { samples: vec![0, 1, 2, 5, 4], logits: vec![0., 1., 0., 9., 0., 3., 3., 0., 0., 3.] };
         let found = answers.mistakes(&task(), &Alternating, 9);
-        let brief: Vec<_> = found.iter().map(|m| (m.sample, m.truth, m.said, m.name.as_str())).collect();
-        assert_eq!(brief, [(2, 0, 1, "s2"), (4, 0, 1, "s4"), (5, 1, 0, "s5"), (0, 0, 1, "s0")]);
-        assert!((found[3].probability - 1f32.exp() / (1f32.exp() + 1.0)).abs() < 1e-6);
+        let brief: Vec<_> = found.iter().map(|m| (m.sample, m.name.as_str())).collect();
+        assert_eq!(brief, [(2, "s2"), (4, "s4"), (5, "s5"), (0, "s0")]);
+        let Slip::Class { truth: 0, said: 1, probability } = found[3].slip else { panic!("{:?}", found[3]) };
+        assert!((probability - 1f32.exp() / (1f32.exp() + 1.0)).abs() < 1e-6);
         assert_eq!(found[0].excerpt, Excerpt::Text("s2".into()));
         assert_eq!(answers.mistakes(&task(), &Alternating, 2).len(), 2);
     }
@@ -170,10 +265,55 @@ mod tests {
         assert_eq!(answers.at(2.0).above(0.9, &task(), &Alternating).answered, 0);
     }
 
+    /// Samples with these numbers.
+    struct Numbered(Vec<[f32; 2]>);
+
+    impl Dataset for Numbered {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+        fn target(&self, _: usize) -> u32 {
+            0
+        }
+        fn numbers(&self, i: usize) -> &[f32] {
+            &self.0[i]
+        }
+        fn name(&self, i: usize) -> String {
+            format!("s{i}")
+        }
+        fn digest(&self, _: usize) -> Result<[u8; 32]> {
+            Ok([0; 32])
+        }
+        fn load(&self, i: usize, _: View) -> Result<Sample> {
+            Alternating.load(i, View::Plain)
+        }
+    }
+
     #[test]
-    fn what_is_not_of_classes_has_no_mistakes() {
-        let task = Task { kind: crate::task::Kind::Values, ..task() };
-        let answers = Outputs { samples: vec![0], logits: vec![1.0, 2.0] };
-        assert!(answers.mistakes(&task, &Alternating, 9).is_empty());
+    fn of_labels_the_surest_wrong_one_is_told() {
+        let task = Task { kind: Kind::Labels, ..task() };
+        let data = Numbered(vec![[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]);
+        // Right; both wrong, the second more surely; the first wrong.
+        let answers = Outputs { samples: vec![0, 1, 2], logits: vec![1., -1., -1., 2., 1., -3.] };
+        let found = answers.mistakes(&task, &data, 9);
+        assert_eq!(found.iter().map(|m| m.sample).collect::<Vec<_>>(), [1, 2]);
+        let Slip::Label { label, has: false, probability, others: 1 } = &found[0].slip else { panic!("{found:?}") };
+        assert!(label == "odd" && (probability - 2f32.exp() / (2f32.exp() + 1.0)).abs() < 1e-6);
+        // A label that is missing is as surely denied.
+        let answers = Outputs { samples: vec![1], logits: vec![-2., -1.] };
+        let found = answers.mistakes(&task, &data, 9);
+        let Slip::Label { has: true, probability, others: 0, .. } = found[0].slip else { panic!("{found:?}") };
+        assert!((probability - 2f32.exp() / (2f32.exp() + 1.0)).abs() < 1e-6);
+    }
+
+    #[test]
+    fn of_values_the_furthest_off_against_their_spread_come_first() {
+        let task = Task { kind: Kind::Values, ..task() };
+        let data = Numbered(vec![[0.0, 0.0], [1.0, 100.0], [2.0, 200.0], [3.0, 300.0]]);
+        let answers = Outputs { samples: vec![0, 1, 2, 3], logits: vec![0., 0., 1., 110., 3., 200., 3., 600.] };
+        let found = answers.mistakes(&task, &data, 9);
+        let brief: Vec<_> = found.iter().map(|m| (m.sample, m.slip.clone())).collect();
+        let value = |name: &str, truth, said| Slip::Value { name: name.into(), truth, said };
+        assert_eq!(brief, [(3, value("odd", 300., 600.)), (2, value("even", 2., 3.)), (1, value("odd", 100., 110.))]);
     }
 }

@@ -1,6 +1,8 @@
 //! `report.html`: one page about a run that needs nothing beside it. Every name is escaped.
 
-use crate::data::Excerpt;
+mod environment;
+mod gallery;
+
 use crate::draw::{self, Axis, Chart, colour, escape};
 use crate::folds::{Folds, Spread};
 use crate::metrics::Metrics;
@@ -10,6 +12,9 @@ use crate::plan::Plan;
 use crate::summary::Summary;
 use crate::train::{EpochRecord, Outcome};
 
+pub(crate) use environment::quoted;
+pub use gallery::gallery;
+
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;\
     color:#222;background:#fff;overflow-wrap:anywhere}table{border-collapse:collapse}td,th{padding:.2rem .6rem;\
     text-align:right;border:1px solid #ddd;overflow-wrap:normal}th:first-child{text-align:left}\
@@ -18,10 +23,15 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;mar
     .gallery{display:flex;flex-wrap:wrap;gap:.8rem}.gallery figure{margin:0;padding:.5rem;background:#f6f6f6;\
     border-radius:.3rem;min-width:8rem;max-width:100%;font-size:.8rem}.gallery figcaption{width:0;min-width:100%}\
     .gallery figure.text{width:100%;font-size:.9rem}\
-    .gallery img{display:block;max-width:100%;height:auto;margin:0 auto .3rem}.gallery blockquote{margin:0 0 .4rem}\
+    .gallery img{display:block;max-width:100%;height:auto;margin:0 auto .3rem}\
+    .gallery blockquote{margin:0 0 .4rem;white-space:pre-line}td.words{text-align:left}\
+    mark{color:inherit;border-radius:.15rem;padding:0 .1rem}mark.right{background:#cfe8d5;border-bottom:2px solid #228833}\
+    mark.wrong{background:#fadadd;border-bottom:2px dashed #c03a50}\
+    mark.right.wrong{background:#f1e6b8;border-bottom:2px double #8a7a1f}\
     .gallery small{color:#666;font-size:.7rem}\
     @media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#15171a}td,th{border-color:#3c4147}\
-    pre,.gallery figure{background:#1f2226}.gallery small{color:#a3a8ae}}";
+    pre,.gallery figure{background:#1f2226}.gallery small{color:#a3a8ae}mark.right{background:#1e4029}\
+    mark.wrong{background:#57232d}mark.right.wrong{background:#4d431a}}";
 /// Larger confusion matrices are left to `summary.json`.
 const MOST_CLASSES: usize = 200;
 /// Mistakes that are shown.
@@ -59,10 +69,11 @@ pub fn page(
         ("Course", curves(&outcome.history)),
         (if matches!(metrics.scores, Scores::Tokens(_)) { "Types" } else { "Classes" }, classes(metrics)),
         ("Confusion", confusion(metrics)),
-        ("Surest mistakes", gallery(mistakes, &names)),
-        ("Time", time(summary)),
+        (gallery::heading(mistakes), gallery(mistakes, &names)),
+        ("Time and memory", time(summary)),
         ("Left out", skipped(&outcome.skipped)),
-        ("Environment", environment()),
+        ("To repeat it", environment::repeated(program)),
+        ("Environment", environment::table(&outcome.params)),
     ];
     let calibration = summary.calibration.as_ref().map_or(String::new(), |found| {
         let (before, after) = (found.error_before, found.error_after);
@@ -103,26 +114,6 @@ fn curves(history: &[EpochRecord]) -> String {
         pictures.push(chart.line("validation", colour(2), score).finish("of the samples held back"));
     }
     pictures.iter().map(|picture| format!("<div class=\"chart\">{}</div>", picture.inline())).collect()
-}
-
-/// Wrong answers, each with what is shown of the sample.
-pub fn gallery(mistakes: &[Mistake], classes: &[&str]) -> String {
-    if mistakes.is_empty() {
-        return String::new();
-    }
-    let name = |class: usize| escape(classes.get(class).copied().unwrap_or_default());
-    let figure = |mistake: &Mistake| {
-        let kind = if matches!(mistake.excerpt, Excerpt::Text(_)) { " class=\"text\"" } else { "" };
-        format!(
-            "<figure{kind}>{}<figcaption><b>{}</b> taken for <b>{}</b>, {:.1} %<br><small>{}</small></figcaption></figure>",
-            draw::excerpt(&mistake.excerpt),
-            name(mistake.truth),
-            name(mistake.said),
-            100.0 * mistake.probability,
-            escape(&mistake.name)
-        )
-    };
-    format!("<div class=\"gallery\">{}</div>", mistakes.iter().map(figure).collect::<String>())
 }
 
 /// A table: its header, and rows whose first cell is a name. What they hold is text.
@@ -179,14 +170,36 @@ fn confusion(metrics: &Metrics) -> String {
     format!("<div class=\"wide\">{}</div>", draw::confusion(&names, &scores.confusion).inline())
 }
 
+/// Seconds, samples and memory by part, about in the order in which they were reached.
 fn time(summary: &Summary) -> String {
+    let megabytes = |bytes: u64| format!("{:.0}", bytes as f64 / 1e6);
+    let place = |part: &str| match part {
+        "prepare" => 0,
+        "folds" => 1,
+        "total" => u64::MAX,
+        _ => summary.memory.get(part).map_or(2, |memory| memory.peak.max(2)),
+    };
+    let mut parts: Vec<(&String, &f64)> = summary.seconds.iter().collect();
+    parts.sort_by_key(|(part, _)| place(part));
     let row = |(part, seconds): (&String, &f64)| {
         let rate = summary.items_per_second.get(part).map_or(String::new(), |rate| format!("{rate:.1}"));
-        vec![part.clone(), format!("{seconds:.2}"), rate]
+        let mut cells = vec![part.clone(), format!("{seconds:.2}"), rate];
+        if let Some(peak) = summary.peak_memory {
+            cells.extend(match summary.memory.get(part) {
+                Some(memory) => [megabytes(memory.peak), megabytes(memory.raised)],
+                None if part == "total" => [megabytes(peak), String::new()],
+                None => [String::new(), String::new()],
+            });
+        }
+        cells
     };
-    let header = ["part", "seconds", "samples a second"].map(String::from);
-    let peak = summary.peak_memory.map_or(String::new(), |b| format!("<p>peak memory {:.0} MB</p>", b as f64 / 1e6));
-    table(&header, &summary.seconds.iter().map(row).collect::<Vec<_>>()) + &peak
+    let mut header = ["part", "seconds", "samples a second"].map(String::from).to_vec();
+    let mut note = String::new();
+    if summary.peak_memory.is_some() {
+        header.extend(["peak memory by its end, MB", "raised by it, MB"].map(String::from));
+        note = "<p>Memory is the largest resident set of the process so far.</p>".into();
+    }
+    table(&header, &parts.into_iter().map(row).collect::<Vec<_>>()) + &note
 }
 
 fn skipped(skipped: &[(String, String)]) -> String {
@@ -197,26 +210,15 @@ fn skipped(skipped: &[(String, String)]) -> String {
     format!("<ul>{}</ul>", items.collect::<String>())
 }
 
-fn environment() -> String {
-    let command: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
-    let rows = [
-        ("topwork", env!("CARGO_PKG_VERSION").to_string()),
-        ("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
-        ("instructions", topwork_kernels::instruction_set().to_string()),
-        ("threads", rayon::current_num_threads().to_string()),
-        ("command", command.join(" ")),
-    ];
-    let rows = rows.map(|(name, value)| format!("<tr><th>{name}</th><td>{}</td></tr>", escape(&value)));
-    format!("<div class=\"wide\"><table>{}</table></div>", rows.concat())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Excerpt;
     use crate::data::Targets;
     use crate::net::Params;
     use crate::observe::Timings;
     use crate::outputs::Outputs;
+    use crate::outputs::Slip;
     use crate::plan::Start;
     use crate::task::Task;
 
@@ -252,9 +254,7 @@ mod tests {
         let mistake = Mistake {
             sample: 0,
             name: "</small><script>".into(),
-            truth: 0,
-            said: 1,
-            probability: 0.75,
+            slip: Slip::Class { truth: 0, said: 1, probability: 0.75 },
             excerpt: Excerpt::Text("<i>words</i>".into()),
         };
         let page = page("test", "<title>", &plan, &outcome, &Summary::new(&outcome, 0.0, 1.0), &[mistake]);

@@ -9,13 +9,16 @@ use crate::calibration::Calibration;
 use crate::folds::Folds;
 use crate::memory;
 use crate::metrics::Metrics;
-use crate::observe::Part;
+use crate::observe::{Memory, Part};
 use crate::train::Outcome;
 
 /// Judged on samples held back.
 pub(crate) const VALIDATION: &str = "validation";
 /// Judged on all samples, each by the model of a fold that did not learn from it.
 pub(crate) const OUT_OF_FOLD: &str = "out-of-fold";
+
+/// The part that comes before all others.
+const PREPARE: &str = "prepare";
 
 /// What came of a run.
 #[derive(Debug, Clone, Serialize)]
@@ -38,6 +41,8 @@ pub struct Summary {
     pub items_per_second: BTreeMap<String, f64>,
     /// Largest resident set of the process, in bytes, where the system tells.
     pub peak_memory: Option<u64>,
+    /// The same by the end of each part, and by how much the part raised it.
+    pub memory: BTreeMap<String, Memory>,
     /// Learnable numbers of the network.
     pub parameters: usize,
     /// Those that some phase trained.
@@ -56,6 +61,10 @@ impl Summary {
             self.judged_on = OUT_OF_FOLD;
         }
         self.folds = Some(folds);
+        // What the process held before the last model learned was held by those of the folds.
+        if let Some(memory) = self.memory.remove(PREPARE) {
+            self.memory.insert("folds".into(), memory);
+        }
         self
     }
 
@@ -64,7 +73,10 @@ impl Summary {
         let parts = &outcome.timings.parts;
         let mut seconds: BTreeMap<String, f64> =
             parts.iter().map(|(name, part)| (name.clone(), part.seconds)).collect();
-        seconds.insert("prepare".into(), preparation);
+        seconds.insert(PREPARE.into(), preparation);
+        let before = outcome.timings.before.map(|peak| (PREPARE.to_string(), Memory { peak, raised: peak }));
+        let memory = parts.iter().filter_map(|(name, part)| Some((name.clone(), part.memory?)));
+        let memory = memory.chain(before).collect();
         seconds.insert("total".into(), total);
         let rate = |part: &Part| part.items as f64 / part.seconds.max(1e-9);
         Self {
@@ -75,6 +87,7 @@ impl Summary {
             seconds,
             items_per_second: parts.iter().filter(|(_, p)| p.items > 0).map(|(n, p)| (n.clone(), rate(p))).collect(),
             peak_memory: memory::peak(),
+            memory,
             parameters: outcome.parameters,
             parameters_trained: outcome.trained,
             skipped: outcome.skipped.clone(),

@@ -90,7 +90,7 @@ fn explain_makes_a_picture_for_each_photo_and_pages_of_labelled_ones() {
     }
     let map = fs::read_to_string(home.path("seen/features.svg")).unwrap();
     assert_eq!(map.matches("data:image/jpeg;base64,").count(), 4, "one for each validation photo");
-    let json = home.run(&["explain", "run", "also", "--out", "seen", "--class", "blue", "--json"]).well();
+    let json = home.run(&["explain", "run", "also", "--out", "blue", "--class", "blue", "--json"]).well();
     let told: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((told["class"].as_str(), told["stage"].as_str()), (Some("blue"), Some("conv_head")));
 }
@@ -106,6 +106,30 @@ fn what_cannot_be_explained_is_refused() {
     );
     home.refuses(&["explain", "run", "data", "--out", "seen", "--stage", "top"], &["--stage top", "conv_head"]);
     home.refuses(&["show-batch", "--data", "data", "--photos", "0"], &["--photos 0"]);
+}
+
+#[test]
+fn nothing_that_is_there_is_written_over() {
+    let home = home();
+    home.train("run", &[]).well();
+    home.photo("cat.png", [160, 30, 30], 1);
+    home.photo("more/dog.png", [30, 30, 160], 2);
+    // The photo itself, also where another one comes before it.
+    home.refuses(&["explain", "run", "cat.png", "--out", "."], &["cat.png: it exists already", "--out"]);
+    home.refuses(&["explain", "run", "cat.png", "more", "--out", "more"], &["more/dog.png: it exists already"]);
+    home.run(&["explain", "run", "cat.png", "--data", "data", "--out", "seen"]).well();
+    home.refuses(&["explain", "run", "cat.png", "--out", "seen"], &["seen/cat.png: it exists already"]);
+    home.refuses(&["explain", "run", "--data", "data", "--out", "seen"], &["seen/mistakes.html: it exists already"]);
+    let mut streamed = home.command(&["explain", "run", "-", "--out", "."]);
+    let lines = home.write("lines", "cat.png\n");
+    let ran = streamed.stdin(fs::File::open(lines).unwrap()).output().unwrap();
+    assert!(String::from_utf8_lossy(&ran.stderr).contains("cat.png: it exists already"), "{ran:?}");
+
+    let sheet = ["show-batch", "--data", "data", "--model", model(), "--photos", "2", "--views", "1"];
+    home.refuses(&[&sheet[..], &["--out", "cat.png"]].concat(), &["cat.png: it exists already", "--force"]);
+    home.run(&sheet).well();
+    home.refuses(&sheet, &["batch.png: it exists already"]);
+    home.run(&[&sheet[..], &["--force"]].concat()).well();
 }
 
 #[test]
@@ -158,6 +182,51 @@ fn a_report_shows_its_mistakes_and_cannot_be_broken_out_of() {
     assert!(page.contains("red said to be &lt;b&gt;blue: 1 of 5"));
     // Nothing is looked for elsewhere.
     assert!(!page.contains("src=\"http") && !page.contains("<script") && !page.contains("<link"));
+}
+
+/// Does what a report says repeats its run, from elsewhere, and makes `again` of it.
+fn repeat(home: &Home, run: &str, again: &str) {
+    let page = fs::read_to_string(home.path(run).join("report.html")).unwrap();
+    let (_, section) = page.split_once("<h2>To repeat it</h2>").unwrap();
+    let command = section.split_once("<pre>").unwrap().1.split_once("</pre>").unwrap().0;
+    let command = command.replace("&#39;", "'").replace("topwork-cv", support::BINARY);
+    assert!(command.starts_with("cd /") && command.ends_with(" train --config RUN/run.toml --out NEW"), "{command}");
+    let command = command.replace("RUN", run).replace("NEW", again);
+    let mut shell = home.of_program("sh", &["-c", &command]);
+    support::run(shell.current_dir(std::env::temp_dir())).well();
+    assert!(home.result(run) == home.result(again), "{command}");
+}
+
+#[test]
+fn a_report_tells_the_command_that_repeats_its_run() {
+    let home = home();
+    let often = ["--batch-size", "4", "--checkpoint-every", "2"];
+    let flags = [&["--strategy", "fine-tuning", "--epochs", "4", "--seed", "3"], &often[..]].concat();
+    // Gone on with, it was not begun by the command that ended it.
+    home.kill_at(&Home::training("run", &flags), "run", 1);
+    home.run(&["train", "--resume", "--out", "run"]).well();
+    repeat(&home, "run", "again");
+    // So is a plan that no strategy made.
+    let plan = home.train("unused", &["--strategy", "fine-tuning", "--epochs", "2", "--dry-run", "--json"]).well();
+    let mut plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    plan["phases"][0]["epochs"] = 1.into();
+    home.write("plan.json", plan.to_string());
+    home.train("planned", &["--plan", "plan.json"]).well();
+    repeat(&home, "planned", "planned-again");
+}
+
+#[test]
+fn a_report_tells_memory_by_part_and_where_it_was_made() {
+    let home = home();
+    home.train("run", &["--folds", "2"]).well();
+    let page = fs::read_to_string(home.path("run/report.html")).unwrap();
+    assert!(page.contains("<th>device</th><td class=\"words\">cpu</td>") && page.contains("<th>TOPWORK_CACHE</th>"));
+    let memory = home.json("run/summary.json")["memory"].clone();
+    if cfg!(target_os = "linux") {
+        assert!(page.contains("peak memory by its end, MB"), "{page}");
+        let of = |part: &str| memory[part]["peak"].as_u64().unwrap();
+        assert!(of("folds") > 1 << 20 && of("solve") >= of("folds") && memory.get("prepare").is_none(), "{memory}");
+    }
 }
 
 #[test]

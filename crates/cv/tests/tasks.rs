@@ -81,6 +81,7 @@ fn values_are_learned_and_measured() {
         assert!(summary["r2"].as_f64().unwrap() > least, "{run}: {summary}");
         let report = std::fs::read_to_string(home.path(run).join("report.html")).unwrap();
         assert!(report.contains("R²") && !report.contains("Confusion"));
+        assert!(report.contains("<h2>Largest errors</h2>") && report.contains("<b>redness</b>: "), "{report}");
     }
     let line = home.run(&["predict", "solved", "photos/39.png"]).well();
     let fields: Vec<&str> = line.trim().split('\t').collect();

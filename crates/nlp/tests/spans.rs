@@ -147,6 +147,9 @@ fn strategies_find_passages_or_say_why_not() {
         assert!(summary["f1"].as_f64().is_some(), "{strategy}: {summary}");
     }
     assert_eq!(home.json("lora/adapter/adapter_config.json")["task_type"], "QUESTION_ANS");
+    let page = std::fs::read_to_string(home.path("from-scratch/report.html")).unwrap();
+    assert!(page.contains("<h2>Worst answers</h2>") && page.contains("<mark class=\"right"), "{page}");
+    assert!(page.contains("right is <b>") && page.contains("<blockquote>who ?\n\n"), "{page}");
     let refused = |flags: &[&str], parts: &[&str]| {
         let args = ["train", "--task", "spans", "--train", "train.json", "--model", &model(), "--out", "new"];
         home.refuses(&[&args[..], flags].concat(), parts);

@@ -134,6 +134,9 @@ fn strategies_label_rows_or_say_why_not() {
         assert!(summary["token_accuracy"].as_f64().unwrap() > 0.2, "{strategy}: {summary}");
     }
     assert!(home.json("feature-extraction/summary.json")["f1"].as_f64().unwrap() > 0.9);
+    let page = fs::read_to_string(home.path("from-scratch/report.html")).unwrap();
+    assert!(page.contains("<h2>Surest mistakes</h2>") && page.contains("<mark class=\"wrong\">"), "{page}");
+    assert!(page.contains("dev.conll, line") && page.contains("taken for"), "{page}");
     assert_eq!(home.json("lora/adapter/adapter_config.json")["task_type"], "TOKEN_CLS");
     let answer = home.run(&["predict", "lora", "--text", "anna met peter jones ."]).well();
     let beside = home.run(&["predict", &model, "--adapter", "lora/adapter", "--text", "anna met peter jones ."]).well();

@@ -9,6 +9,7 @@ use crate::advise::rules::RULES;
 use crate::advise::{Advice, Advise, heads};
 use crate::domain::Domain;
 use crate::plan_file;
+use crate::report::quoted;
 use crate::transferability::Score;
 use crate::{Error, Result};
 
@@ -145,10 +146,4 @@ fn command<D: Domain>(advise: &Advise<D>, advice: &Advice) -> Result<String> {
     words.push(format!("--model {}", quoted(&advice.model)));
     words.push(format!("--plan {} --seed {} --out RUN", quoted(&plan.display().to_string()), advise.seed));
     Ok(words.join(" "))
-}
-
-/// As a shell takes it for one word.
-fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }

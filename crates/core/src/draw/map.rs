@@ -75,7 +75,7 @@ pub fn map(title: &str, places: &[Place], classes: &[String]) -> Svg {
                 ));
                 [w / 2.0, h / 2.0]
             }
-            Excerpt::Text(_) => {
+            Excerpt::Text(_) | Excerpt::Marked { .. } => {
                 svg.push(format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{own}\"/>"));
                 [4.0, 4.0]
             }

@@ -6,6 +6,7 @@
 mod chart;
 mod confusion;
 mod map;
+mod marked;
 
 use std::fmt::{Display, Write};
 
@@ -17,6 +18,7 @@ use crate::data::Excerpt;
 pub use chart::{Axis, Chart};
 pub use confusion::confusion;
 pub use map::{Place, map};
+pub use marked::{Marks, around, marked};
 
 /// Colours of the classes that pictures use, for a page or a file of its own.
 pub const STYLE: &str = ".ground{fill:#fff}.panel{fill:#f6f6f6}.ink{fill:#222}.dim{fill:#666}.grid{stroke:#ddd}\
@@ -67,6 +69,7 @@ pub fn address(media: &str, bytes: &[u8]) -> String {
 pub fn excerpt(excerpt: &Excerpt) -> String {
     match excerpt {
         Excerpt::Text(text) => format!("<blockquote>{}</blockquote>", escape(text)),
+        Excerpt::Marked { text, marks } => format!("<blockquote>{}</blockquote>", marked(text, marks)),
         Excerpt::Picture { media, bytes, size: [width, height] } => {
             format!("<img alt=\"\" width=\"{width}\" height=\"{height}\" src=\"{}\">", address(media, bytes))
         }
@@ -145,6 +148,7 @@ impl Svg {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Mark;
 
     #[test]
     fn texts_are_cut_by_characters_and_say_so() {
@@ -163,6 +167,8 @@ mod tests {
     #[test]
     fn an_excerpt_is_escaped_or_a_picture_in_the_page() {
         assert_eq!(excerpt(&Excerpt::Text("<b>".into())), "<blockquote>&lt;b&gt;</blockquote>");
+        let marked = Excerpt::Marked { text: "a <b>".into(), marks: vec![(2..5, Mark::Wrong)] };
+        assert_eq!(excerpt(&marked), "<blockquote>a <mark class=\"wrong\">&lt;b&gt;</mark></blockquote>");
         let picture = Excerpt::Picture { media: "image/png", bytes: b"abc".to_vec(), size: [3, 2] };
         assert!(excerpt(&picture).contains("width=\"3\" height=\"2\" src=\"data:image/png;base64,YWJj\""));
     }

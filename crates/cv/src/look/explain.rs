@@ -14,12 +14,13 @@ use topwork_core::loader::{Faults, Strictness};
 use topwork_core::metrics::Scores;
 use topwork_core::net::grad_cam::{Explained, GradCam};
 use topwork_core::observe::Observer;
-use topwork_core::outputs::{Outputs, best};
+use topwork_core::outputs::{Outputs, Slip, best};
 use topwork_core::seed::Seed;
 use topwork_core::transferability::plane;
 use topwork_core::{Error, Result, report};
 
-use super::raster;
+use super::{raster, vacant};
+use crate::dataset::photo::Photo;
 use crate::dataset::{DataArgs, inputs};
 use crate::pipeline::{Pipeline, decode};
 use crate::{Classifier, InputArgs, Photos};
@@ -28,6 +29,9 @@ use crate::{Classifier, InputArgs, Photos};
 const MAPPED: usize = 300;
 /// Longer side of a pair of pictures in the gallery.
 const PAIR: u32 = 288;
+/// What is written about labelled photos: the page of mistakes, the confusion matrix, the map.
+const FILES: [&str; 3] = ["mistakes.html", "confusion.svg", "features.svg"];
+const ELSEWHERE: &str = "choose another --out";
 
 /// The flags of `explain`.
 #[derive(Debug, Clone, clap::Args)]
@@ -40,7 +44,7 @@ pub struct ExplainArgs {
     adapter: Option<PathBuf>,
     #[command(flatten)]
     inputs: InputArgs,
-    /// Folder for the pictures
+    /// Folder for the pictures; nothing that is there is replaced
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
     /// The class to look for [default: the one that is predicted]
@@ -64,13 +68,37 @@ pub(crate) fn run(args: &ExplainArgs, common: &Common) -> Result<()> {
         let remedy = "name photos or folders, or labelled ones with --data";
         return Err(Error::input("PHOTO", "there is nothing to look at", remedy));
     }
+    if labelled {
+        FILES.iter().try_for_each(|name| vacant(&args.out.join(name), ELSEWHERE))?;
+    }
+    let named = if args.inputs.inputs.is_empty() { None } else { Some(named(args)?) };
     let classifier = cli::classifier::<Photos>(&args.run, args.adapter.as_deref(), common)?;
     let class = args.class.as_deref().map(|name| number(&classifier, name)).transpose()?;
     let cam = classifier.grad_cam(args.stage.as_deref())?;
     if labelled {
         mistakes(args, &classifier, &cam, common)?;
     }
-    if args.inputs.inputs.is_empty() { Ok(()) } else { photos(args, &classifier, &cam, class, common) }
+    named.map_or(Ok(()), |named| photos(named, args, &classifier, &cam, class, common))
+}
+
+/// Photos, each with the place of its picture.
+type Named = Box<dyn Iterator<Item = Result<(Photo, PathBuf)>>>;
+
+/// The photos that are named, with places for their pictures where nothing is yet: one of them may be the photo itself. Those
+/// that come on standard input are looked at one by one, all others before anything is done.
+fn named(args: &ExplainArgs) -> Result<Named> {
+    let (mut taken, folder) = (BTreeSet::new(), args.out.clone());
+    let named = inputs::photos(&args.inputs)?.map(move |photo| {
+        let photo = photo.map_err(|(_, error)| error)?;
+        let to = folder.join(free_name(Path::new(&photo.name()), &mut taken));
+        Ok((photo, to))
+    });
+    if args.inputs.inputs.iter().any(|input| input == Path::new("-")) {
+        return Ok(Box::new(named));
+    }
+    let all: Vec<_> = named.collect();
+    all.iter().flatten().try_for_each(|(_, to)| vacant(to, ELSEWHERE))?;
+    Ok(Box::new(all.into_iter()))
 }
 
 /// The number of the class called `name`.
@@ -84,22 +112,22 @@ fn number(classifier: &Classifier, name: &str) -> Result<usize> {
 
 /// A picture for each photo named.
 fn photos(
+    named: Named,
     args: &ExplainArgs,
     classifier: &Classifier,
     cam: &GradCam,
     class: Option<usize>,
     common: &Common,
 ) -> Result<()> {
-    let (mut taken, mut read, mut unreadable) = (BTreeSet::new(), 0, 0);
-    let photos = inputs::photos(&args.inputs)?;
+    let (mut read, mut unreadable) = (0, 0);
     create_dir_all(&args.out)?;
-    for photo in photos {
+    for photo in named {
         read += 1;
-        let decoded = photo.map_err(|(_, error)| error).and_then(|photo| {
+        let decoded = photo.and_then(|(photo, to)| {
             let name = photo.name();
-            Ok((decode::decode(&name, &photo.read()?)?, name))
+            Ok((decode::decode(&name, &photo.read()?)?, name, to))
         });
-        let (photo, name) = match decoded {
+        let (photo, name, to) = match decoded {
             Ok(decoded) => decoded,
             Err(error) => {
                 unreadable += 1;
@@ -107,10 +135,10 @@ fn photos(
                 continue;
             }
         };
+        vacant(&to, ELSEWHERE)?;
         let batch = classifier.batch(&[classifier.pipeline().render(&photo, View::Plain)?])?;
         let region = classifier.pipeline().centre_region(photo.width(), photo.height());
         for Explained { logits, class, heat } in cam.explain(&batch, |logits| class.unwrap_or_else(|| best(logits)))? {
-            let to = args.out.join(free_name(Path::new(&name), &mut taken));
             raster::write(&to, &raster::overlay(&photo, region, &heat))?;
             let (label, probability) = (&classifier.classes()[class], classifier.answer(&logits)[class]);
             print_line(&if common.json {
@@ -151,10 +179,11 @@ fn mistakes(args: &ExplainArgs, classifier: &Classifier, cam: &GradCam, common: 
     let answers = answers.at(classifier.temperature());
     let mut found = answers.mistakes(task, &*data, report::MOST_MISTAKES);
     for mistake in &mut found {
+        let Slip::Class { said, .. } = mistake.slip else { continue };
         console.progress("explain", mistake.sample, data.len());
         let sample = data.load(mistake.sample, View::Plain)?;
         let view = picture_of(pipeline, &sample);
-        let explained = cam.explain(&classifier.batch(&[sample])?, |_| mistake.said)?;
+        let explained = cam.explain(&classifier.batch(&[sample])?, |_| said)?;
         if let (Some(Explained { heat, .. }), Some(view)) = (explained.first(), view) {
             let over = raster::overlay(&view, pipeline.whole(), heat);
             mistake.excerpt = raster::excerpt(&raster::beside(&view, &over), PAIR)?;
@@ -176,19 +205,22 @@ fn mistakes(args: &ExplainArgs, classifier: &Classifier, cam: &GradCam, common: 
         &[("Surest mistakes", report::gallery(&found, &names)), ("Confusion", wide(&matrix)), ("Features", wide(&map))],
     );
     create_dir_all(&args.out)?;
-    let files = [("mistakes.html", page), ("confusion.svg", matrix.file()), ("features.svg", map.file())];
-    for (name, text) in &files {
+    for (name, text) in FILES.iter().zip([page, matrix.file(), map.file()]) {
         write_atomic_bytes(&args.out.join(name), text.as_bytes())?;
     }
     print_line(&if common.json {
         let mistakes: Vec<_> = found
             .iter()
-            .map(|m| json!({ "input": m.name, "class": names[m.truth], "predicted": names[m.said], "probability": m.probability }))
+            .filter_map(|m| match m.slip {
+                Slip::Class { truth, said, probability } => Some(
+                    json!({ "input": m.name, "class": names[truth], "predicted": names[said], "probability": probability }),
+                ),
+                _ => None,
+            })
             .collect();
-        json!({ "metrics": metrics, "mistakes": mistakes, "files": files.map(|(name, _)| args.out.join(name)) })
-            .to_string()
+        json!({ "metrics": metrics, "mistakes": mistakes, "files": FILES.map(|name| args.out.join(name)) }).to_string()
     } else {
-        let listed = files.map(|(name, _)| name).join(", ");
+        let listed = FILES.join(", ");
         format!("{metrics} on {} photos; {listed} are in {}", metrics.samples, args.out.display())
     })?;
     faults.list().iter().for_each(|(name, reason)| console.message(&format!("left out: {name}: {reason}")));

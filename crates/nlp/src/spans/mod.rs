@@ -5,6 +5,8 @@
 //! Devlin et al. 2019. Data sets judge answers themselves ([`scores`]), over all windows of a question.
 
 mod answer;
+mod judge;
+mod mistakes;
 mod read;
 pub mod scores;
 mod search;
@@ -15,7 +17,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use topwork_core::data::{Dataset, Sample, Splits, View, hold_out};
-use topwork_core::metrics::{Metrics, OfSpans, Scores};
+use topwork_core::metrics::Metrics;
+use topwork_core::outputs::Mistake;
 use topwork_core::seed::Seed;
 use topwork_core::task::{Kind, Task};
 use topwork_core::{Error, Result};
@@ -26,7 +29,6 @@ use crate::tokenizer::{Frame, Piece, TextTokenizer, Tokens};
 pub(crate) use answer::answers;
 pub use answer::{Answered, answer};
 use read::Asked;
-use search::Said;
 
 /// Tokens of the longest question; what is longer is cut (Devlin et al. 2019).
 const LONGEST_QUESTION: usize = 64;
@@ -118,6 +120,7 @@ struct Context {
 
 struct Question {
     name: String,
+    text: String,
     context: usize,
     ids: Vec<u32>,
     /// The right answers.
@@ -186,7 +189,7 @@ impl SpanData {
                 data.windows.push(Window { question: number, tokens, ends });
             }
             let answers = answers.into_iter().map(|(text, _)| text).collect();
-            data.questions.push(Question { name, context: at, ids, answers, span });
+            data.questions.push(Question { name, text: question, context: at, ids, answers, span });
             Ok(())
         })?;
         Ok(data)
@@ -245,67 +248,11 @@ impl Dataset for SpanData {
     }
 
     fn judge(&self, samples: &[usize], outputs: &[f32]) -> Option<Metrics> {
-        let (mut questions, mut texts, mut loss) = (Vec::new(), Vec::new(), 0.0);
-        let mut rest = outputs;
-        for windows in samples.chunk_by(|&a, &b| self.windows[a].question == self.windows[b].question) {
-            let question = &self.questions[self.windows[windows[0]].question];
-            let mut said = Vec::with_capacity(windows.len());
-            for &i in windows {
-                let (logits, behind) = rest.split_at(2 * self.rows(i));
-                rest = behind;
-                let Window { tokens, ends, .. } = &self.windows[i];
-                loss += 0.5 * (0..2).map(|side| cross_entropy(logits, side, ends[side] as usize)).sum::<f64>();
-                said.push(Said { tokens: tokens.clone(), row: self.reading.row(&question.ids), logits });
-            }
-            let (found, none) = search::passages(&said);
-            let Context { text, pieces } = &self.contexts[question.context];
-            let best = found.first();
-            let answer = best.map_or("", |best| &text[pieces[best.first].start..pieces[best.last].end]);
-            let (em, f1) = scores::best(&question.answers, answer);
-            // Without a passage there is nothing to prefer.
-            let margin = best.map_or(f64::MAX, |best| f64::from(none) - f64::from(best.score));
-            questions.push(scores::Judged { answerable: !question.answers.is_empty(), f1, margin });
-            texts.push(em);
-        }
-        let threshold = match self.nothing {
-            Nothing::Never => None,
-            Nothing::Above(threshold) => Some(threshold),
-            Nothing::Chosen => Some(scores::threshold(&questions)),
-        };
-        let said: Vec<(bool, f64, f64)> = questions
-            .iter()
-            .zip(texts)
-            .map(|(question, em)| match threshold.is_some_and(|threshold| question.margin > threshold) {
-                true => {
-                    let right = f64::from(u8::from(!question.answerable));
-                    (question.answerable, right, right)
-                }
-                false => (question.answerable, em, question.f1),
-            })
-            .collect();
-        let mean = |keep: &dyn Fn(bool) -> bool, score: &dyn Fn(&(bool, f64, f64)) -> f64| {
-            let kept: Vec<f64> = said.iter().filter(|(answerable, ..)| keep(*answerable)).map(score).collect();
-            (!kept.is_empty()).then(|| kept.iter().sum::<f64>() / kept.len() as f64)
-        };
-        let mixed = said.iter().any(|(answerable, ..)| !answerable);
-        let of_spans = OfSpans {
-            f1: mean(&|_| true, &|s| s.2).unwrap_or(0.0),
-            exact_match: mean(&|_| true, &|s| s.1).unwrap_or(0.0),
-            answerable_f1: mean(&|answerable| answerable && mixed, &|s| s.2),
-            answerable_exact_match: mean(&|answerable| answerable && mixed, &|s| s.1),
-            unanswerable_accuracy: mean(&|answerable| !answerable, &|s| s.1),
-            no_answer_threshold: threshold,
-        };
-        let loss = if f64::is_finite(loss) { loss / samples.len().max(1) as f64 } else { f64::MAX };
-        Some(Metrics { samples: said.len() as u64, loss, scores: Scores::Spans(of_spans) })
+        Some(judge::metrics(self, samples, outputs))
     }
-}
-
-/// -ln of the share of row `target` in column `side` of two.
-fn cross_entropy(logits: &[f32], side: usize, target: usize) -> f64 {
-    let column = || logits.iter().skip(side).step_by(2).map(|&x| f64::from(x));
-    let largest = column().fold(f64::NEG_INFINITY, f64::max);
-    largest + column().map(|x| (x - largest).exp()).sum::<f64>().ln() - f64::from(logits[2 * target + side])
+    fn mistakes(&self, _: &Task, samples: &[usize], outputs: &[f32], most: usize) -> Option<Vec<Mistake>> {
+        Some(mistakes::mistakes(self, samples, outputs, most))
+    }
 }
 
 /// See [`topwork_core::domain::Domain::splits`]; of questions.
@@ -347,6 +294,10 @@ pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>,
 
 #[cfg(test)]
 mod tests {
+    use topwork_core::data::{Excerpt, Mark};
+    use topwork_core::metrics::Scores;
+    use topwork_core::outputs::Slip;
+
     use super::*;
     use crate::folder::tests::pipeline;
 
@@ -414,6 +365,33 @@ mod tests {
         let found = data(&text, &args).unwrap().validation;
         let Scores::Spans(scores) = found.judge(&[0, 1, 2], &outputs).unwrap().scores else { panic!() };
         assert_eq!(scores.unanswerable_accuracy, Some(0.0));
+    }
+
+    #[test]
+    fn wrong_answers_are_shown_in_their_texts_beside_the_right_ones() {
+        let text = line("film", "good bad movie", "good bad")
+            + &line("film", "bad movie", "")
+            + &line("the", "good film", "film")
+            + &line("the", "bad film", "film");
+        let found =
+            data(&text, &DataArgs { no_answer_threshold: Some(0.0), ..DataArgs::default() }).unwrap().validation;
+        // Rows: [CLS] q [SEP] w w … [SEP]. Partly right; one where there is none; none where there is one; right.
+        let outputs =
+            [saying(7, [4, 5], 5.0), saying(6, [3, 3], 5.0), saying(6, [0, 0], 5.0), saying(6, [4, 4], 5.0)].concat();
+        let mistakes = found.mistakes(&task(), &[0, 1, 2, 3], &outputs, 9).unwrap();
+        // The surest of those without a word in common, then what has some.
+        assert_eq!(mistakes.iter().map(|m| m.sample).collect::<Vec<_>>(), [2, 1, 0]);
+        let said = |right: Option<&str>, said: Option<&str>, slip: &Slip| {
+            let Slip::Passage { right: r, said: s, probability } = slip else { panic!("{slip:?}") };
+            assert!((r.as_deref(), s.as_deref()) == (right, said) && (0.5..1.0).contains(probability), "{slip:?}");
+        };
+        said(Some("film"), None, &mistakes[0].slip);
+        said(None, Some("bad"), &mistakes[1].slip);
+        said(Some("good bad"), Some("bad movie"), &mistakes[2].slip);
+        let text = "film\n\ngood bad movie".to_string();
+        let marks = vec![(6..14, Mark::Right), (11..20, Mark::Wrong)];
+        assert_eq!(mistakes[2].excerpt, Excerpt::Marked { text, marks });
+        assert_eq!(found.mistakes(&task(), &[0, 1, 2, 3], &outputs, 2).unwrap().len(), 2);
     }
 
     #[test]

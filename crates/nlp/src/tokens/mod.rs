@@ -4,6 +4,7 @@
 //! sequence is read in [`windows`]: a sample is a window, and its numbers are a label for each row.
 
 mod answer;
+mod mistakes;
 mod read;
 mod windows;
 
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use topwork_core::data::{Dataset, Sample, Splits, View, hold_out};
+use topwork_core::outputs::Mistake;
 use topwork_core::seed::Seed;
 use topwork_core::task::{BEGINS, Kind, Task, UNLABELLED, strata};
 use topwork_core::{Error, Result};
@@ -89,6 +91,36 @@ struct TokenData {
     lines: Vec<u32>,
     /// The group of each sentence.
     groups: Vec<u32>,
+    /// Its words, for people to read.
+    words: Words,
+}
+
+/// The words of sentences.
+#[derive(Default)]
+struct Words {
+    /// All of them behind each other, those of a sentence with spaces between.
+    texts: String,
+    /// Where each sentence ends there.
+    ends: Vec<usize>,
+    /// Where each word with a row of its own is: these rows come in the same order.
+    places: Vec<(u32, u32)>,
+}
+
+impl Words {
+    /// A sentence more; `judged` tells of its words which have a row.
+    fn push(&mut self, words: &[&str], judged: impl Fn(usize) -> bool) {
+        for (i, word) in words.iter().enumerate() {
+            if i > 0 {
+                self.texts.push(' ');
+            }
+            let start = self.texts.len();
+            self.texts += word;
+            if judged(i) {
+                self.places.push((start as u32, self.texts.len() as u32));
+            }
+        }
+        self.ends.push(self.texts.len());
+    }
 }
 
 /// The same before labels have their numbers in the task: numbers are those of `names`.
@@ -109,6 +141,7 @@ impl Raw {
             sentences: Vec::new(),
             lines: Vec::new(),
             groups: Vec::new(),
+            words: Words::default(),
         };
         let (mut names, mut seen) = (BTreeMap::new(), Vec::new());
         read::sentences(path, args, |sentence| {
@@ -122,6 +155,8 @@ impl Raw {
                     next
                 }));
             }
+            let tokens = |word: usize| cut.starts.get(word + 1).copied().unwrap_or(cut.ids.len()) - cut.starts[word];
+            data.words.push(&words, |word| tokens(word) > 0);
             let number = data.lines.len() as u32;
             data.lines.push(sentence.line as u32);
             for (i, window) in cut.windows.iter().enumerate() {
@@ -212,6 +247,9 @@ impl Dataset for TokenData {
         let ids = self.window(i).0;
         Ok(Tokens::sample(ids, ids.len()))
     }
+    fn mistakes(&self, task: &Task, samples: &[usize], outputs: &[f32], most: usize) -> Option<Vec<Mistake>> {
+        Some(mistakes::mistakes(self, task, samples, outputs, most))
+    }
 }
 
 /// See [`topwork_core::domain::Domain::splits`]; of words.
@@ -246,7 +284,8 @@ pub(crate) fn splits(args: &DataArgs, pipeline: &Pipeline, known: Option<&Task>,
 
 #[cfg(test)]
 mod tests {
-    use topwork_core::data::Values;
+    use topwork_core::data::{Excerpt, Mark, Values};
+    use topwork_core::outputs::Slip;
 
     use super::*;
     use crate::folder::tests::pipeline;
@@ -308,6 +347,46 @@ mod tests {
             assert_eq!(words, 40 * begins);
         }
         assert!(!found.validation.is_empty());
+    }
+
+    #[test]
+    fn the_surest_wrong_word_comes_first_and_words_are_marked_in_their_sentences() {
+        let text = "a film\tB-X\nbad\tO\nthe\tO\n\nbad\tO\nmovie\tB-X\n";
+        let found = data(text, &DataArgs::default()).unwrap();
+        let data = found.train;
+        // Says O of every row, of the sentence's rows more surely or less.
+        let logits = |i: usize, sure: f32| [0.0, sure].repeat(data.rows(i));
+        let outputs = [logits(0, 1.0), logits(1, 2.0)].concat();
+        let mistakes = data.mistakes(&found.task, &[0, 1], &outputs, 9).unwrap();
+        assert_eq!(mistakes.iter().map(|m| m.sample).collect::<Vec<_>>(), [1, 0]);
+        let Slip::Words(words) = &mistakes[1].slip else { panic!("{mistakes:?}") };
+        let [word] = &words[..] else { panic!("{words:?}") };
+        assert_eq!((word.text.as_str(), word.truth.as_str(), word.said.as_str()), ("a film", "B-X", "O"));
+        assert!((word.probability - 1f32.exp() / (1f32.exp() + 1.0)).abs() < 1e-6);
+        let marks = vec![(0..6, Mark::Wrong)];
+        assert_eq!(mistakes[1].excerpt, Excerpt::Marked { text: "a film bad the".into(), marks });
+        let marks = vec![(4..9, Mark::Wrong)];
+        assert_eq!(mistakes[0].excerpt, Excerpt::Marked { text: "bad movie".into(), marks });
+        assert_eq!(data.mistakes(&found.task, &[0, 1], &outputs, 1).unwrap().len(), 1);
+        // Of a part, samples have its numbers.
+        let part = topwork_core::data::Subset::new(data.clone(), vec![1]);
+        let mistakes = part.mistakes(&found.task, &[0], &logits(1, 2.0), 9).unwrap();
+        assert_eq!((mistakes.len(), mistakes[0].sample), (1, 0));
+        assert!(mistakes[0].name.ends_with("line 5"), "{mistakes:?}");
+    }
+
+    #[test]
+    fn words_of_later_windows_are_marked_where_they_stand() {
+        let text: String = (0..50).map(|i| format!("film {}\n", if i == 33 { "B-X" } else { "O" })).collect();
+        let args = DataArgs { max_tokens: Some(12), stride: Some(4), ..DataArgs::default() };
+        let found = data(&text, &args).unwrap();
+        let data = found.train;
+        let all: Vec<usize> = (0..data.len()).collect();
+        let outputs: Vec<f32> = all.iter().flat_map(|&i| [0.0, 1.0].repeat(data.rows(i))).collect();
+        let mistakes = data.mistakes(&found.task, &all, &outputs, 9).unwrap();
+        let [mistake] = &mistakes[..] else { panic!("{mistakes:?}") };
+        let Excerpt::Marked { text, marks } = &mistake.excerpt else { panic!("{mistake:?}") };
+        assert_eq!((text.len(), marks), (249, &vec![(33 * 5..33 * 5 + 4, Mark::Wrong)]));
     }
 
     #[test]
