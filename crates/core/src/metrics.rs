@@ -380,6 +380,11 @@ fn of_labels(names: &[String], targets: &[f32], logits: &[f32], samples: usize) 
     (bounded(loss, samples * k), Scores::Labels(scores))
 }
 
+/// Pearson's and Spearman's correlation of what was said with what is true; 0 where either is all the same.
+pub fn correlations(truth: &[f64], said: &[f64]) -> (f64, f64) {
+    (pearson(truth, said), pearson(&ranks(truth), &ranks(said)))
+}
+
 fn of_values(k: usize, targets: &[f32], outputs: &[f32], samples: usize) -> (f64, Scores) {
     let column = |values: &[f32], c: usize| -> Vec<f64> {
         values.iter().skip(c).step_by(k.max(1)).map(|&v| f64::from(v)).collect()
@@ -393,12 +398,13 @@ fn of_values(k: usize, targets: &[f32], outputs: &[f32], samples: usize) -> (f64
         let variance: f64 = truth.iter().map(|t| (t - centre).powi(2)).sum();
         let absolute: f64 = truth.iter().zip(&said).map(|(t, s)| (t - s).abs()).sum();
         squares += square;
+        let (pearson, spearman) = correlations(&truth, &said);
         let scores = [
             if variance > 0.0 { 1.0 - square / variance } else { 0.0 },
             absolute / samples.max(1) as f64,
             (square / samples.max(1) as f64).sqrt(),
-            pearson(&truth, &said),
-            pearson(&ranks(&truth), &ranks(&said)),
+            pearson,
+            spearman,
         ];
         // Without a bound, it is still to be compared.
         of_each.iter_mut().zip(scores).for_each(|(all, score)| all.push(score.clamp(f64::MIN, f64::MAX)));

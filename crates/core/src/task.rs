@@ -199,16 +199,16 @@ const LEAST: usize = 10;
 /// The groups by which samples are chosen, split and dealt, where they have no class: of `rows` of labels, the rarest label
 /// that a sample has, those of rare groups and without a label together; of numbers, the tenth of the samples, in the order
 /// of the first number, that it is in.
-pub fn strata(kind: Kind, rows: &[Vec<f32>]) -> Vec<u32> {
+pub fn strata<R: AsRef<[f32]>>(kind: Kind, rows: &[R]) -> Vec<u32> {
     match kind {
         Kind::Classes | Kind::Tokens | Kind::Spans | Kind::Matches => vec![0; rows.len()],
         Kind::Labels => {
-            let width = rows.first().map_or(0, Vec::len);
+            let width = rows.first().map_or(0, |row| row.as_ref().len());
             let mut counts = vec![0usize; width];
             for row in rows {
-                row.iter().zip(&mut counts).for_each(|(&has, count)| *count += usize::from(has > 0.5));
+                row.as_ref().iter().zip(&mut counts).for_each(|(&has, count)| *count += usize::from(has > 0.5));
             }
-            let rarest = |row: &Vec<f32>| (0..width).filter(|&i| row[i] > 0.5).min_by_key(|&i| counts[i]);
+            let rarest = |row: &R| (0..width).filter(|&i| row.as_ref()[i] > 0.5).min_by_key(|&i| counts[i]);
             let mut groups: Vec<usize> = rows.iter().map(|row| rarest(row).unwrap_or(width)).collect();
             let mut sizes = vec![0usize; width + 1];
             groups.iter().for_each(|&group| sizes[group] += 1);
@@ -217,7 +217,7 @@ pub fn strata(kind: Kind, rows: &[Vec<f32>]) -> Vec<u32> {
         }
         Kind::Values => {
             let mut order: Vec<usize> = (0..rows.len()).collect();
-            order.sort_by(|&a, &b| rows[a][0].total_cmp(&rows[b][0]));
+            order.sort_by(|&a, &b| rows[a].as_ref()[0].total_cmp(&rows[b].as_ref()[0]));
             let tenths = (rows.len() / 10).clamp(1, 10);
             let mut strata = vec![0; rows.len()];
             for (place, sample) in order.into_iter().enumerate() {

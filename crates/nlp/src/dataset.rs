@@ -176,8 +176,8 @@ pub struct TextData {
     ends: Vec<(usize, usize)>,
     lines: Vec<u32>,
     targets: Vec<u32>,
-    /// Of labels and values, those of each sample.
-    numbers: Vec<Vec<f32>>,
+    /// Of labels and values, those of each sample, behind each other.
+    numbers: Vec<f32>,
     pairs: bool,
     tokenizer: TextTokenizer,
 }
@@ -279,7 +279,7 @@ impl TextData {
         wanted.extend(&labels);
         let mut data = Self::new(&table, pair.is_some(), &pipeline.tokenizer);
         let columns = labels.iter().map(|&label| table.columns[label].clone()).collect();
-        let mut cells = Cells { columns, rows: Vec::new() };
+        let mut cells = Cells::new(columns);
         let mut places: BTreeMap<String, u32> = BTreeMap::new();
         while let Some((line, row)) = table.next_row(&wanted) {
             let row = row?;
@@ -294,7 +294,7 @@ impl TextData {
                 let known = places.get(label).copied();
                 data.targets.push(known.unwrap_or_else(|| *places.entry(label.to_string()).or_insert(next)));
             } else {
-                cells.rows.push(row[first_label..].iter().map(|cell| cell.trim().to_string()).collect());
+                cells.push(row[first_label..].iter().map(|cell| cell.trim()));
             }
             data.push(line, &row[0], if data.pairs { &row[1] } else { "" });
         }
@@ -362,7 +362,8 @@ impl Dataset for TextData {
         self.targets[i]
     }
     fn numbers(&self, i: usize) -> &[f32] {
-        self.numbers.get(i).map_or(&[], Vec::as_slice)
+        let each = self.numbers.len() / self.len().max(1);
+        &self.numbers[i * each..(i + 1) * each]
     }
     fn name(&self, i: usize) -> String {
         self.place(i)

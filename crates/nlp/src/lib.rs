@@ -11,6 +11,7 @@ mod matches;
 pub mod models;
 pub mod pipeline;
 pub mod pretrain;
+mod similarity;
 pub mod spans;
 pub mod table;
 pub mod tokenizer;

@@ -1,8 +1,6 @@
 //! Texts that belong to each other (questions and their answers, titles and their articles, paraphrases): an encoder learns to
 //! place them together, among all others. The model has no head; its embeddings are what it gives.
 
-use std::collections::BTreeMap;
-
 use topwork_core::Result;
 use topwork_core::data::{Dataset, Excerpt, Sample, Splits, View, hold_out};
 use topwork_core::domain::Opened;
@@ -38,7 +36,7 @@ pub(crate) fn headed(mut model: Opened<Pipeline>) -> Opened<Pipeline> {
 /// The texts of a table of pairs: sample 2i is the first of row i, 2i + 1 the second.
 struct Couples {
     rows: TextData,
-    /// The same for equal texts.
+    /// Of each sample the first one with the same text.
     texts: Vec<u32>,
     /// The couple of each sample.
     couples: Vec<f32>,
@@ -47,13 +45,16 @@ struct Couples {
 impl Couples {
     fn new(rows: TextData) -> Self {
         let count = rows.count();
-        let mut known: BTreeMap<[u8; 32], u32> = BTreeMap::new();
-        let mut texts = Vec::with_capacity(2 * count);
-        for i in 0..count {
-            let (first, second) = rows.text(i);
-            for text in [first, second.unwrap_or_default()] {
-                let next = known.len() as u32;
-                texts.push(*known.entry(digest(text.trim(), None)).or_insert(next));
+        let text = |sample: u32| of_sample(&rows, sample as usize).trim();
+        // Sorted by their hashes, equal texts stand together: less memory than a map of millions.
+        let hashes: Vec<u64> = (0..2 * count as u32).map(|sample| hash(text(sample))).collect();
+        let mut order: Vec<u32> = (0..2 * count as u32).collect();
+        order.sort_unstable_by_key(|&sample| (hashes[sample as usize], sample));
+        let mut texts: Vec<u32> = (0..2 * count as u32).collect();
+        for alike in order.chunk_by(|&a, &b| hashes[a as usize] == hashes[b as usize]) {
+            for (i, &sample) in alike.iter().enumerate() {
+                let first = alike[..i].iter().find(|&&earlier| text(earlier) == text(sample));
+                texts[sample as usize] = *first.unwrap_or(&sample);
             }
         }
         let couples = (0..2 * count).map(|sample| (sample / 2) as f32).collect();
@@ -61,9 +62,18 @@ impl Couples {
     }
 
     fn text(&self, i: usize) -> &str {
-        let (first, second) = self.rows.text(i / 2);
-        if i.is_multiple_of(2) { first } else { second.unwrap_or_default() }
+        of_sample(&self.rows, i)
     }
+}
+
+fn of_sample(rows: &TextData, i: usize) -> &str {
+    let (first, second) = rows.text(i / 2);
+    if i.is_multiple_of(2) { first } else { second.unwrap_or_default() }
+}
+
+fn hash(text: &str) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = digest(text, None);
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
 impl Dataset for Couples {

@@ -5,6 +5,7 @@ use topwork_core::cli::Common;
 
 use crate::masked::{self, FillArgs};
 use crate::pretrain::{self, PretrainArgs};
+use crate::similarity::{self, SimilarityArgs};
 
 /// Beside those that all domains share.
 #[derive(Debug, clap::Subcommand)]
@@ -13,6 +14,8 @@ pub enum Verbs {
     Pretrain(Box<PretrainArgs>),
     /// Guess the words that stand behind `[MASK]` in a text
     FillMask(FillArgs),
+    /// Tell how near the two texts of a pair are, and how well that follows the scores of a table
+    Similarity(SimilarityArgs),
 }
 
 impl topwork_core::domain::Verbs for Verbs {
@@ -20,6 +23,7 @@ impl topwork_core::domain::Verbs for Verbs {
         match self {
             Self::Pretrain(args) => pretrain::run(*args, common),
             Self::FillMask(args) => masked::run(&args, common),
+            Self::Similarity(args) => similarity::run(&args, common),
         }
     }
 }

@@ -17,13 +17,53 @@ pub struct TaskArgs {
     pub label_separator: Option<String>,
 }
 
-/// The targets of a table, before they are numbers.
-#[derive(Debug, Clone, PartialEq)]
+/// The targets of a table, before they are numbers: compact, as a table may have millions of rows.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Cells {
     /// Names of the columns.
     pub columns: Vec<String>,
-    /// A cell for each of them, by row.
-    pub rows: Vec<Vec<String>>,
+    /// All cells behind each other, and where each ends.
+    text: String,
+    ends: Vec<usize>,
+}
+
+impl Cells {
+    /// No rows yet.
+    pub fn new(columns: Vec<String>) -> Self {
+        Self { columns, ..Self::default() }
+    }
+
+    /// Adds a row: a cell for each column.
+    pub fn push<C: AsRef<str>>(&mut self, row: impl IntoIterator<Item = C>) {
+        for cell in row {
+            self.text.push_str(cell.as_ref());
+            self.ends.push(self.text.len());
+        }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.ends.len() / self.columns.len().max(1)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The cells of a row.
+    pub fn row(&self, i: usize) -> impl Iterator<Item = &str> {
+        let width = self.columns.len();
+        (i * width..(i + 1) * width).map(|cell| {
+            let start = cell.checked_sub(1).map_or(0, |before| self.ends[before]);
+            &self.text[start..self.ends[cell]]
+        })
+    }
+
+    /// All rows, one after the other.
+    pub fn rows(&self) -> impl Iterator<Item = impl Iterator<Item = &str>> {
+        (0..self.len()).map(|i| self.row(i))
+    }
 }
 
 /// Targets, as a data set has them.
@@ -31,8 +71,8 @@ pub struct Cells {
 pub struct Understood {
     /// The class, or group, of each sample.
     pub classes: Vec<u32>,
-    /// Of labels and values, a row for each sample.
-    pub numbers: Vec<Vec<f32>>,
+    /// Of labels and values, as many for each sample as the task has outputs, behind each other.
+    pub numbers: Vec<f32>,
 }
 
 impl TaskArgs {
@@ -86,7 +126,7 @@ impl TaskArgs {
         let kind = self.kind();
         let names: Vec<String> = match (kind, &cells.columns[..]) {
             (Kind::Labels, [_]) => {
-                let all: BTreeSet<&str> = cells.rows.iter().flat_map(|row| self.listed(&row[0])).collect();
+                let all: BTreeSet<&str> = cells.rows().flatten().flat_map(|cell| self.listed(cell)).collect();
                 all.into_iter().map(String::from).collect()
             }
             (_, columns) => columns.to_vec(),
@@ -103,16 +143,15 @@ impl TaskArgs {
     /// # Errors
     /// At the first cell that is no number, no yes or no, or a label that `task` does not know.
     pub fn understand(&self, cells: &Cells, task: &Task, place: impl Fn(usize) -> String) -> Result<Understood> {
-        let mut numbers = Vec::with_capacity(cells.rows.len());
+        let mut numbers = vec![0f32; cells.len() * task.len()];
         let lists = task.kind == Kind::Labels && cells.columns.len() == 1 && task.outputs != cells.columns;
         if !lists && task.outputs != cells.columns {
             let reason = format!("has the columns {}, the model tells {}", cells.columns.join(", "), task.join(", "));
             return Err(Error::input(place(0), reason, "name the model's with --label-column, in its order"));
         }
-        for (i, row) in cells.rows.iter().enumerate() {
-            let mut of_row = vec![0f32; task.len()];
+        for ((i, row), of_row) in cells.rows().enumerate().zip(numbers.chunks_mut(task.len().max(1))) {
             if lists {
-                for name in self.listed(&row[0]) {
+                for name in row.flat_map(|cell| self.listed(cell)) {
                     let label = task.iter().position(|known| known == name).ok_or_else(|| {
                         let reason = format!("has the label {name:?}, which was unseen in training");
                         Error::input(place(i), reason, "correct it, or train with samples that have it")
@@ -129,9 +168,9 @@ impl TaskArgs {
                     })?;
                 }
             }
-            numbers.push(of_row);
         }
-        Ok(Understood { classes: strata(task.kind, &numbers), numbers })
+        let rows: Vec<&[f32]> = numbers.chunks(task.len().max(1)).collect();
+        Ok(Understood { classes: strata(task.kind, &rows), numbers })
     }
 }
 
@@ -159,15 +198,16 @@ mod tests {
     }
 
     fn cells(columns: &[&str], rows: &[&[&str]]) -> Cells {
-        let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_string()).collect();
-        Cells { columns: owned(columns), rows: rows.iter().map(|row| owned(row)).collect() }
+        let mut cells = Cells::new(columns.iter().map(|name| (*name).to_string()).collect());
+        rows.iter().for_each(|row| cells.push(*row));
+        cells
     }
 
     fn args(kind: Kind) -> TaskArgs {
         TaskArgs { task: Some(kind), ..TaskArgs::default() }
     }
 
-    fn read(args: &TaskArgs, cells: &Cells, known: Option<&Task>) -> Result<(Task, Vec<Vec<f32>>)> {
+    fn read(args: &TaskArgs, cells: &Cells, known: Option<&Task>) -> Result<(Task, Vec<f32>)> {
         let task = known.cloned().map_or_else(|| args.task(cells, "table"), Ok)?;
         let understood = args.understand(cells, &task, |i| format!("row {i}"))?;
         Ok((task, understood.numbers))
@@ -178,7 +218,7 @@ mod tests {
         let listed = cells(&["tags"], &[&["sea; sand"], &[""], &["sand"]]);
         let (task, numbers) = read(&args(Kind::Labels), &listed, None).unwrap();
         assert_eq!(task.outputs, ["sand", "sea"]);
-        assert_eq!(numbers, [[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]]);
+        assert_eq!(numbers, [1.0, 1.0, 0.0, 0.0, 1.0, 0.0]);
         let each = cells(&["sand", "sea"], &[&["1", "true"], &["0", "no"], &["yes", ""]]);
         assert_eq!(read(&args(Kind::Labels), &each, Some(&task)).unwrap().1, numbers);
         let comma = TaskArgs { label_separator: Some(",".into()), ..args(Kind::Labels) };
@@ -188,7 +228,7 @@ mod tests {
     #[test]
     fn values_are_numbers() {
         let (task, numbers) = read(&args(Kind::Values), &cells(&["age"], &[&["3.5"], &["-1"]]), None).unwrap();
-        assert_eq!((task.outputs, numbers), (vec!["age".to_string()], vec![vec![3.5], vec![-1.0]]));
+        assert_eq!((task.outputs, numbers), (vec!["age".to_string()], vec![3.5, -1.0]));
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub fn read(path: &Path, args: &DataArgs, asked: &TaskArgs) -> Result<Found> {
     };
     let mut entries = Vec::new();
     let mut last: Arc<str> = "".into();
-    let mut cells = Cells { columns: labels.iter().map(|&c| rows.headers[c].clone()).collect(), rows: Vec::new() };
+    let mut cells = Cells::new(labels.iter().map(|&c| rows.headers[c].clone()).collect());
     while let Some((row, record)) = rows.next()? {
         let photo = rows.field(row, &record, file)?;
         let name = if kind == Kind::Classes { rows.field(row, &record, labels[0])? } else { "" };
@@ -48,7 +48,7 @@ pub fn read(path: &Path, args: &DataArgs, asked: &TaskArgs) -> Result<Found> {
             last = name.into();
         }
         if kind != Kind::Classes {
-            cells.rows.push(labels.iter().map(|&c| record.get(c).unwrap_or_default().to_string()).collect());
+            cells.push(labels.iter().map(|&c| record.get(c).unwrap_or_default()));
         }
         entries.push(Entry { photo: Photo::File(photo), label: Arc::clone(&last), row: Some(row) });
     }

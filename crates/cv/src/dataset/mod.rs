@@ -199,8 +199,8 @@ pub(crate) fn quoted(names: &[String]) -> String {
 #[derive(Debug, Clone)]
 pub struct ImageData {
     photos: Arc<[(Photo, u32)]>,
-    /// Of labels and values, those of each photo.
-    numbers: Arc<[Vec<f32>]>,
+    /// Of labels and values, those of each photo, behind each other.
+    numbers: Arc<[f32]>,
     pipeline: Pipeline,
 }
 
@@ -219,7 +219,8 @@ impl Dataset for ImageData {
         self.photos[i].1
     }
     fn numbers(&self, i: usize) -> &[f32] {
-        self.numbers.get(i).map_or(&[], Vec::as_slice)
+        let each = self.numbers.len() / self.photos.len().max(1);
+        &self.numbers[i * each..(i + 1) * each]
     }
     fn name(&self, i: usize) -> String {
         self.photos[i].0.name()

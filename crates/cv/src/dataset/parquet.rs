@@ -38,7 +38,7 @@ pub fn is_parquet(path: &Path) -> bool {
 pub fn read(files: &[PathBuf], at: &Path, photo: Option<&str>, asked: &TaskArgs) -> Result<Found> {
     let kind = asked.kind();
     let mut found = Found { at: at.to_path_buf(), entries: Vec::new(), cells: None };
-    let mut cells = Cells { columns: Vec::new(), rows: Vec::new() };
+    let mut cells = Cells::default();
     let mut last: Arc<str> = "".into();
     for file in files {
         let table = Table::open(file)?;
@@ -65,7 +65,7 @@ pub fn read(files: &[PathBuf], at: &Path, photo: Option<&str>, asked: &TaskArgs)
         })?;
         for (photo, texts) in photos.into_iter().zip(seen) {
             if kind != Kind::Classes {
-                cells.rows.push(texts);
+                cells.push(texts);
             } else if *last != *texts[0] {
                 last = texts[0].as_str().into();
             }

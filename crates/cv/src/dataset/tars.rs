@@ -38,7 +38,7 @@ pub fn read(files: &[PathBuf], at: &Path, asked: &TaskArgs) -> Result<Found> {
     let kind = asked.kind();
     let columns = asked.label_column.clone().unwrap_or_default();
     let mut found = Found { at: at.to_path_buf(), entries: Vec::new(), cells: None };
-    let mut cells = Cells { columns: columns.clone(), rows: Vec::new() };
+    let mut cells = Cells::new(columns.clone());
     let mut last: Arc<str> = "".into();
     for file in files {
         for sample in samples(file)? {
@@ -52,7 +52,7 @@ pub fn read(files: &[PathBuf], at: &Path, asked: &TaskArgs) -> Result<Found> {
                 if cells.columns.is_empty() {
                     cells.columns = targets.iter().map(|(name, _)| name.clone()).collect();
                 }
-                cells.rows.push(targets.into_iter().map(|(_, value)| value).collect());
+                cells.push(targets.into_iter().map(|(_, value)| value));
             }
             found.entries.push(Entry { photo, label: Arc::clone(&last), row: None });
         }
