@@ -6,15 +6,14 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForQuestionAnswering, AutoModelForTokenClassification
 
 from formula import fill, numbers, write
-from language import COMMON, GAIN, MEMBERS, member_arguments, member_sequences
+from language import GAIN, MEMBERS, member_arguments, member_sequences
 from training import BATCH, SAMPLES, STEPS, decayed, report
 
-# Of the rows of all sequences behind each other, those whose logits are stored.
-LENGTHS = [7, 40, 1]
-ROWS = [0, 3, 6, 7, 30, 46, 47]
+# One sequence takes every position. Of the rows of all sequences behind each other, those whose logits are stored.
+LENGTHS = [7, 160, 1]
+ROWS = [0, 3, 6, 7, 90, 166, 167]
 LABELS = 5
 IGNORED = -100
-BERT = {"bert": {"model_type": "bert", **COMMON}}
 KINDS = {
     "tokens": AutoModelForTokenClassification,
     "spans": AutoModelForQuestionAnswering,
@@ -54,8 +53,6 @@ def outputs(kind, model, arguments):
 
 def member(name, values):
     ids, segments = member_sequences(values, LENGTHS)
-    if values["model_type"] == "bert":
-        segments = [[int(s % 2 == 1 and 2 * j >= len(row)) for j in range(len(row))] for s, row in enumerate(ids)]
     contents = {"name": name, "config": values, "ids": ids, "segments": segments}
     for kind in KINDS:
         model = headed(kind, values)
@@ -148,7 +145,7 @@ def training(kind, values, whole, starts):
 
 
 def main():
-    everyone = [member(name, values) for name, values in {**BERT, **MEMBERS}.items()]
+    everyone = [member(name, values) for name, values in MEMBERS.items()]
     write("nlp", "heads.json", {"gain": GAIN, "labels": LABELS, "rows": ROWS, "members": everyone})
     # One layer that all share, and layers of their own with another activation.
     tasks = {
@@ -163,7 +160,7 @@ def main():
         ),
     }
     tasks["training_matches.json"] = training(
-        "matches", BERT["bert"], ["encoder.layer.1.output.LayerNorm.weight", "encoder.layer.0.attention.self.value.bias"],
+        "matches", MEMBERS["bert"], ["encoder.layer.1.output.LayerNorm.weight", "encoder.layer.0.attention.self.value.bias"],
         ["embeddings.word_embeddings.weight", "encoder.layer.1.output.dense.weight"],
     )
     for name, task in tasks.items():

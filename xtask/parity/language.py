@@ -16,7 +16,8 @@ SIZES = {
     "mid": {"hidden": 128, "layers": 4, "heads": 8, "intermediate": 512, "vocabulary": 500},
 }
 LENGTHS = [7, 12, 3]
-# What a member's `config.json` says, by the names of that member; one sequence is longer than MPNet's farthest bucket.
+# What a member's `config.json` says, by the names of that member; one sequence takes every position, and is longer than MPNet's
+# farthest bucket.
 COMMON = {
     "vocab_size": 120,
     "hidden_size": 32,
@@ -29,6 +30,7 @@ COMMON = {
 }
 ROBERTA = {**COMMON, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "max_position_embeddings": 162}
 MEMBERS = {
+    "bert": {"model_type": "bert", **COMMON},
     "roberta": {"model_type": "roberta", **ROBERTA},
     "xlm_roberta": {"model_type": "xlm-roberta", **ROBERTA, "hidden_act": "relu"},
     "distilbert": {
@@ -57,9 +59,9 @@ MEMBERS = {
     "electra_wide": {"model_type": "electra", **COMMON, "embedding_size": 32},
     "mpnet": {"model_type": "mpnet", **COMMON, "max_position_embeddings": 162},
 }
-MEMBER_LENGTHS = [7, 150, 3, 12, 1]
+MEMBER_LENGTHS = [7, 160, 3, 12, 1]
 # Of the rows of all sequences behind each other: the first and last of each, and some within the long one.
-MEMBER_ROWS = [0, 3, 6, 7, 8, 23, 71, 140, 156, 157, 159, 160, 165, 171, 172]
+MEMBER_ROWS = [0, 3, 6, 7, 8, 23, 71, 140, 166, 167, 169, 170, 175, 181, 182]
 CLASSES = 3
 GAIN = 1.0
 
@@ -105,10 +107,10 @@ def padded(ids, segments):
     return {"input_ids": fill_up(ids), "token_type_ids": fill_up(segments), "attention_mask": mask}
 
 
-def member(values, dtype=torch.float32):
+def member(values, dtype=torch.float32, **changes):
     """A classifier with formula weights. The formula sees names without the encoder's prefix."""
-    values = dict(values)
-    configuration = AutoConfig.for_model(values.pop("model_type"), num_labels=CLASSES, **values)
+    values = {**values, "num_labels": CLASSES, **changes}
+    configuration = AutoConfig.for_model(values.pop("model_type"), **values)
     model = AutoModelForSequenceClassification.from_config(configuration, attn_implementation="eager")
     prefix = f"{model.base_model_prefix}."
     return fill(model, GAIN, lambda name: name.removeprefix(prefix)).eval().to(dtype)
@@ -118,7 +120,7 @@ def member_sequences(values, lengths):
     """Token ids, none of which is special, and segments where the member tells them apart."""
     ids, segments = sequences(lengths, values["vocab_size"] - 5)
     ids = [[i + 5 for i in row] for row in ids]
-    two = values["model_type"] in ("albert", "electra")
+    two = values["model_type"] in ("bert", "albert", "electra")
     return ids, segments if two else [[0] * len(row) for row in segments]
 
 

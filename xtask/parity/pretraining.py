@@ -8,6 +8,7 @@ from language import GAIN, SIZES, config, padded, without_prefix
 from training import BATCH, SAMPLES, STEPS, decayed, report
 
 MASK = 4
+POSITIONS = 64
 IGNORED = -100
 # The decoder is the word table, and its bias has two names.
 TIED = {
@@ -17,10 +18,11 @@ TIED = {
 
 
 def examples(vocabulary):
-    """Pairs with hidden tokens: every seventh row from row 1 + s mod 3 on, most of them masked, some left or replaced."""
+    """Pairs with hidden tokens: every seventh row from row 1 + s mod 3 on, most of them masked, some left or replaced. One takes
+    every position."""
     ids, segments, labels = [], [], []
     for s in range(SAMPLES):
-        length = 8 + (5 * s) % 30
+        length = POSITIONS if s == 5 else 8 + (5 * s) % 30
         row = [5 + (7 * s + 13 * j + s * j) % (vocabulary - 5) for j in range(length)]
         label = [IGNORED] * length
         for k, j in enumerate(range(1 + s % 3, length - 1, 7)):
@@ -56,7 +58,7 @@ def task(dtype):
     starts = ["embeddings.word_embeddings.weight", "cls.predictions.transform.dense.weight", "pooler.dense.weight"]
     contents = {
         **size,
-        "positions": 64,
+        "positions": POSITIONS,
         "layer_norm_eps": 1e-12,
         "gain": GAIN,
         "batch": BATCH,

@@ -25,6 +25,9 @@ from vision import images
 STEPS = 20
 BATCH = 8
 SAMPLES = 32
+# Those that are seen together where every step sees all.
+TOGETHER = 16
+PROBLEMS = {"labels": "multi_label_classification", "values": "regression"}
 
 
 def decayed(model, decay):
@@ -155,6 +158,61 @@ def of_member(name, whole, starts):
     return task
 
 
+def of_numbers(name, kind, outputs, whole, starts):
+    """Labels, any number of which a sample has, or measured values, by the loss that `transformers` takes for the
+    configuration's `problem_type`. Every step sees all samples, so that their order is of no importance."""
+
+    def task(dtype):
+        values = MEMBERS[name]
+        model = member(values, dtype, num_labels=outputs, problem_type=PROBLEMS[kind])
+        lengths = [3 + (5 * i) % 30 for i in range(TOGETHER)]
+        ids, segments = member_sequences(values, lengths)
+        if kind == "labels":
+            targets = [[int((3 * i + 2 * j + i * j) % 4 == 0) for j in range(outputs)] for i in range(TOGETHER)]
+        else:
+            targets = [[((7 * i + 3 * j + i * j) % 17 - 8) / 4 for j in range(outputs)] for i in range(TOGETHER)]
+        optimizer = torch.optim.AdamW(decayed(model, 0.01), lr=1e-3, betas=(0.9, 0.999), eps=1e-8)
+        numbered = torch.tensor(targets, dtype=dtype)
+        losses = train(model, optimizer, lambda _: model(**member_arguments(model, ids, segments), labels=numbered).loss)
+        prefix = f"{model.base_model_prefix}."
+        final = {key.removeprefix(prefix): value for key, value in model.state_dict().items()}
+        contents = {
+            "kind": kind,
+            "config": values,
+            "outputs": outputs,
+            "ids": ids,
+            "segments": segments,
+            "targets": targets,
+            "losses": losses,
+            "final": {key: numbers(final[key].flatten()) for key in whole},
+            "final_start": {key: numbers(final[key].flatten()[:64]) for key in starts},
+        }
+        return losses, contents
+
+    return task
+
+
+def numbered():
+    """Tasks whose targets are numbers, in one file."""
+    roberta = "classifier.out_proj.bias", "classifier.dense.bias", "encoder.layer.2.output.LayerNorm.weight"
+    words = ["embeddings.word_embeddings.weight", "classifier.out_proj.weight"]
+    tasks = {
+        "labels of XLM-R": of_numbers("xlm_roberta", "labels", 5, roberta, words),
+        "a value of RoBERTa": of_numbers("roberta", "values", 1, roberta, words),
+        "three values of DistilBERT": of_numbers(
+            "distilbert", "values", 3, ["classifier.bias", "pre_classifier.bias"],
+            ["embeddings.word_embeddings.weight", "classifier.weight"],
+        ),
+    }
+    found = []
+    for what, task in tasks.items():
+        (double, contents), (single, _) = task(torch.float64), task(torch.float32)
+        found.append({"name": what, **contents, "losses": [float(f"{loss:.9g}") for loss in double]})
+        report(what, single, double)
+    optimizer = {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "learning_rate": 1e-3, "weight_decay": 0.01}
+    write("nlp", "training_numbers.json", {"gain": GAIN, "optimizer": optimizer, "tasks": found})
+
+
 ALBERT = of_member(
     "albert",
     ["classifier.bias", "pooler.bias", "encoder.albert_layer_groups.0.albert_layers.0.full_layer_layer_norm.weight"],
@@ -179,6 +237,7 @@ def main():
         contents["losses"] = [float(f"{loss:.9g}") for loss in double]
         write(crate, name, contents)
         report(name, single, double)
+    numbered()
 
 
 if __name__ == "__main__":
