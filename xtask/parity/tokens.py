@@ -1,19 +1,34 @@
-"""Writes crates/nlp/tests/fixtures/tokenizer: a small WordPiece vocabulary, a small byte-level BPE in `bpe/`, and the
-tokens that transformers gives to strings that are hard to tokenize.
+"""Writes crates/nlp/tests/fixtures/tokenizer: small vocabularies, and the tokens that transformers gives to strings that are
+hard to tokenize.
+
+| folder | what |
+|---|---|
+| itself | WordPiece of a few words, to which other alphabets are unknown |
+| `bpe/` | byte-level BPE, in the files of RoBERTa |
+| `wide/` | WordPiece with the letters of all `ALPHABETS`; by itself as BERT's for small letters, and as the one that keeps case |
+| `albert/` | SentencePiece's Unigram with its normalization, as transformers converts it for ALBERT |
+| `xlm-roberta/` | the same for XLM-R, as transformers 4 converts it: version 5 has other steps around the words |
 
 `expected.json` has single strings and pairs of them for BERT. `hard.tsv` has 500 strings, one a line as a JSON string,
-with their tokens by BERT and by RoBERTa: those of `HARD`, and others put together from `ALPHABETS` by Python's random
-numbers with the seed 0.
+with their tokens by BERT, by RoBERTa, by the wide BERT in small letters and with case, by ALBERT and by XLM-R: those of `HARD`, and
+others put together from `ALPHABETS` by Python's random numbers with the seed 0. `pairs.tsv` has pairs of them, and for the last five
+the longest sequence that they may be, the number of tokens of the first segment, and the tokens. Both texts have room for as many:
+to which an odd token goes where both are longer than the sequence, version 0.23.2 of tokenizers says otherwise than others.
 
-Run from the repository root with transformers installed: python xtask/parity/tokens.py
+Run from the repository root with transformers, sentencepiece and protobuf installed: python xtask/parity/tokens.py
 """
 import json
 import os
 import random
+import tempfile
+import types
+import unicodedata
 from pathlib import Path
 
-from tokenizers import ByteLevelBPETokenizer
-from transformers import BertTokenizerFast, RobertaTokenizerFast
+import sentencepiece
+from tokenizers import AddedToken, ByteLevelBPETokenizer, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import AlbertTokenizer, BertTokenizerFast, PreTrainedTokenizerFast, RobertaTokenizerFast
+from transformers.convert_slow_tokenizer import XLMRobertaConverter
 
 FOLDER = "crates/nlp/tests/fixtures/tokenizer"
 
@@ -87,29 +102,160 @@ def hard_strings():
     return found
 
 
+def corpus():
+    """This repository's texts, and strings of all alphabets."""
+    draw = random.Random(1)
+    paths = [*sorted(Path("docs").glob("*.md")), Path("datasets/debian-sections/train.tsv")]
+    lines = [line for path in paths for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    letters = [alphabet for alphabet in ALPHABETS if not any(piece.startswith(("[", "<")) for piece in alphabet)]
+    for alphabet in letters * 40:
+        for _ in range(5):
+            lines.append("".join(draw.choice(alphabet) for _ in range(draw.randint(4, 12))))
+    return lines
+
+
 def byte_level():
     """A byte-level BPE trained on this repository's texts, in the files of RoBERTa."""
     folder = Path(FOLDER) / "bpe"
     folder.mkdir(exist_ok=True)
-    corpus = [str(path) for path in sorted(Path("docs").glob("*.md"))] + ["datasets/debian-sections/train.tsv"]
+    texts = [str(path) for path in sorted(Path("docs").glob("*.md"))] + ["datasets/debian-sections/train.tsv"]
     trained = ByteLevelBPETokenizer()
     specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    trained.train(corpus, vocab_size=600, min_frequency=2, special_tokens=specials, show_progress=False)
+    trained.train(texts, vocab_size=600, min_frequency=2, special_tokens=specials, show_progress=False)
     trained.save_model(str(folder))
     mask = {"__type": "AddedToken", "content": "<mask>", "lstrip": True, "normalized": False, "rstrip": False,
             "single_word": False, "special": True}
     (folder / "tokenizer_config.json").write_text(json.dumps({"mask_token": mask}) + "\n")
 
 
+def wide():
+    """A WordPiece vocabulary of letters as they are and as BERT makes them small."""
+    folder = Path(FOLDER) / "wide"
+    folder.mkdir(exist_ok=True)
+    trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    trained.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    kinds = [normalizers.BertNormalizer(lowercase=lowercase) for lowercase in (False, True)]
+    lines = [kind.normalize_str(line) for line in corpus() for kind in kinds]
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=4000, min_frequency=1, special_tokens=specials, show_progress=False)
+    trained.train_from_iterator(lines, trainer)
+    words = sorted(trained.get_vocab().items(), key=lambda item: item[1])
+    text = "".join(f"{word}\n" for word, _ in words)
+    (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
+
+
+def rules():
+    """What SentencePiece's own normalization, `nmt_nfkc`, does to the letters of `ALPHABETS` and to composed ones: the whole table
+    is large."""
+    letters = {c for alphabet in ALPHABETS for piece in alphabet for c in piece} | set("".join(HARD))
+    found = {c: unicodedata.normalize("NFKC", c) for c in letters}
+    for base in map(chr, range(0x41, 0x7B)):
+        for mark in map(chr, range(0x300, 0x370)):
+            composed = unicodedata.normalize("NFKC", base + mark)
+            if len(composed) == 1:
+                found[base + mark] = composed
+    for c in letters:
+        kind = unicodedata.category(c)
+        if c.isspace() and c < "\x1c" or kind in ("Zs", "Zl", "Zp") or c in "\u0085\u200b\u200d\ufeff":
+            found[c] = " "
+        elif kind == "Cc":
+            found[c] = ""
+
+    def of(text):
+        return " ".join(f"{ord(c):X}" for c in text)
+
+    return "".join(f"{of(a)}\t{of(b)}\n" for a, b in sorted(found.items()) if a != b and a != "\0")
+
+
+def unigram(name, lines, size, specials, convert):
+    """A model of SentencePiece's, as `convert` makes a tokenizer of its file."""
+    folder = Path(FOLDER) / name
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        temporary = Path(temporary)
+        (temporary / "rules.tsv").write_text(rules(), encoding="utf-8")
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_prefix=str(temporary / "spiece"), vocab_size=size, character_coverage=1.0,
+            normalization_rule_tsv=str(temporary / "rules.tsv"), num_threads=1, minloglevel=2, **specials,
+        )
+        whole = json.loads(convert(temporary / "spiece.model").backend_tokenizer.to_str())
+    (folder / "tokenizer.json").write_text(json.dumps(whole, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+
+
+def albert():
+    small = normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()])
+    specials = {"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3, "pad_piece": "<pad>", "bos_piece": "[CLS]",
+                "eos_piece": "[SEP]", "user_defined_symbols": ["[MASK]"]}
+
+    def convert(model):
+        (model.parent / "rules.tsv").unlink()
+        return AlbertTokenizer.from_pretrained(str(model.parent))
+
+    unigram("albert", [small.normalize_str(line) for line in corpus()], 1500, specials, convert)
+
+
+def xlm_roberta():
+    def convert(model):
+        ids = {"<s>": 0, "</s>": 2}
+        slow = types.SimpleNamespace(vocab_file=str(model), convert_tokens_to_ids=ids.get, legacy=True)
+        return as_it_is(XLMRobertaConverter(slow).converted())
+
+    unigram("xlm-roberta", corpus(), 2000, {}, convert)
+
+
+def as_it_is(tokenizer):
+    """XLM-R's tokenizer, with nothing put in the place of its parts."""
+    mask = AddedToken("<mask>", lstrip=True, special=True)
+    named = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "pad_token": "<pad>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", mask_token=mask, **named)
+
+
+def trained():
+    """The tokenizers of the columns of `hard.tsv` behind the first, each trained once: the texts of the repository change."""
+    makers = {
+        "bpe/vocab.json": byte_level,
+        "wide/vocab.txt": wide,
+        "albert/tokenizer.json": albert,
+        "xlm-roberta/tokenizer.json": xlm_roberta,
+    }
+    for file, make in makers.items():
+        if not (Path(FOLDER) / file).exists():
+            make()
+    words = f"{FOLDER}/wide/vocab.txt"
+    return {
+        "RoBERTa": RobertaTokenizerFast.from_pretrained(f"{FOLDER}/bpe"),
+        "wide BERT": BertTokenizerFast(words),
+        "wide BERT with case": BertTokenizerFast(words, do_lower_case=False),
+        "ALBERT": AlbertTokenizer.from_pretrained(f"{FOLDER}/albert"),
+        "XLM-R": as_it_is(Tokenizer.from_file(f"{FOLDER}/xlm-roberta/tokenizer.json")),
+    }
+
+
 def hard(bert):
-    if not (Path(FOLDER) / "bpe" / "vocab.json").exists():
-        # Trained once: the texts of the repository change.
-        byte_level()
-    roberta = RobertaTokenizerFast.from_pretrained(f"{FOLDER}/bpe")
+    others = trained()
+    texts = hard_strings()
+    counts = {}
     with open(os.path.join(FOLDER, "hard.tsv"), "w", encoding="utf-8", newline="\n") as file:
-        for text in hard_strings():
-            tokens = [tokenizer([text])["input_ids"][0] for tokenizer in (bert, roberta)]
-            columns = [json.dumps(text)] + [" ".join(map(str, ids)) for ids in tokens]
+        for text in texts:
+            columns = [json.dumps(text)]
+            for name, tokenizer in {"BERT": bert, **others}.items():
+                ids = tokenizer([text])["input_ids"][0]
+                columns.append(" ".join(map(str, ids)))
+                unknown, all_of_them = counts.get(name, (0, 0))
+                counts[name] = unknown + ids.count(tokenizer.unk_token_id), all_of_them + len(ids)
+            file.write("\t".join(columns) + "\n")
+    for name, (unknown, all_of_them) in counts.items():
+        print(f"{name}: {unknown} of {all_of_them} tokens are unknown")
+    draw = random.Random(2)
+    with open(os.path.join(FOLDER, "pairs.tsv"), "w", encoding="utf-8", newline="\n") as file:
+        for number in range(80):
+            pair, room = draw.sample(texts, 2), [60, 6][number % 2]
+            columns = [json.dumps(pair)]
+            for tokenizer in others.values():
+                longest = room + tokenizer.num_special_tokens_to_add(pair=True)
+                got = tokenizer([pair[0]], [pair[1]], truncation="longest_first", max_length=longest, return_token_type_ids=True)
+                ids, types = got["input_ids"][0], got["token_type_ids"][0]
+                columns.append(" ".join(map(str, [longest, len(types) - sum(types), *ids])))
             file.write("\t".join(columns) + "\n")
 
 
@@ -146,4 +292,5 @@ def main():
     print(f"{len(cases)} cases, {known} known tokens of {sum(len(c['ids']) for c in cases)}")
 
 
-main()
+if __name__ == "__main__":
+    main()

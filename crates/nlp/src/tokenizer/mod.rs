@@ -505,7 +505,7 @@ mod tests {
         for case in cases {
             let tokenizer = match case["cased"].as_bool().unwrap() {
                 false => tokenizer(case["max"].as_u64().unwrap() as usize),
-                true => cased(),
+                true => cased(&fixture(), 64),
             };
             let text = case["text"].as_str().unwrap();
             let tokens = tokenizer.encode(text, case["pair"].as_str()).unwrap();
@@ -514,19 +514,51 @@ mod tests {
         }
     }
 
-    /// Five hundred strings, a JSON string a line, with their tokens by WordPiece and by byte-level BPE.
+    /// Byte-level BPE, WordPiece that knows other alphabets, the same with case kept, and SentencePiece's Unigram of two kinds.
+    fn others() -> [TextTokenizer; 5] {
+        let open = |name: &str, family: &str| {
+            TextTokenizer::open(&fixture().join(name), Family::named(family).unwrap(), false, 512).unwrap()
+        };
+        let cased = cased(&fixture().join("wide"), 512);
+        let albert = open("albert", "albert");
+        [open("bpe", "roberta"), open("wide", "bert"), cased, albert, open("xlm-roberta", "xlm-roberta")]
+    }
+
+    fn ids(listed: &str) -> Vec<u32> {
+        listed.split(' ').map(|id| id.parse().unwrap()).collect()
+    }
+
+    /// Five hundred strings, a JSON string a line, with their tokens by the small WordPiece and by the others.
     #[test]
     fn five_hundred_hard_strings_have_the_tokens_of_the_python_library() {
-        let bert = tokenizer(512);
-        let roberta = TextTokenizer::open(&fixture().join("bpe"), roberta(), false, 512).unwrap();
+        let (bert, others) = (tokenizer(512), others());
         let stored = std::fs::read_to_string(fixture().join("hard.tsv")).unwrap();
         assert_eq!(stored.lines().count(), 500);
         for line in stored.lines() {
             let columns: Vec<&str> = line.split('\t').collect();
+            assert_eq!(columns.len(), 7);
             let text: String = serde_json::from_str(columns[0]).unwrap();
-            for (tokenizer, expected) in [&bert, &roberta].into_iter().zip(&columns[1..]) {
-                let expected: Vec<u32> = expected.split(' ').map(|id| id.parse().unwrap()).collect();
-                assert_eq!(tokenizer.encode(&text, None).unwrap().ids, expected, "{text:?}");
+            for (i, (tokenizer, expected)) in [&bert].into_iter().chain(&others).zip(&columns[1..]).enumerate() {
+                assert_eq!(tokenizer.encode(&text, None).unwrap().ids, ids(expected), "{i}: {text:?}");
+            }
+        }
+    }
+
+    /// Pairs of them, with the longest sequence and the number of tokens of the first segment in front of the tokens.
+    #[test]
+    fn pairs_of_hard_strings_have_the_tokens_of_the_python_library() {
+        let others = others();
+        let stored = std::fs::read_to_string(fixture().join("pairs.tsv")).unwrap();
+        assert_eq!(stored.lines().count(), 80);
+        for line in stored.lines() {
+            let columns: Vec<&str> = line.split('\t').collect();
+            assert_eq!(columns.len(), 6);
+            let [text, pair]: [String; 2] = serde_json::from_str(columns[0]).unwrap();
+            for (i, (tokenizer, expected)) in others.iter().zip(&columns[1..]).enumerate() {
+                let [longest, first, expected @ ..] = &ids(expected)[..] else { panic!() };
+                let tokenizer = tokenizer.clone().with_max_tokens(*longest as usize).unwrap();
+                let Tokens { ids, first: found } = tokenizer.encode(&text, Some(&pair)).unwrap();
+                assert_eq!((found, &ids[..]), (*first as usize, expected), "{i}: {text:?} {pair:?}");
             }
         }
     }
@@ -562,12 +594,12 @@ mod tests {
         assert!(message.contains("spiece.model") && message.contains("save_pretrained"), "{message}");
     }
 
-    /// The same vocabulary with case kept.
-    fn cased() -> TextTokenizer {
+    /// The vocabulary of a folder with case kept.
+    fn cased(vocabulary: &Path, max_tokens: usize) -> TextTokenizer {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::copy(fixture().join("vocab.txt"), folder.path().join("vocab.txt")).unwrap();
+        std::fs::copy(vocabulary.join("vocab.txt"), folder.path().join("vocab.txt")).unwrap();
         std::fs::write(folder.path().join("tokenizer_config.json"), r#"{"do_lower_case": false}"#).unwrap();
-        TextTokenizer::open(folder.path(), &BERT, false, 64).unwrap()
+        TextTokenizer::open(folder.path(), &BERT, false, max_tokens).unwrap()
     }
 
     #[test]
