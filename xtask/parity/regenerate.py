@@ -1,4 +1,4 @@
-"""Writes every parity fixture anew. Argument, optional: the folder or wheel of all-MiniLM-L6-v2."""
+"""Writes every parity fixture anew. Arguments, optional: the folder or wheel of all-MiniLM-L6-v2; the wheel of transformers 4."""
 
 import sys
 
@@ -10,7 +10,6 @@ import language
 import training
 import vision
 import pretraining
-import scores
 import zoo
 
 torch.set_num_threads(1)
@@ -22,10 +21,15 @@ language.main()
 training.main()
 pretraining.main()
 heads.main()
-scores.main()
 if len(sys.argv) > 1:
     import minilm
 
     minilm.main(sys.argv[1])
 else:
     print("minilm.json: left as it is (give the folder or wheel of all-MiniLM-L6-v2 to write it anew)")
+if len(sys.argv) > 2:
+    import scores
+
+    scores.main(sys.argv[2])
+else:
+    print("scores.json: left as it is (give the wheel of transformers 4 to write it anew)")

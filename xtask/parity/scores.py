@@ -1,21 +1,24 @@
-"""Scores of labelled words by seqeval, and of answers by the definition of SQuAD 2.0, on cases that are hard to get right.
+"""Scores of labelled words by seqeval, and of answers by transformers' port of the script of SQuAD 2.0 (Rajpurkar et al. 2018,
+`evaluate-v2.0.py`), on cases that are hard to get right.
 
-    pip install seqeval torchmetrics && python scores.py
+    pip download --no-deps transformers==4.57.6
+    python scores.py transformers-4.57.6-py3-none-any.whl
 
-Answers are scored by the functions of the script of SQuAD 2.0 (Rajpurkar et al. 2018, `evaluate-v2.0.py`), written down here
-again, and where there is an answer by `torchmetrics` too, which must agree.
+The port, `transformers.data.metrics.squad_metrics`, is part of transformers up to version 4. Where there is an answer,
+`torchmetrics` must agree with it.
 """
 
-import collections
 import random
-import re
-import string
+import sys
+import types
 import warnings
+import zipfile
 
 from seqeval.metrics import accuracy_score, classification_report
 from torchmetrics.functional.text import squad
 
 from formula import write
+from tokens import HARD
 
 warnings.filterwarnings("ignore")
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "E-LOC", "S-LOC", "I-MISC", "B-MISC"]
@@ -53,35 +56,93 @@ ANSWERS = [
 ]
 
 
-def normalize_answer(s):
-    def remove_articles(text):
-        return re.sub(r"\b(a|an|the)\b", " ", text, flags=re.UNICODE)
-
-    exclude = set(string.punctuation)
-    return " ".join(remove_articles("".join(c for c in s.lower() if c not in exclude)).split())
-
-
-def compute_f1(gold, said):
-    gold, said = normalize_answer(gold).split(), normalize_answer(said).split()
-    if not gold or not said:
-        return int(gold == said)
-    same = sum((collections.Counter(gold) & collections.Counter(said)).values())
-    if same == 0:
-        return 0
-    precision, recall = same / len(said), same / len(gold)
-    return 2 * precision * recall / (precision + recall)
+# What texts are put together of, and what of them counts or does not in an answer.
+WORDS = """the a an The A of in and Eiffel Tower tower, U.S.A. 1,000 men. well-known “Zoë” café it's Straße STRASSE — 3 a.m.
+İstanbul 日本 の 首都 the_end Paris Paris. 1889 iron the-a (an) £5 who where?""".split()
+QUESTIONS = 64
+THRESHOLDS = [-3.0, -0.875, 0.0, 0.5, 2.25, 100.0]
 
 
-def raw_scores(said, answers):
-    golds = [answer for answer in answers if normalize_answer(answer)] or [""]
-    exact = max(int(normalize_answer(gold) == normalize_answer(said)) for gold in golds)
-    f1 = max(compute_f1(gold, said) for gold in golds)
-    if answers and golds != [""]:
+def squad_metrics(wheel):
+    """The module of this name in a wheel of transformers 4. What it has from its package is for other functions."""
+    with zipfile.ZipFile(wheel) as files:
+        text = files.read("transformers/data/metrics/squad_metrics.py").decode()
+    text = text.replace("from ...models.bert import BasicTokenizer\n", "").replace("from ...utils import", "import")
+    module = types.ModuleType("squad_metrics")
+    exec(text.replace("logging.get_logger", "logging.getLogger"), module.__dict__)
+    return module
+
+
+def example(name, answers):
+    return types.SimpleNamespace(qas_id=name, answers=[{"text": answer} for answer in answers])
+
+
+def raw_scores(script, said, answers):
+    exact, f1 = (found["0"] for found in script.get_raw_scores([example("0", answers)], {"0": said}))
+    golds = [answer for answer in answers if script.normalize_answer(answer)]
+    if golds:
         theirs = squad(
             [{"prediction_text": said, "id": "0"}], [{"answers": {"answer_start": [0] * len(golds), "text": golds}, "id": "0"}]
         )
         assert abs(theirs["exact_match"].item() / 100 - exact) < 1e-6 and abs(theirs["f1"].item() / 100 - f1) < 1e-6
     return exact, f1
+
+
+def passage(words, first, last):
+    """Of a text of these words, and where it starts."""
+    return " ".join(words[first : last + 1]), len(" ".join(words[:first])) + (first > 0)
+
+
+def questioned():
+    """SQuAD's file, and what a model says to its questions: a passage, and by how much no answer is more probable to it."""
+    draw = random.Random(11)
+    paragraphs, said, margins = [], {}, {}
+    for number in range(QUESTIONS):
+        if number % 4 == 0:
+            words = [draw.choice(WORDS) for _ in range(draw.randint(5, 9))]
+            paragraphs.append({"context": " ".join(words), "qas": []})
+        first = draw.randrange(len(words))
+        last = min(len(words) - 1, first + draw.randrange(4))
+        name, none = f"q{number}", draw.random() < 0.4
+        answers = []
+        for _ in range(0 if none else draw.randint(1, 3)):
+            # The same, one beside it, or any.
+            a, b = draw.choice([(first, last), (max(0, first - 1), last), (first, first), (last, len(words) - 1)])
+            text, start = passage(words, a, b)
+            answers.append({"text": text, "answer_start": start})
+        paragraphs[-1]["qas"].append(
+            {"id": name, "question": draw.choice(["who", "where"]), "answers": answers, "is_impossible": none}
+        )
+        said[name] = passage(words, first, last)
+        # A model that is right more often than not. Every margin once: which of two questions with the same one comes first
+        # would matter.
+        margin = draw.choice([2.0, 2.0, -1.0]) * (1 if none else -1)
+        margins[name] = next(
+            found for _ in range(100) if (found := margin + draw.randrange(-256, 256) / 64) not in margins.values()
+        )
+    return {"version": "v2.0", "data": [{"title": "", "paragraphs": paragraphs}]}, said, margins
+
+
+def judged(script):
+    """The file, what is said, and how the script judges it at some thresholds; and the questions with answers alone."""
+    file, said, margins = questioned()
+    asked = [question for paragraph in file["data"][0]["paragraphs"] for question in paragraph["qas"]]
+    examples = [example(q["id"], [answer["text"] for answer in q["answers"]]) for q in asked]
+    texts = {name: text for name, (text, _) in said.items()}
+
+    def at(threshold):
+        return {"threshold": threshold, **script.squad_evaluate(examples, texts, margins, threshold)}
+
+    best = at(0.0)
+    thresholds = [*THRESHOLDS, margins["q7"], best["best_exact_thresh"], best["best_f1_thresh"]]
+    found = [at(threshold) for threshold in thresholds]
+    answerable = [one for one in examples if one.answers]
+    alone = script.squad_evaluate(answerable, {one.qas_id: texts[one.qas_id] for one in answerable})
+    assert best["best_exact_thresh"] != best["best_f1_thresh"]
+    print(f"{len(answerable)} of {len(asked)} questions have an answer; exact {alone['exact']:.1f}, F1 {alone['f1']:.1f}; "
+          f"best F1 {best['best_f1']:.1f} at {best['best_f1_thresh']}, best exact {best['best_exact']:.1f} at "
+          f"{best['best_exact_thresh']}")
+    return {"file": file, "said": said, "margins": margins, "judged": found, "answerable": alone}
 
 
 def labelled():
@@ -98,14 +159,17 @@ def labelled():
     return {"tags": TAGS, "truth": truth, "said": said, "accuracy": accuracy_score(truth, said), "scores": scores}
 
 
-def main():
+def main(wheel):
+    script = squad_metrics(wheel)
     answers = [
-        {"said": said, "answers": answers, "normalized": normalize_answer(said), "exact": exact, "f1": f1}
+        {"said": said, "answers": answers, "normalized": script.normalize_answer(said), "exact": exact, "f1": f1}
         for said, answers in ANSWERS
-        for exact, f1 in [raw_scores(said, answers)]
+        for exact, f1 in [raw_scores(script, said, answers)]
     ]
-    write("nlp", "scores.json", {"labelled": labelled(), "answers": answers})
+    normalized = [[text, script.normalize_answer(text)] for hard in HARD for text in [f"The {hard}an a{hard}A"]]
+    contents = {"labelled": labelled(), "answers": answers, "normalized": normalized, "squad": judged(script)}
+    write("nlp", "scores.json", contents)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])
