@@ -47,7 +47,8 @@ def main():
             saved(kind, values, folder)
             tokenizer = AutoTokenizer.from_pretrained(folder)
             model = AutoModelForMaskedLM.from_pretrained(folder).eval()
-            command = [str(args.binary), "fill-mask", str(folder), *TEXTS, "--top-k", str(BEST), "--json", "--quiet"]
+            texts = [part for text in TEXTS for part in ("--text", text)]
+            command = [str(args.binary), "fill-mask", str(folder), *texts, "--top-k", str(BEST), "--json", "--quiet"]
             lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
             same, off = True, 0.0
             for text, line in zip(TEXTS, lines, strict=True):

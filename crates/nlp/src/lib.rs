@@ -87,6 +87,10 @@ impl Domain for Sentences {
         folder::open(folder)
     }
 
+    fn preparation(pipeline: &Pipeline) -> Option<String> {
+        Some(pipeline.to_string())
+    }
+
     fn save(folder: &Path, model: &Opened<Pipeline>) -> Result<()> {
         folder::save(folder, model)
     }

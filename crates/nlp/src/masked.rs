@@ -1,5 +1,7 @@
 //! Words behind `[MASK]`: a model with the head of its pre-training, in use.
 
+use std::path::PathBuf;
+
 use candle_core::{DType, Tensor};
 use serde::Serialize;
 use serde_json::json;
@@ -14,6 +16,7 @@ use topwork_core::{Error, Result, fit};
 use topwork_kernels::linear;
 
 use crate::Sentences;
+use crate::input::{self, InputArgs};
 use crate::models::bert::pretraining::TABLE;
 use crate::pipeline::Pipeline;
 use crate::tokenizer::Tokens;
@@ -27,9 +30,13 @@ pub struct FillArgs {
     /// Model with the head that guesses: a name from `models list`, hf-hub:owner/name, a model folder or a run of `pretrain`
     #[arg(value_name = "MODEL")]
     model: String,
-    /// Texts with `[MASK]` (or `<mask>`) where a word is to be guessed
-    #[arg(value_name = "TEXT", required = true)]
-    texts: Vec<String>,
+    /// Files with a text a line, or .tsv, .csv and .jsonl tables; `-` for standard input. `[MASK]` or `<mask>` stands where a word is
+    /// to be guessed
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// A text itself; may be given more than once
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    text: Vec<String>,
     /// How many words to show, most probable first
     #[arg(long, value_name = "K", default_value_t = 5)]
     top_k: usize,
@@ -160,17 +167,31 @@ pub(crate) fn run(args: &FillArgs, common: &Common) -> Result<()> {
     if args.top_k == 0 {
         return Err(Error::input("--top-k 0", "there is nothing to show", "use 1 or more"));
     }
+    let inputs = InputArgs { files: args.files.clone(), text: args.text.clone(), ..InputArgs::default() };
+    // What cannot be read is told before a model is fetched.
+    input::texts(&inputs).map(drop)?;
     let console = Console::new(common.quiet);
     let opened = fit::open_any::<Sentences>(&args.model, common.offline, &console)?;
     let masked = Masked::of(opened, common.place()?, &args.model)?;
-    for text in &args.texts {
-        let found = masked.guess(text, args.top_k)?;
+    let (mut read, mut unanswered) = (0, 0);
+    for (_, texts) in input::texts(&inputs)? {
+        read += 1;
+        let text = &texts.map(|mut texts| texts.swap_remove(0));
+        let found = text
+            .as_ref()
+            .map_err(|error| error.to_string())
+            .and_then(|text| masked.guess(text, args.top_k).map_err(|error| error.to_string()));
+        let (Ok(text), Ok(found)) = (text, &found) else {
+            unanswered += 1;
+            eprintln!("{}", found.err().unwrap_or_default());
+            continue;
+        };
         if common.json {
             print_line(&json!({ "input": text, "masks": found }).to_string())?;
             continue;
         }
         let several = found.len() > 1;
-        for (number, guesses) in (1..).zip(&found) {
+        for (number, guesses) in (1..).zip(found) {
             for Guessed { word, probability, .. } in guesses {
                 print_line(&match several {
                     true => format!("{text}\t{number}\t{word}\t{probability:.4}"),
@@ -178,6 +199,10 @@ pub(crate) fn run(args: &FillArgs, common: &Common) -> Result<()> {
                 })?;
             }
         }
+    }
+    if unanswered > 0 {
+        let reason = format!("{unanswered} of {read} could not be answered; the others are");
+        return Err(Error::input("fill-mask", reason, "see the messages above"));
     }
     Ok(())
 }

@@ -45,6 +45,24 @@ pub struct Pipeline {
     pub(crate) files: Arc<BTreeMap<String, Vec<u8>>>,
 }
 
+/// In a line: what the tokenizer's files do not say.
+impl fmt::Display for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "texts of up to {} tokens", self.max_tokens())?;
+        if let Some(Windows { most, shared }) = self.tokenizer.windows() {
+            write!(f, ", longer ones in up to {most} windows that share {shared}")?;
+        }
+        f.write_str(match self.pooling {
+            Pooling::Mean => "; the mean of all rows",
+            Pooling::Cls => "; the first row",
+            Pooling::Max => "; the largest of all rows",
+            Pooling::Pooler => "; the first row, through the pooler",
+            Pooling::Tokens | Pooling::Spans => "; every row",
+        })?;
+        f.write_str(if self.normalize { ", scaled to length 1" } else { "" })
+    }
+}
+
 impl Pipeline {
     /// The longest sequence, in tokens.
     pub fn max_tokens(&self) -> usize {

@@ -1,7 +1,7 @@
 //! How near the two texts of a pair are: the cosine of their vectors, and how well those of many pairs follow scores that people
 //! gave (semantic textual similarity, Cer et al. 2017).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use topwork_core::cli::{Common, Console, print_line};
@@ -98,7 +98,7 @@ pub(crate) fn run(args: &SimilarityArgs, common: &Common) -> Result<()> {
 
 impl SimilarityArgs {
     /// A table, and where its texts and scores are.
-    fn open(&self, file: &PathBuf) -> Result<(Table, Vec<usize>)> {
+    fn open(&self, file: &Path) -> Result<(Table, Vec<usize>)> {
         let table = Table::new(&file.display().to_string(), open_source(file)?, format_of(file))?;
         let (text, pair) = (self.text_column.as_deref(), self.pair_column.as_deref());
         let (first, second) = text_columns(&table, text, pair, "--text-column")?;

@@ -103,6 +103,7 @@ fn models_are_listed_and_shown() {
     let list = home.run(&["models", "list"]).well();
     assert!(list.contains("all-minilm-l6-v2"), "{list}");
     let shown = home.run(&["models", "show", model()]).well();
+    assert!(shown.contains("texts of up to 32 tokens; the first row, through the pooler"), "{shown}");
     assert!(shown.contains("encoder.layer.1") && shown.contains("multiply-adds"), "{shown}");
 }
 

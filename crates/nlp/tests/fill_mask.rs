@@ -34,25 +34,32 @@ fn a_pretrained_model_guesses_the_words_that_it_has_read() {
     ];
     home.run(&[&args[..], &more].concat()).well();
     for mask in ["[MASK]", "<mask>"] {
-        let line = home.run(&["fill-mask", "run", &format!("the film was very {mask}"), "--top-k", "2"]).well();
+        let line =
+            home.run(&["fill-mask", "run", "--text", &format!("the film was very {mask}"), "--top-k", "2"]).well();
         assert_eq!(line.lines().count(), 2, "{line}");
         assert!(line.starts_with("the film was very good\tgood\t"), "{line}");
     }
     let both = "the [MASK] is quite [MASK]";
-    let line = home.run(&["fill-mask", "run", both, "--json"]).well();
+    let line = home.run(&["fill-mask", "run", "--text", both, "--json"]).well();
     let found: Value = serde_json::from_str(&line).unwrap();
     let words: Vec<&str> = found["masks"].as_array().unwrap().iter().map(|m| m[0]["word"].as_str().unwrap()).collect();
     assert_eq!(words, ["plot", "bad"], "{line}");
     let shares: f64 = found["masks"][0].as_array().unwrap().iter().map(|g| g["probability"].as_f64().unwrap()).sum();
     assert!(shares > 0.5 && shares <= 1.0001, "{line}");
-    home.run(&["fill-mask", "run", "the film"]).refused(&["no word is hidden in it", "write [MASK]"]);
+    // One that cannot be answered does not take the others' answers.
+    home.write("texts.txt", "the film was very [MASK]\nthe film\nthe plot was very [MASK]\n");
+    let ran = home.run(&["fill-mask", "run", "texts.txt", "--top-k", "1"]);
+    assert_eq!(ran.out.lines().count(), 2, "{}", ran.out);
+    ran.refused(&["no word is hidden in it", "1 of 3 could not be answered"]);
+    home.run(&["fill-mask", "run", "--text", "the film"]).refused(&["no word is hidden in it", "write [MASK]"]);
 }
 
 #[test]
 fn a_model_without_the_head_says_so() {
     let home = home();
     let parts = ["cls.predictions.transform.dense", "cannot guess hidden words", "BertForMaskedLM"];
-    home.run(&["fill-mask", model(), "a [MASK]"]).refused(&parts);
-    home.run(&["fill-mask", &member("roberta"), "a <mask>"]).refused(&["lm_head.dense", "RobertaForMaskedLM"]);
-    home.run(&["fill-mask", model(), "a [MASK]", "--top-k", "0"]).refused(&["--top-k 0"]);
+    home.run(&["fill-mask", model(), "--text", "a [MASK]"]).refused(&parts);
+    home.run(&["fill-mask", &member("roberta"), "--text", "a <mask>"])
+        .refused(&["lm_head.dense", "RobertaForMaskedLM"]);
+    home.run(&["fill-mask", model(), "--text", "a [MASK]", "--top-k", "0"]).refused(&["--top-k 0"]);
 }

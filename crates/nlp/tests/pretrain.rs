@@ -270,7 +270,8 @@ fn the_embedded_model_is_small_and_whole_and_needs_no_network() {
     let shown = home.run(&["models", "show", "tiny-bert"]).well();
     assert!(shown.contains("Debian") && shown.contains("encoder.layer.2"), "{shown}");
     // Its heads of pre-training are there.
-    let guessed = home.run(&["fill-mask", "tiny-bert", "--offline", "This package contains the [MASK] files."]).well();
+    let guessed =
+        home.run(&["fill-mask", "tiny-bert", "--offline", "--text", "This package contains the [MASK] files."]).well();
     assert!(
         guessed.contains("header") || guessed.contains("documentation") || guessed.contains("development"),
         "{guessed}"

@@ -94,7 +94,7 @@ pub(crate) fn open(path: &Path) -> Result<Opened<Pipeline>> {
     }
     let pooling = ours.as_ref().map(|o| o.pooling).or(of_rows(&raw)).or(modules.pooling).unwrap_or(Pooling::Pooler);
     let normalize = ours.as_ref().map_or(modules.normalize, |o| o.normalize);
-    let own = ours.as_ref().map(|o| o.max_tokens).or(modules.max_tokens);
+    let own = ours.as_ref().map(|o| o.max_tokens).or(modules.max_tokens).or(tokenizer_length(&files));
     let max_tokens = own.unwrap_or(usize::MAX).min(config.positions());
     let unlimited = TextTokenizer::open(folder, config.family, modules.lower, usize::MAX)?;
     let tokenizer = unlimited.with_max_tokens(max_tokens).map_err(|error| match error {
@@ -149,6 +149,12 @@ pub(crate) fn open(path: &Path) -> Result<Opened<Pipeline>> {
         return Ok(matches::headless(Opened { network, weights, pipeline, task }));
     }
     Ok(Opened { network, weights, pipeline, task })
+}
+
+/// The longest sequence that the tokenizer's own settings allow; some say a number without meaning for none.
+fn tokenizer_length(files: &BTreeMap<String, Vec<u8>>) -> Option<usize> {
+    let settings: Value = serde_json::from_slice(files.get("tokenizer_config.json")?).ok()?;
+    settings["model_max_length"].as_u64().and_then(|length| usize::try_from(length).ok()).filter(|&length| length > 0)
 }
 
 /// The outputs of the last layer of the head that a checkpoint has, if it has all of it.

@@ -111,7 +111,16 @@ impl Modules {
                 break;
             }
         }
-        found.json(folder, "config_sentence_transformers.json")?;
+        let name = "config_sentence_transformers.json";
+        if let Some(config) = found.json(folder, name)?
+            && let Some(prompt) =
+                config["default_prompt_name"].as_str().and_then(|name| config["prompts"][name].as_str())
+            && !prompt.is_empty()
+        {
+            let reason = format!("puts {prompt:?} in front of every text, which is not done here");
+            let remedy = "write it in front of your texts, and set default_prompt_name to null";
+            return Err(Error::input(folder.join(name).display(), reason, remedy));
+        }
         Ok(found)
     }
 

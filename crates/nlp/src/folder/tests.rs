@@ -73,6 +73,26 @@ fn a_folder_of_sentence_transformers_says_pooling_length_and_normalization() {
 }
 
 #[test]
+fn without_another_word_the_tokenizer_says_the_longest_sequence() {
+    let length = |settings: &str| {
+        open(upstream(&[("tokenizer_config.json", settings)], "", false).path()).unwrap().pipeline.max_tokens()
+    };
+    let positions = length("{}");
+    assert_eq!(length(r#"{"model_max_length": 16}"#), 16);
+    assert_eq!(length(r#"{"model_max_length": 1000000000000000019884624838656}"#), positions);
+}
+
+#[test]
+fn a_prompt_in_front_of_every_text_is_refused() {
+    let name = "config_sentence_transformers.json";
+    let settings =
+        |default: &str| format!(r#"{{"prompts": {{"query": "query: "}}, "default_prompt_name": {default}}}"#);
+    assert!(open(upstream(&[(name, &settings("null"))], "", false).path()).is_ok());
+    let message = open(upstream(&[(name, &settings("\"query\""))], "", false).path()).err().unwrap().to_string();
+    assert!(message.contains(name) && message.contains("\"query: \""), "{message}");
+}
+
+#[test]
 fn another_pooling_than_those_is_refused() {
     let folder = upstream(&[("1_Pooling/config.json", r#"{"pooling_mode": ["cls", "mean"]}"#)], "", false);
     assert!(open(folder.path()).unwrap_err().to_string().contains("1_Pooling"));
