@@ -1,5 +1,5 @@
 """Writes a base checkpoint for every member of the BERT family, as `transformers` and `sentence-transformers` save them:
-small, with formula weights and tokenizers trained on this repository's texts.
+small, with formula weights and the tokenizers of `crates/nlp/tests/fixtures/tokenizer`.
 
     python members.py FOLDER
 
@@ -18,7 +18,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel
 
 from formula import ROOT, fill
@@ -37,27 +37,11 @@ MEMBERS = {
 }
 
 
-def sentence_piece(folder, bert_like):
+def sentence_piece(kind, folder):
     """A Unigram model as `tokenizer.json`, with the special tokens of ALBERT or XLM-R."""
-    cls, sep, pad, unk, mask = (
-        ("[CLS]", "[SEP]", "<pad>", "<unk>", "[MASK]") if bert_like else ("<s>", "</s>", "<pad>", "<unk>", "<mask>")
-    )
-    tokenizer = Tokenizer(models.Unigram())
-    steps = [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()] if bert_like else [normalizers.NFKC()]
-    tokenizer.normalizer = normalizers.Sequence(steps)
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    order = [pad, unk, cls, sep, mask] if bert_like else [cls, pad, sep, unk, mask]
-    trainer = trainers.UnigramTrainer(vocab_size=500, special_tokens=order, unk_token=unk, show_progress=False)
-    tokenizer.train([str(path) for path in sorted((ROOT / "docs").glob("*.md"))], trainer)
-    second = ":1" if bert_like else ""
-    between = f"{sep}" if bert_like else f"{sep} {sep}"
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{cls} $A {sep}",
-        pair=f"{cls} $A {between} $B{second} {sep}{second}",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)],
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    named = {"cls_token": cls, "sep_token": sep, "pad_token": pad, "unk_token": unk, "mask_token": mask}
+    (folder / "tokenizer.json").write_bytes((FIXTURE / kind / "tokenizer.json").read_bytes())
+    cls, sep, mask = ("[CLS]", "[SEP]", "[MASK]") if kind == "albert" else ("<s>", "</s>", "<mask>")
+    named = {"cls_token": cls, "sep_token": sep, "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": mask}
     configuration = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, **named}
     (folder / "tokenizer_config.json").write_text(json.dumps(configuration) + "\n")
 
@@ -65,7 +49,7 @@ def sentence_piece(folder, bert_like):
 def tokenizer(kind, folder):
     """The tokenizer's files; gives the size of its vocabulary."""
     if kind in ("albert", "xlm-roberta"):
-        sentence_piece(folder, kind == "albert")
+        sentence_piece(kind, folder)
         return Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size()
     if kind == "roberta":
         for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):

@@ -7,6 +7,7 @@ import torch
 import grad_cam
 import heads
 import language
+import modules
 import training
 import vision
 import pretraining
@@ -21,6 +22,7 @@ language.main()
 training.main()
 pretraining.main()
 heads.main()
+modules.main()
 if len(sys.argv) > 1:
     import minilm
 

@@ -3,8 +3,12 @@
 //!
 //! The rule, the files and how to write them anew are in `xtask/parity/README.md`.
 
+#[path = "parity/modules.rs"]
+mod modules;
 #[path = "parity/numbers.rs"]
 mod numbers;
+#[path = "parity/old_names.rs"]
+mod old_names;
 
 use std::collections::{BTreeMap, BTreeSet};
 
