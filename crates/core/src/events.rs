@@ -9,6 +9,7 @@ use prost::Message;
 use serde_json::Value;
 
 use crate::files::read_small_text;
+use crate::run::METRICS;
 use crate::train::EpochRecord;
 use crate::{Error, Result};
 
@@ -49,7 +50,7 @@ const VERSION: &str = "brain.Event:2";
 /// # Errors
 /// When it has no `metrics.jsonl`, or nothing in it can be understood.
 pub fn of_run(run: &Path) -> Result<Vec<u8>> {
-    let path = run.join("metrics.jsonl");
+    let path = run.join(METRICS);
     let text = read_small_text(&path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
             Error::input(run.display(), "it has no metrics.jsonl, so it is no run", "name the --out folder of a run")

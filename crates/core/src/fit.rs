@@ -23,14 +23,13 @@ use crate::net::{Params, Stage};
 use crate::observe::Observer;
 use crate::plan::Plan;
 use crate::report;
-use crate::run::{self, RunDir};
+use crate::run::{self, REPORT, RunDir};
 use crate::seed::Seed;
 use crate::strategy::Options;
 use crate::summary::{self, Summary};
 use crate::train::{self, Job, OnNan, Outcome};
 use crate::{Error, Result};
 
-const REPORT: &str = "report.html";
 /// About how often a phase is judged on the way.
 const JUDGEMENTS: usize = 5;
 

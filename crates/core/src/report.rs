@@ -12,7 +12,7 @@ use crate::plan::Plan;
 use crate::summary::Summary;
 use crate::train::{EpochRecord, Outcome};
 
-pub(crate) use environment::quoted;
+pub use environment::{environment, quoted, repeated};
 pub use gallery::gallery;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;\
@@ -72,8 +72,8 @@ pub fn page(
         (gallery::heading(mistakes), gallery(mistakes, &names)),
         ("Time and memory", time(summary)),
         ("Left out", skipped(&outcome.skipped)),
-        ("To repeat it", environment::repeated(program)),
-        ("Environment", environment::table(&outcome.params)),
+        ("To repeat it", repeated(program, environment::FROM_SETTINGS)),
+        ("Environment", environment(&outcome.params)),
     ];
     let calibration = summary.calibration.as_ref().map_or(String::new(), |found| {
         let (before, after) = (found.error_before, found.error_after);

@@ -13,6 +13,10 @@ use serde::Serialize;
 use crate::files::{is_unfinished, sync_folder, write_atomic_bytes};
 use crate::{Error, Result};
 
+/// The course of a run, a JSON object a line.
+pub const METRICS: &str = "metrics.jsonl";
+/// The page about it, its last file.
+pub const REPORT: &str = "report.html";
 const LOCK: &str = ".lock";
 /// Which run it is.
 const IDENTITY: &str = ".identity";
@@ -217,7 +221,7 @@ impl RunDir {
     /// # Errors
     /// When it cannot be written.
     pub fn record(&self, line: &impl Serialize) -> Result<u64> {
-        let path = self.path.join("metrics.jsonl");
+        let path = self.path.join(METRICS);
         let append = || {
             let mut text = serde_json::to_string(line)?;
             text.push('\n');
@@ -233,7 +237,7 @@ impl RunDir {
     /// # Errors
     /// When it cannot be written.
     pub fn rewind(&self, length: u64) -> Result<()> {
-        let path = self.path.join("metrics.jsonl");
+        let path = self.path.join(METRICS);
         let cut = || {
             let file = OpenOptions::new().create(true).append(true).open(&path)?;
             if file.metadata()?.len() > length { file.set_len(length) } else { Ok(()) }
@@ -461,6 +465,6 @@ mod tests {
         run.record(&2).unwrap();
         run.rewind(first).unwrap();
         run.record(&3).unwrap();
-        assert_eq!(std::fs::read_to_string(run.path().join("metrics.jsonl")).unwrap(), "1\n3\n");
+        assert_eq!(std::fs::read_to_string(run.path().join(METRICS)).unwrap(), "1\n3\n");
     }
 }

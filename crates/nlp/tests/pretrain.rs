@@ -62,6 +62,10 @@ fn a_model_from_text_alone_is_what_train_starts_from() {
     let said = pretrained(&home, &[]).well();
     assert!(said.contains("hidden tokens guessed") && said.contains("run/model"), "{said}");
     assert!(!home.path("run/corpus").exists());
+    let page = std::fs::read_to_string(home.path("run/report.html")).unwrap();
+    for part in ["hidden tokens guessed", "steps = 24", "<svg", "pretrain --corpus text --seed 3", "--out NEW"] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
     let config = home.json("run/model/config.json");
     assert_eq!(config["architectures"][0], "BertForPreTraining");
     let weights = topwork_core::checkpoint::read(&home.path("run/model/model.safetensors")).unwrap();

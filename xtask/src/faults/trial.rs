@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
+use topwork_core::run::REPORT;
 use topwork_core::seed::Stream;
 
 use super::jobs::{self, Job};
@@ -235,8 +236,7 @@ impl Trial<'_> {
 
     /// Whether the run came to its end.
     fn ended(&self) -> bool {
-        let last = if self.job.args[0] == "pretrain" { "summary.json" } else { "report.html" };
-        self.folder.join("run").join(last).is_file()
+        self.folder.join("run").join(REPORT).is_file()
     }
 
     fn same(&self) -> bool {

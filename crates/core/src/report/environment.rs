@@ -11,32 +11,35 @@ use crate::net::Params;
 /// How the variables begin that this program looks at.
 const VARIABLES: &str = "TOPWORK_";
 
-/// The command that repeats a run of `program` from its settings: whatever it was begun by, a command line, a resumption or
-/// another program. What the settings name by relative paths is looked for where it was then.
-pub(super) fn repeated(program: &str) -> String {
+/// The command that repeats a run of `program`, given the words behind its name: whatever it was begun by, a command line, a
+/// resumption or another program. What is named by relative paths is looked for where it was then.
+pub fn repeated(program: &str, arguments: &str) -> String {
     let folder = std::env::current_dir().unwrap_or_default();
     format!(
         "<p>RUN is the folder of this page, NEW the one to make:</p><pre>{}</pre>",
-        escape(&command(program, &folder, variables()))
+        escape(&command(program, arguments, &folder, variables()))
     )
 }
 
-fn command(program: &str, folder: &Path, variables: Vec<(String, String)>) -> String {
+/// What repeats a run of `train`.
+pub(super) const FROM_SETTINGS: &str = "train --config RUN/run.toml --out NEW";
+
+fn command(program: &str, arguments: &str, folder: &Path, variables: Vec<(String, String)>) -> String {
     // Where things are kept decides nothing; what else there is may.
     let deciding = variables.iter().filter(|(name, _)| name == "TOPWORK_INSTRUCTIONS");
     let set: String = deciding.map(|(name, value)| format!("{name}={} ", quoted(value))).collect();
     let folder = quoted(&folder.to_string_lossy());
-    format!("cd {folder}\n{set}{} train --config RUN/run.toml --out NEW", quoted(program))
+    format!("cd {folder}\n{set}{} {arguments}", quoted(program))
 }
 
 /// As a shell takes it for one word.
-pub(crate) fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%".contains(c);
     if !text.is_empty() && text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// The machine and the program as a table; `params` are where the run computed.
-pub(super) fn table(params: &Params) -> String {
+pub fn environment(params: &Params) -> String {
     let device = params.snapshot().into_values().next().map(|tensor| match tensor.device().location() {
         DeviceLocation::Cpu => "cpu".to_string(),
         DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
@@ -89,14 +92,14 @@ mod tests {
         let variables = [("TOPWORK_CACHE", "/c"), ("TOPWORK_INSTRUCTIONS", "avx2")];
         let variables = variables.map(|(name, value)| (name.to_string(), value.to_string())).to_vec();
         let expected = "cd '/my work'\nTOPWORK_INSTRUCTIONS=avx2 topwork-cv train --config RUN/run.toml --out NEW";
-        assert_eq!(command("topwork-cv", Path::new("/my work"), variables), expected);
+        assert_eq!(command("topwork-cv", FROM_SETTINGS, Path::new("/my work"), variables), expected);
     }
 
     #[test]
     fn the_table_says_where_it_was_computed() {
         let tensor = candle_core::Tensor::zeros(1, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
-        let found = table(&Params::new([("w".to_string(), tensor)].into()));
+        let found = environment(&Params::new([("w".to_string(), tensor)].into()));
         assert!(found.contains("<th>device</th><td class=\"words\">cpu</td>"), "{found}");
-        assert!(!table(&Params::default()).contains("device"));
+        assert!(!environment(&Params::default()).contains("device"));
     }
 }

@@ -8,6 +8,7 @@
 pub mod corpus;
 pub mod examples;
 pub mod objective;
+mod report;
 mod run;
 mod settings;
 mod subject;

@@ -11,9 +11,9 @@ use topwork_core::device::Place;
 use topwork_core::domain::Opened;
 use topwork_core::memory::{self, gigabytes};
 use topwork_core::net::Params;
-use topwork_core::observe::Observer;
+use topwork_core::observe::{Observer, Timings};
 use topwork_core::plan::{Decay, Optimizer as Rule, Schedule};
-use topwork_core::run::RunDir;
+use topwork_core::run::{METRICS, REPORT, RunDir};
 use topwork_core::seed::Seed;
 use topwork_core::snapshots::{self, Sealed};
 use topwork_core::train::{self, OnNan, Optimizer};
@@ -22,9 +22,9 @@ use topwork_core::{Error, Result, fit};
 use super::corpus::{Corpus, Part};
 use super::examples::{Making, permuted};
 use super::objective::{Batch, Scores, gradient};
-use super::settings::{SUMMARY, Settings};
+use super::settings::Settings;
 use super::subject::{Subject, dropping};
-use super::{cut, judge, two};
+use super::{cut, judge, report, two};
 use crate::Sentences;
 use crate::folder;
 
@@ -224,9 +224,10 @@ impl Run<'_> {
         }
         start.subject.params.set_learning(&names)?;
         let schedule = Schedule { warmup: settings.warmup(), decay: Decay::Linear };
-        let mut saved = Instant::now();
+        let (mut saved, mut timings) = (Instant::now(), Timings::default());
+        timings.add("read", started, 0);
         while position.steps < total {
-            let step = position.steps;
+            let (step, begun) = (position.steps, Instant::now());
             let batch = self.batch(&start, step)?;
             let (heads, params) = (&start.subject.heads, &start.subject.params);
             let found = gradient(heads, params, &batch, seed.named("dropout").child(step as u64))?;
@@ -259,6 +260,7 @@ impl Run<'_> {
                     }
                 }
             }
+            timings.add("train", begun, settings.batch_size());
             position.steps += 1;
             if position.steps.is_multiple_of(RECORD_EVERY) || step == 0 {
                 let record = StepRecord { kind: "step", step: step + 1, loss: found.loss, learning_rate: rate };
@@ -266,7 +268,9 @@ impl Run<'_> {
             }
             console.progress("train", position.steps, total);
             if judged && position.steps < total && position.steps.is_multiple_of(total.div_ceil(JUDGEMENTS)) {
+                let begun = Instant::now();
                 let scores = self.scores(&start, PAIRS)?;
+                timings.add("validate", begun, scores.pairs as usize);
                 console.message(&format!("step {} of {total}, loss {:.4}: {scores}", position.steps, found.loss));
                 position.recorded = self.record(position.steps, scores)?;
             }
@@ -276,7 +280,9 @@ impl Run<'_> {
             };
             let paused = console.pause();
             if (due || paused) && position.steps < total {
+                let begun = Instant::now();
                 self.save(&start.subject.params, &optimizer, &mut position)?;
+                timings.add("checkpoint", begun, 0);
                 saved = Instant::now();
                 if paused {
                     return Err(train::paused(self.run.path()));
@@ -284,10 +290,13 @@ impl Run<'_> {
             }
         }
         start.subject.params.set_learning(&BTreeSet::new())?;
+        let begun = Instant::now();
         let scores = if judged { Some(self.scores(&start, u64::MAX)?) } else { None };
         if let Some(scores) = scores {
+            timings.add("validate", begun, scores.pairs as usize);
             self.record(total, scores)?;
         }
+        let told = start.told();
         let Start { subject, corpus, .. } = start;
         let network = subject.pipeline.network(2);
         let model = Opened { network, weights: subject.params.snapshot(), pipeline: subject.pipeline, task: None };
@@ -303,7 +312,10 @@ impl Run<'_> {
         drop(corpus);
         // What is left of it costs space alone.
         let _ = std::fs::remove_dir_all(&folder);
-        self.run.write_json(SUMMARY, &summary)?;
+        self.run.write_json("summary.json", &summary)?;
+        let metrics = self.run.path().join(METRICS);
+        let page = report::page(settings, &told, &metrics, scores.as_ref(), &timings, &subject.params)?;
+        self.run.write(REPORT, &page)?;
         self.run.keep();
         Ok(summary)
     }

@@ -4,13 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use topwork_core::run::REPORT;
 use topwork_core::train::OnNan;
 use topwork_core::{Error, Result};
 
 use crate::models::bert::BertConfig;
-
-/// The last file that a run writes.
-pub(super) const SUMMARY: &str = "summary.json";
 
 /// Flags that an evaluation has no use for.
 const OF_TRAINING: [&str; 22] = [
@@ -279,7 +277,7 @@ impl Settings {
             let remedy = "leave out --resume, or name the run's folder with --out";
             return Err(Error::input(out.display(), reason, remedy));
         }
-        if out.join(SUMMARY).is_file() {
+        if out.join(REPORT).is_file() {
             let remedy = "use its model, or start another run with another --out";
             return Err(Error::input(out.display(), "this run is finished: there is nothing to resume", remedy));
         }
