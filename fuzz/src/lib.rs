@@ -29,13 +29,14 @@ use topwork_nlp::tokenizer::TextTokenizer;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     ("adapter", adapter),
     ("calibration", calibration),
     ("config", config),
     ("corpus", corpus),
     ("course", course),
     ("list", list),
+    ("modules", modules),
     ("parquet", parquet),
     ("photo", photo),
     ("pickle", pickle),
@@ -61,7 +62,9 @@ fn with<T>(files: &[(&str, &[u8])], read: impl FnOnce(&Path) -> T) -> T {
     static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(scratch);
     let folder = FOLDER.path();
     for (name, bytes) in files {
-        fs::write(folder.join(name), bytes).unwrap();
+        let file = folder.join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, bytes).unwrap();
     }
     let outcome = read(folder);
     for (name, _) in files {
@@ -224,6 +227,29 @@ pub fn config(bytes: &[u8]) {
     with(&files, |folder| {
         let _ = Sentences::open(folder, None);
         let _ = topwork_cv::model_folder::open(folder, None);
+    });
+}
+
+/// What sentence-transformers puts beside an encoder: the file that the first byte tells, the others as they should be.
+pub fn modules(bytes: &[u8]) {
+    let Some((&first, rest)) = bytes.split_first() else { return };
+    let list = br#"[{"type": "sentence_transformers.models.Transformer", "path": ""},
+        {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
+        {"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]"#;
+    let mut files: [(&str, &[u8]); 9] = [
+        ("modules.json", list),
+        ("1_Pooling/config.json", br#"{"word_embedding_dimension": 4, "pooling_mode_mean_tokens": true}"#),
+        ("2_Dense/config.json", br#"{"in_features": 4, "out_features": 2, "bias": true}"#),
+        ("config_sentence_transformers.json", b"{}"),
+        ("tokenizer_config.json", b"{}"),
+        ("config.json", br#"{"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 5}"#),
+        ("vocab.txt", b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"),
+        ("2_Dense/model.safetensors", b"\x02\0\0\0\0\0\0\0{}"),
+        ("model.safetensors", b"\x02\0\0\0\0\0\0\0{}"),
+    ];
+    files[usize::from(first) % 5].1 = rest;
+    with(&files, |folder| {
+        let _ = Sentences::open(folder, None);
     });
 }
 
