@@ -3,9 +3,9 @@ those of topwork itself.
 
     python load_back.py RUN INPUT... [--binary PATH] [--tolerance SHARE]
 
-RUN is the folder of a finished run. INPUTs are photos or folders of them for a run of topwork-cv, and one text file with
-a sentence a line for a run of topwork-nlp; for one of `--task tokens` with spaces around every word, for one of `--task spans`
-a JSON object with `question` and `context` a line. `--binary` is the topwork-cv or topwork-nlp to ask, by default the one in
+RUN is the folder of a finished run: of classes, labels, values, tokens, spans or matches, or of `pretrain`. INPUTs are photos or
+folders of them for a run of topwork-cv, and one text file with a sentence a line for a run of topwork-nlp; for one of
+`--task tokens` with spaces around every word, for one of `--task spans` a JSON object with `question` and `context` a line. `--binary` is the topwork-cv or topwork-nlp to ask, by default the one in
 `target/debug`. Every check prints its result and the largest difference; the exit status is 1 if one failed.
 
 Photos are decoded and resized by Pillow on the Python side, so that their probabilities and features differ by what
@@ -17,6 +17,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -50,14 +51,31 @@ def answers(binary, verb, run, inputs, *flags):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def asked(binary, run, inputs, classes):
-    """What topwork says of the inputs: their names, probabilities `[inputs, classes]` and vectors."""
-    predicted = answers(binary, "predict", run, inputs, "--top-k", str(len(classes)))
-    embedded = answers(binary, "embed", run, inputs)
-    assert [line["input"] for line in predicted] == [line["input"] for line in embedded]
-    rows = [{guess["label"]: guess["probability"] for guess in line["predictions"]} for line in predicted]
-    probabilities = torch.tensor([[row[name] for name in classes] for row in rows])
-    return [line["input"] for line in predicted], probabilities, torch.tensor([line["embedding"] for line in embedded])
+SINGLE, SEVERAL, VALUES = "single_label_classification", "multi_label_classification", "regression"
+
+
+def asked(binary, run, inputs, kind, outputs):
+    """What topwork says of the inputs: their names, probabilities or values `[inputs, outputs]` and vectors."""
+    flags = [] if kind == VALUES else ["--top-k", str(len(outputs))]
+    predicted = answers(binary, "predict", run, inputs, *flags)
+    if kind == VALUES:
+        rows = [{value["name"]: value["value"] for value in line["values"]} for line in predicted]
+    else:
+        rows = [{guess["label"]: guess["probability"] for guess in line["predictions"]} for line in predicted]
+    names, vectors = embedded(binary, run, inputs)
+    assert [line["input"] for line in predicted] == names
+    return names, torch.tensor([[row[name] for name in outputs] for row in rows]), vectors
+
+
+def embedded(binary, run, inputs):
+    """Where topwork puts the inputs: their names and vectors."""
+    found = answers(binary, "embed", run, inputs)
+    return [line["input"] for line in found], torch.tensor([line["embedding"] for line in found])
+
+
+def told(kind, logits):
+    """What these logits say."""
+    return {SINGLE: lambda: logits.softmax(1), SEVERAL: logits.sigmoid, VALUES: lambda: logits}[kind]()
 
 
 def temperature(folder):
@@ -66,15 +84,25 @@ def temperature(folder):
     return json.loads(path.read_text(encoding="utf-8"))["temperature"] if path.exists() else 1.0
 
 
-def same_classes(checks, ours, theirs):
-    """Where the first class differs, how far the two best are apart in `theirs` tells whether that is a tie."""
-    differ = ours.argmax(1) != theirs.argmax(1)
-    best = theirs.topk(2, dim=1).values
-    margin = (best[:, 0] - best[:, 1])[differ].max().item() if differ.any() else 0.0
-    detail = f"{int((~differ).sum())} of {len(ours)}"
+def same_answers(checks, kind, ours, theirs):
+    """Where an answer differs, how far it is from the other one in `theirs` tells whether that is a tie."""
+    if kind == SINGLE:
+        differ, best = ours.argmax(1) != theirs.argmax(1), theirs.topk(2, dim=1).values
+        margins = best[:, 0] - best[:, 1]
+    elif kind == SEVERAL:
+        differ, margins = (ours >= 0.5) != (theirs >= 0.5), (theirs - 0.5).abs()
+    else:
+        return
+    margin = margins[differ].max().item() if differ.any() else 0.0
+    detail = f"{int((~differ).sum())} of {differ.numel()}"
     if differ.any():
         detail += f"; the others lie within {margin:.1e} of a tie"
     checks.that("same answers", margin <= checks.tolerance, detail)
+
+
+def compared(checks, kind, ours, theirs, whose=""):
+    same_answers(checks, kind, ours, theirs)
+    checks.close(f"{'values' if kind == VALUES else 'probabilities'}{whose}", ours, theirs)
 
 
 def photos(run, inputs, binary, checks):
@@ -85,7 +113,7 @@ def photos(run, inputs, binary, checks):
 
     folder = run / "model"
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    name, classes = config["architecture"], config["label_names"]
+    name, classes, kind = config["architecture"], config["label_names"], config.get("problem_type", SINGLE)
     model = timm.create_model(name, num_classes=len(classes))
     state = load_file(folder / "model.safetensors")
     checks.that(f"timm's {name} loads the weights strictly", not any(model.load_state_dict(state)), f"{len(state)} tensors")
@@ -98,78 +126,143 @@ def photos(run, inputs, binary, checks):
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(whole), is_training=False)
     print(f"     {' | '.join(str(step) for step in transform.transforms)}")
 
-    names, probabilities, vectors = asked(binary, run, inputs, classes)
+    names, said, vectors = asked(binary, run, inputs, kind, classes)
     opened = [ImageOps.exif_transpose(Image.open(path)).convert("RGB") for path in names]
     batch = torch.stack([transform(photo) for photo in opened])
     with torch.inference_mode():
         pieces = batch.split(16)
         logits = torch.cat([whole(piece) for piece in pieces])
         features = torch.cat([whole.forward_head(whole.forward_features(p), pre_logits=True) for p in pieces])
-    expected = (logits / temperature(folder)).softmax(1)
-    same_classes(checks, probabilities, expected)
-    checks.close("probabilities of timm", probabilities, expected)
+    compared(checks, kind, said, told(kind, logits / temperature(folder)), " of timm")
     checks.close("features of timm", vectors, features)
     if hasattr(torchvision.models, name):
         other = getattr(torchvision.models, name)(num_classes=len(classes))
         checks.that(f"torchvision's {name} loads the weights strictly", not any(other.load_state_dict(state)))
         with torch.inference_mode():
             found = torch.cat([other.eval()(piece) for piece in pieces])
-        checks.close("probabilities of torchvision", probabilities, (found / temperature(folder)).softmax(1))
+        compared(checks, kind, said, told(kind, found / temperature(folder)), " of torchvision")
+
+
+def encoder_of(folder, checks):
+    """The encoder of a folder, loaded strictly but for its head."""
+    from transformers import AutoModel
+
+    encoder, info = AutoModel.from_pretrained(folder, output_loading_info=True)
+    heads = ("classifier.", "pre_classifier.", "cls.")
+    odd = {kind: sorted(key for key in keys if not str(key).startswith(heads)) for kind, keys in info.items()}
+    # MPNet's and RoBERTa's encoders have a pooler by themselves that their classifiers have not.
+    missing = [key for key in odd.get("missing_keys", []) if not key.startswith("pooler.")]
+    odd = {kind: keys for kind, keys in {**odd, "missing_keys": missing}.items() if keys}
+    checks.that("transformers loads the encoder strictly", not odd, odd or "")
+    return encoder.eval()
+
+
+def lines_of(inputs):
+    if len(inputs) != 1:
+        sys.exit("give one text file with a sentence a line")
+    return Path(inputs[0]).read_text(encoding="utf-8").splitlines()
+
+
+def places(folder, texts):
+    """What sentence-transformers makes of texts, one by one, so that nothing is padded; and the same before scaling."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu")
+    print("     " + " | ".join(type(module).__name__ for module in model))
+    plain = SentenceTransformer(modules=[m for m in model if type(m).__name__ != "Normalize"], device="cpu")
+    return [torch.stack([which.encode(text, convert_to_tensor=True) for text in texts]) for which in (model, plain)]
+
+
+def cut(folder, config, texts):
+    """The tokens of texts, one by one, so that nothing is padded."""
+    from transformers import AutoTokenizer
+
+    tokenizer, longest = AutoTokenizer.from_pretrained(folder), config["topwork"]["max-tokens"]
+    return [tokenizer(text, truncation=True, max_length=longest, return_tensors="pt") for text in texts]
+
+
+def first_rows(config, encoder, encoded):
+    """What a classifier of transformers stands on."""
+    with torch.inference_mode():
+        found = [encoder(**one) for one in encoded]
+    own = config["model_type"] in ("bert", "albert")
+    return torch.cat([one.pooler_output if own else one.last_hidden_state[:, 0] for one in found])
 
 
 def sentences(run, inputs, binary, checks):
     """transformers, and sentence-transformers where the pooling is one of its kinds."""
-    from sentence_transformers import SentenceTransformer
-    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
     folder = run / "model"
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind = config.get("problem_type", SINGLE)
     pooler = config["topwork"]["pooling"] == "pooler"
     # With another pooling, the head of members whose own has a layer inside stands beside the encoder.
     whole = config["architectures"][0].endswith("ForSequenceClassification")
     state = load_file(folder / "model.safetensors")
-    classes = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
+    outputs = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
     if whole:
         classifier, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
         odd = {kind: sorted(keys) for kind, keys in info.items() if keys}
         checks.that("transformers loads the classifier strictly", not odd, odd or "")
         classifier.eval()
-        assert classes == [classifier.config.id2label[i] for i in range(classifier.config.num_labels)]
-    encoder, info = AutoModel.from_pretrained(folder, output_loading_info=True)
-    heads = ("classifier.", "pre_classifier.")
-    odd = {kind: sorted(key for key in keys if not str(key).startswith(heads)) for kind, keys in info.items()}
-    # MPNet's and RoBERTa's encoders have a pooler by themselves that their classifiers have not.
-    missing = [key for key in odd.get("missing_keys", []) if not key.startswith("pooler.")]
-    odd = {**odd, "missing_keys": missing}
-    odd = {kind: keys for kind, keys in odd.items() if keys}
-    checks.that("transformers loads the encoder strictly", not odd, odd or "")
+        assert outputs == [classifier.config.id2label[i] for i in range(classifier.config.num_labels)]
+        checks.that("it is one of the same kind", classifier.config.problem_type == kind, kind)
+    encoder = encoder_of(folder, checks)
 
-    if len(inputs) != 1:
-        sys.exit("give one text file with a sentence a line")
-    texts = Path(inputs[0]).read_text(encoding="utf-8").splitlines()
-    names, probabilities, vectors = asked(binary, run, inputs, classes)
+    texts = lines_of(inputs)
+    names, said, vectors = asked(binary, run, inputs, kind, outputs)
     checks.that("one answer a line", len(names) == len(texts), f"{len(names)} of {len(texts)}")
     with torch.inference_mode():
         if pooler:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            longest = config["topwork"]["max-tokens"]
-            encoded = [tokenizer(t, truncation=True, max_length=longest, return_tensors="pt") for t in texts]
+            encoded = cut(folder, config, texts)
             logits = torch.cat([classifier(**one).logits for one in encoded])
-            found = [encoder.eval()(**one) for one in encoded]
-            own = config["model_type"] in ("bert", "albert")
-            features = torch.cat([one.pooler_output if own else one.last_hidden_state[:, 0] for one in found])
+            features = first_rows(config, encoder, encoded)
         else:
-            model = SentenceTransformer(str(folder), device="cpu")
-            print("     " + " | ".join(type(module).__name__ for module in model))
-            # One by one, so that nothing is padded.
-            features = torch.stack([model.encode(text, convert_to_tensor=True) for text in texts])
-            plain = SentenceTransformer(modules=[m for m in model if type(m).__name__ != "Normalize"], device="cpu")
-            pooled = torch.stack([plain.encode(text, convert_to_tensor=True) for text in texts])
+            features, pooled = places(folder, texts)
             logits = pooled @ state["classifier.weight"].T + state["classifier.bias"]
-    expected = (logits / temperature(folder)).softmax(1)
-    same_classes(checks, probabilities, expected)
-    checks.close("probabilities", probabilities, expected)
+    compared(checks, kind, said, told(kind, logits / temperature(folder)))
     checks.close("embeddings", vectors, features)
+
+
+def couples(run, inputs, binary, checks):
+    """A place for each text, and no head: sentence-transformers, or transformers where the pooling is its own."""
+    folder, texts = run / "model", lines_of(inputs)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    encoder = encoder_of(folder, checks)
+    names, vectors = embedded(binary, run, inputs)
+    checks.that("one place a line", len(names) == len(texts), f"{len(names)} of {len(texts)}")
+    if config["topwork"]["pooling"] == "pooler":
+        features = first_rows(config, encoder, cut(folder, config, texts))
+    else:
+        features, _ = places(folder, texts)
+    checks.close("embeddings", vectors, features)
+
+
+def pretrained(run, inputs, binary, checks):
+    """transformers' class with both heads of pre-training, by the words that it guesses; and the encoder by its places."""
+    model, tokenizer, longest = headed(run, checks, "BertForPreTraining")
+    couples(run, inputs, binary, checks)
+    texts = []
+    for line in lines_of(inputs):
+        words = line.split()
+        if 2 < len(words) < longest // 4:
+            texts.append(" ".join([*words[: len(words) // 2], tokenizer.mask_token, *words[len(words) // 2 + 1 :]]))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "hidden.txt"
+        path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+        lines = answers(binary, "fill-mask", run, [path], "--top-k", "10")
+    same, ours, theirs = [], [], []
+    for text, line in zip(texts, lines, strict=True):
+        encoded = tokenizer(text, return_tensors="pt")
+        with torch.inference_mode():
+            shares = model(**encoded).prediction_logits[0, encoded["input_ids"][0] == tokenizer.mask_token_id].softmax(-1)[0]
+        (guesses,) = line["masks"]
+        ours.append(torch.tensor([guess["probability"] for guess in guesses]))
+        theirs.append(shares[[guess["token"] for guess in guesses]])
+        same.append(torch.allclose(shares.topk(len(guesses)).values, theirs[-1], rtol=1e-4))
+    checks.that("same words", all(same), f"{sum(same)} of {len(same)} texts")
+    checks.close("probabilities", torch.stack(ours), torch.stack(theirs))
 
 
 def headed(run, checks, kind):
@@ -266,10 +359,17 @@ def main():
     args = parser.parse_args()
     config = json.loads((args.run / "model" / "config.json").read_text(encoding="utf-8"))
     text = "topwork" in config
-    of_rows = {"tokens": words, "spans": passages}.get(config["topwork"]["pooling"]) if text else None
+    if not text:
+        check = photos
+    elif config["architectures"][0].endswith("ForPreTraining"):
+        check = pretrained
+    elif config["topwork"].get("matches"):
+        check = couples
+    else:
+        check = {"tokens": words, "spans": passages}.get(config["topwork"]["pooling"], sentences)
     binary = args.binary or ROOT / "target" / "debug" / ("topwork-nlp" if text else "topwork-cv")
     checks = Checks(args.tolerance or (1e-4 if text else 0.05))
-    (of_rows or (sentences if text else photos))(args.run, args.inputs, binary, checks)
+    check(args.run, args.inputs, binary, checks)
     sys.exit(checks.failed)
 
 
