@@ -3,6 +3,36 @@
 //! [`models`] holds descriptions and weight cards, [`pipeline`] turns files into numbers, [`dataset`] finds labelled
 //! photos, [`model_folder`] reads and writes models as timm does. [`Photos`] puts these together for
 //! `topwork-core`; this crate knows nothing of training.
+//!
+//! ```
+//! use topwork_core::observe::Silent;
+//! use topwork_cv::{Classifier, DataArgs, Embedder, Fit};
+//!
+//! # fn main() -> topwork_core::Result<()> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let (photos, run) = (folder.path().join("photos"), folder.path().join("run"));
+//! # for (class, colour) in [("sea", [10, 40, 200]), ("sand", [220, 190, 120])] {
+//! #     std::fs::create_dir_all(photos.join(class)).unwrap();
+//! #     for i in 0..6 {
+//! #         let shade = |x, y| image::Rgb(colour.map(|c: u8| c.wrapping_add((x * y + i) as u8 % 30)));
+//! #         image::RgbImage::from_fn(40, 32, shade).save(photos.join(class).join(format!("{i}.png"))).unwrap();
+//! #     }
+//! # }
+//! # let photo = photos.join("sea/0.png").display().to_string();
+//! // A folder of photos for each class.
+//! let data = DataArgs { data: Some(photos), ..DataArgs::default() };
+//! Fit::new(data).model("tiny-resnet").strategy("feature-extraction").out(&run).run(&Silent)?;
+//!
+//! let run = run.display().to_string();
+//! for prediction in Classifier::load(&run)?.predict(&[&photo])? {
+//!     println!("{} {:.3}", prediction.label(), prediction.probability());
+//!     # assert_eq!(prediction.label(), "sea");
+//! }
+//! let vectors = Embedder::load("tiny-resnet", true, Default::default(), &Silent)?.embed(&[&photo])?;
+//! assert_eq!(vectors[0].len(), 256);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod dataset;
 pub mod look;
@@ -30,6 +60,11 @@ use models::names::Library;
 pub use dataset::DataArgs;
 pub use dataset::inputs::InputArgs;
 pub use pipeline::Pipeline;
+
+/// What the README shows is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
 
 /// The domain of photos.
 #[derive(Debug, Clone, Copy, Default)]
