@@ -70,6 +70,7 @@ fn outputs(stages: &[&Stage], params: &Params, input: &Activation) -> [(&'static
 
 fn assert_close(what: &str, actual: &[f32], expected: &[f32], tolerance: f64) {
     let error = relative_error(actual, expected);
+    println!("{what}: {error:.1e}");
     assert!(error <= tolerance, "{what} is {error:e} off");
 }
 
@@ -160,7 +161,6 @@ fn follows(stored: &str, pooling: Pooling, term: impl Fn(usize, &[f32]) -> Box<d
         let mode = Mode::Train { batch_norm: BatchNormMode::Frozen, seed: Seed(0) };
         let input = Activation::collate(&batch, &Device::Cpu).unwrap();
         let found = objective.gradient(&params, mode, &input, &(0..batch.len() as u32).collect::<Vec<_>>()).unwrap();
-        println!("step {step}: {} for {expected}", found.loss);
         assert_close(&format!("loss of step {step}"), &[found.loss as f32], &[expected], 1e-3);
         optimizer.step(&params, &found.grads.unwrap(), learning_rate, 1.0).unwrap();
     }
