@@ -4,7 +4,7 @@ mod support;
 
 use std::fs;
 
-use support::{converse, home, model};
+use support::{Home, converse, home, model, run};
 
 #[test]
 fn a_run_is_complete_and_can_be_used() {
@@ -95,6 +95,26 @@ fn flags_win_over_a_settings_file() {
     assert!(home.result("same") == home.result("first"));
     let out = again(&["--out", "other", "--per-class", "5", "--dry-run"]).well();
     assert!(out.contains("10 training and 20 validation"), "{out}");
+}
+
+#[test]
+fn secrets_of_the_environment_are_in_nothing_that_is_written_or_said() {
+    let home = home();
+    let secret = "hf_0123456789abcdefABCDEF";
+    let with = |args: &[&str]| {
+        let mut command = home.command(args);
+        command.env("HF_TOKEN", secret).env("HF_ENDPOINT", format!("http://someone:{secret}@127.0.0.1:9"));
+        run(&mut command)
+    };
+    let trained = with(&Home::training("run", &["--json"]));
+    let missing = with(&["train", "--train", "train.tsv", "--model", "hf-hub:a/b", "--out", "other"]);
+    assert_eq!((trained.code, missing.code), (Some(0), Some(2)), "{}", missing.err);
+    for said in [trained.out, trained.err, missing.out, missing.err] {
+        assert!(!said.contains(secret), "{said}");
+    }
+    for (path, bytes) in home.files() {
+        assert!(!bytes.windows(secret.len()).any(|part| part == secret.as_bytes()), "{}", path.display());
+    }
 }
 
 #[test]
