@@ -18,10 +18,10 @@ pub use gallery::gallery;
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;\
     color:#222;background:#fff;overflow-wrap:anywhere}table{border-collapse:collapse}td,th{padding:.2rem .6rem;\
     text-align:right;border:1px solid #ddd;overflow-wrap:normal}th:first-child{text-align:left}\
-    pre{background:#f6f6f6;padding:1rem;overflow-x:auto}h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}\
-    .wide,.chart{overflow-x:auto}.chart svg{max-width:100%;min-width:32rem;height:auto}\
+    pre{background:#f6f6f6;padding:1rem;white-space:pre-wrap}h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}\
+    .wide,.chart{overflow-x:auto}.chart svg{max-width:100%;height:auto}.chart svg.dense{min-width:32rem}\
     .gallery{display:flex;flex-wrap:wrap;gap:.8rem}.gallery figure{margin:0;padding:.5rem;background:#f6f6f6;\
-    border-radius:.3rem;min-width:8rem;max-width:100%;font-size:.8rem}.gallery figcaption{width:0;min-width:100%}\
+    border-radius:.3rem;min-width:7rem;box-sizing:border-box;max-width:100%;font-size:.8rem}.gallery figcaption{width:0;min-width:100%}\
     .gallery figure.text{width:100%;font-size:.9rem}\
     .gallery img{display:block;max-width:100%;height:auto;margin:0 auto .3rem}\
     .gallery blockquote{margin:0 0 .4rem;white-space:pre-line}td.words{text-align:left}\
@@ -29,9 +29,14 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;mar
     mark.wrong{background:#fadadd;border-bottom:2px dashed #c03a50}\
     mark.right.wrong{background:#f1e6b8;border-bottom:2px double #8a7a1f}\
     .gallery small{color:#666;font-size:.7rem}\
+    @media(max-width:40rem){td,th{padding:.2rem .3rem;font-size:.82rem}.gallery{gap:.4rem}\
+    .chart svg:not(.dense){font-size:18px}}\
     @media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#15171a}td,th{border-color:#3c4147}\
     pre,.gallery figure{background:#1f2226}.gallery small{color:#a3a8ae}mark.right{background:#1e4029}\
     mark.wrong{background:#57232d}mark.right.wrong{background:#4d431a}}";
+/// Below memory by part.
+const PEAK: &str = "<p>Peak: the largest resident set of the process by the end of the part; raised: how much of it is new \
+    since the part before.</p>";
 /// Larger confusion matrices are left to `summary.json`.
 const MOST_CLASSES: usize = 200;
 /// Mistakes that are shown.
@@ -67,7 +72,7 @@ pub fn page(
         ("Folds", summary.folds.as_ref().map_or(String::new(), folds)),
         ("Plan", format!("<pre>{}</pre>", escape(&plan.to_string()))),
         ("Course", curves(&outcome.history)),
-        (if matches!(metrics.scores, Scores::Tokens(_)) { "Types" } else { "Classes" }, classes(metrics)),
+        (one_of(metrics)[1], classes(metrics)),
         ("Confusion", confusion(metrics)),
         (gallery::heading(mistakes), gallery(mistakes, &names)),
         ("Time and memory", time(summary)),
@@ -146,11 +151,20 @@ fn folds(folds: &Folds) -> String {
     table(&header, &rows)
 }
 
+/// What the things are called that samples or words are told apart by, one and several.
+fn one_of(metrics: &Metrics) -> [&'static str; 2] {
+    match metrics.scores {
+        Scores::Labels(_) => ["label", "Labels"],
+        Scores::Tokens(_) => ["type", "Types"],
+        _ => ["class", "Classes"],
+    }
+}
+
 fn classes(metrics: &Metrics) -> String {
     if metrics.by_class().is_empty() {
         return String::new();
     }
-    let header = ["class", "precision", "recall", "F1", "samples"].map(String::from);
+    let header = [one_of(metrics)[0], "precision", "recall", "F1", "samples"].map(String::from);
     let row = |c: &crate::metrics::ClassScores| {
         let share = |x: f64| format!("{x:.4}");
         vec![c.name.clone(), share(c.precision), share(c.recall), share(c.f1), c.samples.to_string()]
@@ -194,12 +208,12 @@ fn time(summary: &Summary) -> String {
         cells
     };
     let mut header = ["part", "seconds", "samples a second"].map(String::from).to_vec();
-    let mut note = String::new();
+    let mut note = "";
     if summary.peak_memory.is_some() {
-        header.extend(["peak memory by its end, MB", "raised by it, MB"].map(String::from));
-        note = "<p>Memory is the largest resident set of the process so far.</p>".into();
+        header.extend(["peak MB", "raised MB"].map(String::from));
+        note = PEAK;
     }
-    table(&header, &parts.into_iter().map(row).collect::<Vec<_>>()) + &note
+    table(&header, &parts.into_iter().map(row).collect::<Vec<_>>()) + note
 }
 
 fn skipped(skipped: &[(String, String)]) -> String {

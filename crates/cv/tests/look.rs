@@ -223,7 +223,7 @@ fn a_report_tells_memory_by_part_and_where_it_was_made() {
     assert!(page.contains("<th>device</th><td class=\"words\">cpu</td>") && page.contains("<th>TOPWORK_CACHE</th>"));
     let memory = home.json("run/summary.json")["memory"].clone();
     if cfg!(target_os = "linux") {
-        assert!(page.contains("peak memory by its end, MB"), "{page}");
+        assert!(page.contains("<th>peak MB</th><th>raised MB</th>"), "{page}");
         let of = |part: &str| memory[part]["peak"].as_u64().unwrap();
         assert!(of("folds") > 1 << 20 && of("solve") >= of("folds") && memory.get("prepare").is_none(), "{memory}");
     }

@@ -195,7 +195,11 @@ impl Row {
             // The word that a flag has.
             Some(format!("{} {value}", key.rsplit('.').next().unwrap_or(key)))
         });
-        let settings = settings.collect::<Vec<_>>().join(", ");
+        let mut settings = settings.collect::<Vec<_>>().join(", ");
+        if settings.is_empty() {
+            let unset = differing.iter().map(|key| format!("{} as usual", key.rsplit('.').next().unwrap_or(key)));
+            settings = unset.collect::<Vec<_>>().join(", ");
+        }
         let scores: Vec<(u64, f64)> = group.iter().map(|run| (run.seed, run.metrics.score())).collect();
         let (mean, variance) = moments(&scores.iter().map(|(_, score)| *score).collect::<Vec<_>>());
         Self {
@@ -310,6 +314,15 @@ mod tests {
         assert_eq!(cells[1][..5], ["strategy partial", "3", "0.8667 ± 0.0577", "", ""]);
         assert_eq!(cells[2][1..3], ["3", "0.5333 ± 0.0577"]);
         assert!(notes(&found).iter().any(|note| note.contains("paired by seed")));
+    }
+
+    #[test]
+    fn a_row_without_the_settings_of_others_says_so() {
+        let mut other = run("lora", 1, 7);
+        other.settings.insert("options.l2".into(), "0.1".into());
+        let found = Comparison::of(vec![run("lora", 1, 5), other]).unwrap();
+        let names: Vec<&str> = found.rows.iter().map(|row| row.settings.as_str()).collect();
+        assert_eq!(names, ["l2 0.1", "l2 as usual"]);
     }
 
     #[test]

@@ -7,6 +7,8 @@ const TOP: f64 = 40.0;
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 280.0;
 const FLOOR: f64 = TOP + HEIGHT;
+/// More dots than this are small.
+const MANY: usize = 30;
 
 /// One direction of a chart.
 #[derive(Debug, Clone)]
@@ -20,20 +22,8 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// With five even ticks.
+    /// Of exactly this range, with a few round ticks.
     pub fn even(name: &str, range: [f64; 2]) -> Self {
-        let [low, high] = range;
-        let at = |i: i32| low + (high - low) * f64::from(i) / 4.0;
-        Self { name: name.into(), range, ticks: (0..=4).map(|i| (at(i), format!("{:.3}", at(i)))).collect() }
-    }
-
-    /// From a little below the least value to a little above the largest, with a few round ticks; a single value stands in the
-    /// middle.
-    pub fn around(name: &str, values: impl IntoIterator<Item = f64>) -> Self {
-        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-        values.into_iter().for_each(|value| (low, high) = (low.min(value), high.max(value)));
-        let air = if high > low { 0.05 * (high - low) } else { 0.05 * high.abs().max(1e-3) };
-        let range = [low - air, high + air];
         let rough = (range[1] - range[0]) / 4.0;
         let power = rough.log10().floor();
         let step = [1.0, 2.0, 5.0, 10.0].map(|step| step * 10f64.powf(power)).into_iter().find(|step| *step >= rough);
@@ -43,6 +33,15 @@ impl Axis {
         let first = (range[0] / step).ceil();
         let ticks = (0..5).map(|i| (first + f64::from(i)) * step).take_while(|tick| *tick <= range[1]);
         Self { name: name.into(), range, ticks: ticks.map(|tick| (tick, format!("{tick:.digits$}"))).collect() }
+    }
+
+    /// From a little below the least value to a little above the largest, with a few round ticks; a single value stands in the
+    /// middle.
+    pub fn around(name: &str, values: impl IntoIterator<Item = f64>) -> Self {
+        let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+        values.into_iter().for_each(|value| (low, high) = (low.min(value), high.max(value)));
+        let air = if high > low { 0.05 * (high - low) } else { 0.05 * high.abs().max(1e-3) };
+        Self::even(name, [low - air, high + air])
     }
 
     /// Of positive `values`, by their decimal logarithm, which is what points are to be given as.
@@ -85,8 +84,9 @@ pub struct Chart {
     svg: Svg,
     x: Axis,
     y: Axis,
-    /// How far the legend reaches from the right.
-    legend: f64,
+    title: String,
+    /// Names of lines with their colours.
+    legend: Vec<(String, String)>,
     marks: usize,
     /// Left, right, upper and lower ends of what the names of later spots are not to cover.
     taken: Vec<[f64; 4]>,
@@ -96,7 +96,6 @@ impl Chart {
     /// The grid alone.
     pub fn new(title: &str, x: Axis, y: Axis) -> Self {
         let mut svg = Svg::new([LEFT + WIDTH + 60.0, FLOOR + 70.0], title);
-        svg.push(format_args!("<text class=\"ink\" x=\"{LEFT}\" y=\"24\" font-size=\"15\">{}</text>", escape(title)));
         for (value, name) in &x.ticks {
             let at = LEFT + WIDTH * x.share(*value);
             svg.grid([at, TOP], [at, FLOOR]);
@@ -107,8 +106,8 @@ impl Chart {
             svg.grid([LEFT, at], [LEFT + WIDTH, at]);
             svg.text([LEFT - 6.0, at + 4.0], Anchor::End, "dim", name);
         }
-        svg.text([LEFT + WIDTH / 2.0, FLOOR + 36.0], Anchor::Middle, "ink", &x.name);
-        Self { svg, x, y, legend: 0.0, marks: 0, taken: Vec::new() }
+        svg.text([LEFT + WIDTH / 2.0, FLOOR + 38.0], Anchor::Middle, "ink", &x.name);
+        Self { svg, x, y, title: title.into(), legend: Vec::new(), marks: 0, taken: Vec::new() }
     }
 
     fn place(&self, (x, y): (f64, f64)) -> String {
@@ -127,30 +126,27 @@ impl Chart {
             self = self.dots(colour, points);
         }
         if !name.is_empty() {
-            let at = LEFT + WIDTH - self.legend;
-            // About as wide as its letters are, and some air.
-            self.legend += 7.0 * name.chars().count() as f64 + 24.0;
-            self.svg.push(format_args!(
-                "<text x=\"{at:.1}\" y=\"24\" fill=\"{colour}\" text-anchor=\"end\">{}</text>",
-                escape(name)
-            ));
+            self.legend.push((name.into(), colour.into()));
         }
         self
     }
 
-    /// Small dots; those out of range are left out.
+    /// Dots, smaller ones where there are many; those out of range are left out.
     pub fn dots(mut self, colour: &str, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
         let [low, high] = self.y.range;
-        for (x, y) in points.into_iter().filter(|(_, y)| (low..=high).contains(y)) {
-            let at = self.place((x, y));
+        let points: Vec<(f64, f64)> = points.into_iter().filter(|(_, y)| (low..=high).contains(y)).collect();
+        let radius = if points.len() > MANY { 2.0 } else { 3.5 };
+        for point in points {
+            let at = self.place(point);
             let Some((x, y)) = at.split_once(',') else { continue };
-            self.svg.push(format_args!("<circle cx=\"{x}\" cy=\"{y}\" r=\"2\" fill=\"{colour}\"/>"));
+            self.svg.push(format_args!("<circle cx=\"{x}\" cy=\"{y}\" r=\"{radius}\" fill=\"{colour}\"/>"));
         }
         self
     }
 
-    /// Dots with their names beside them, where there is room.
+    /// Dots with their names beside them, where there is room; the picture is not to be drawn small then.
     pub fn spots(mut self, spots: &[(String, &str, (f64, f64))]) -> Self {
+        self.svg.class = "dense";
         let place = |x: f64, y: f64| (LEFT + WIDTH * self.x.share(x), FLOOR - HEIGHT * self.y.share(y));
         let places: Vec<(f64, f64)> = spots.iter().map(|(.., (x, y))| place(*x, *y)).collect();
         self.taken.extend(places.iter().map(|(x, y)| [x - 4.0, x + 4.0, y - 4.0, y + 4.0]));
@@ -195,7 +191,16 @@ impl Chart {
 
     /// The picture, with a line of explanation below.
     pub fn finish(mut self, note: &str) -> Svg {
-        self.svg.text([LEFT, FLOOR + 60.0], Anchor::Start, "dim", note);
+        // One text, so that the names stand behind each other however large the letters are.
+        let name = |(name, colour): &(String, String)| {
+            format!("<tspan dx=\"1.5em\" fill=\"{colour}\">{}</tspan>", escape(name))
+        };
+        let legend: String = self.legend.iter().map(name).collect();
+        let title = escape(&self.title);
+        self.svg.push(format_args!(
+            "<text class=\"ink\" x=\"{LEFT}\" y=\"24\"><tspan font-size=\"1.25em\">{title}</tspan>{legend}</text>"
+        ));
+        self.svg.text([LEFT, FLOOR + 62.0], Anchor::Start, "dim", note);
         self.svg
     }
 }
@@ -209,6 +214,21 @@ mod tests {
         let chart = Chart::new("c", Axis::even("x", [0.0, 2.0]), Axis::even("y", [0.0, 1.0]));
         let svg = chart.line("l", "red", [(0.0, 0.0), (1.0, 0.5), (2.0, 1.0), (2.0, f64::NAN)]).finish("").inline();
         assert!(svg.contains("points=\"60.0,320.0 380.0,180.0 700.0,40.0\""), "{svg}");
+    }
+
+    #[test]
+    fn an_axis_of_a_range_keeps_it_and_has_round_ticks() {
+        let axis = Axis::even("seconds", [0.0, 37.664]);
+        assert_eq!(axis.range, [0.0, 37.664]);
+        assert_eq!(axis.ticks.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>(), ["0", "10", "20", "30"]);
+        assert!(Axis::even("seconds", [0.0, 0.0]).ticks.len() < 2);
+    }
+
+    #[test]
+    fn names_of_lines_stand_behind_the_title_and_are_escaped() {
+        let chart = Chart::new("<t>", Axis::even("x", [0.0, 2.0]), Axis::even("y", [0.0, 1.0]));
+        let svg = chart.line("<l>", "red", [(0.0, 0.0)]).line("", "blue", [(0.0, 0.0)]).finish("").inline();
+        assert!(svg.contains("&lt;t&gt;</tspan><tspan dx=\"1.5em\" fill=\"red\">&lt;l&gt;</tspan></text>"), "{svg}");
     }
 
     #[test]

@@ -92,13 +92,15 @@ pub enum Anchor {
 pub struct Svg {
     size: [f64; 2],
     title: String,
+    /// For the style of the page that it stands in.
+    class: &'static str,
     body: String,
 }
 
 impl Svg {
     /// An empty one, of this width and height.
     pub fn new(size: [f64; 2], title: &str) -> Self {
-        Self { size, title: escape(title), body: String::new() }
+        Self { size, title: escape(title), class: "", body: String::new() }
     }
 
     /// Adds markup as it is: names in it are escaped already.
@@ -136,11 +138,11 @@ impl Svg {
     }
 
     fn markup(&self, before: &str) -> String {
-        let Self { size: [width, height], title, body } = self;
+        let Self { size: [width, height], title, class, body } = self;
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width:.0}\" height=\"{height:.0}\" \
              viewBox=\"0 0 {width:.0} {height:.0}\" font-family=\"system-ui,sans-serif\" font-size=\"12\" \
-             role=\"img\"><title>{title}</title>{before}\n{body}</svg>\n"
+             class=\"{class}\" role=\"img\"><title>{title}</title>{before}\n{body}</svg>\n"
         )
     }
 }

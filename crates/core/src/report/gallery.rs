@@ -55,6 +55,14 @@ fn key(mistakes: &[Mistake]) -> String {
     }
 }
 
+/// With as many digits as tell it.
+fn number(value: f32) -> String {
+    if value != 0.0 && !(1e-2..1e6).contains(&value.abs()) {
+        return format!("{value:.2e}");
+    }
+    format!("{value:.3}").trim_end_matches('0').trim_end_matches('.').to_string()
+}
+
 /// What is wrong, in words.
 fn told(slip: &Slip, classes: &[&str]) -> String {
     let name = |class: usize| escape(classes.get(class).copied().unwrap_or_default());
@@ -73,7 +81,9 @@ fn told(slip: &Slip, classes: &[&str]) -> String {
             format!("<b>{}</b> {wrong}, {}{others}", escape(label), percent(*probability))
         }
         Slip::Value { name, truth, said } => {
-            format!("<b>{}</b>: {truth:.4} taken for {said:.4}, off by {:+.4}", escape(name), said - truth)
+            let sign = if said > truth { "+" } else { "" };
+            let off = format!("{sign}{}", number(said - truth));
+            format!("<b>{}</b>: {} taken for {}, off by {off}", escape(name), number(*truth), number(*said))
         }
         Slip::Words(words) => {
             let each = |Word { text, truth, said, probability }: &Word| {
@@ -112,9 +122,15 @@ mod tests {
         let label = Slip::Label { label: "a".into(), has: false, probability: 0.5, others: 0 };
         assert_eq!(told(&label, &[]), "<b>a</b> is not there, 50.0 %");
         let value = Slip::Value { name: "<v>".into(), truth: 2.0, said: 1.5 };
-        assert_eq!(told(&value, &[]), "<b>&lt;v&gt;</b>: 2.0000 taken for 1.5000, off by -0.5000");
+        assert_eq!(told(&value, &[]), "<b>&lt;v&gt;</b>: 2 taken for 1.5, off by -0.5");
         let passage = Slip::Passage { right: Some("<b>".into()), said: None, probability: 0.25 };
         assert_eq!(told(&passage, &[]), "right is <b>&lt;b&gt;</b>, given is no answer, 25.0 %");
+    }
+
+    #[test]
+    fn numbers_have_as_many_digits_as_tell_them() {
+        let found = [0.0, 124.0, 32.50512, -0.000012, 2.5e7, f32::NAN].map(number);
+        assert_eq!(found, ["0", "124", "32.505", "-1.20e-5", "2.50e7", "NaN"]);
     }
 
     #[test]
