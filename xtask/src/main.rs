@@ -10,6 +10,7 @@ mod dataset;
 mod debian;
 mod digits;
 mod faults;
+mod look;
 mod manifest;
 mod speed;
 
@@ -37,6 +38,8 @@ enum Chore {
     Bench(bench::Args),
     /// Kills, fills, truncates, corrupts and races real runs, and looks at what becomes of them
     Faults(faults::Args),
+    /// Pictures of pages on a phone and a desk, light and dark, and whether they fit
+    Look(look::Args),
     /// Throughput and peak memory of whole networks, alone or against the peers
     Speed(speed::Args),
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Chore::Advice(args) => advice::run(&args),
         Chore::Bench(args) => bench::run(&args),
         Chore::Faults(args) => faults::run(&args),
+        Chore::Look(args) => look::run(&args),
         Chore::Speed(args) => speed::run(&args),
     };
     match done {
