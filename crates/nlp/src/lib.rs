@@ -2,6 +2,30 @@
 //!
 //! [`Sentences`] is the domain. A sentence is a sample of n rows `[word, segment]`, n its number of tokens; models are
 //! folders as Hugging Face has them.
+//!
+//! ```
+//! use topwork_core::observe::Silent;
+//! use topwork_nlp::{Classifier, DataArgs, Embedder, Fit};
+//!
+//! # fn main() -> topwork_core::Result<()> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let (table, run) = (folder.path().join("texts.tsv"), folder.path().join("run"));
+//! # let rows = |text: &str, label: &str| format!("{text}\t{label}\n").repeat(8);
+//! # let rows = rows("plays music and sound files", "sound") + &rows("driver for network cards", "net");
+//! # std::fs::write(&table, format!("text\tlabel\n{rows}")).unwrap();
+//! let data = DataArgs { train: Some(table), ..DataArgs::default() };
+//! Fit::new(data).model("tiny-bert").strategy("feature-extraction").out(&run).run(&Silent)?;
+//!
+//! let run = run.display().to_string();
+//! for prediction in Classifier::load(&run)?.predict(&["an editor of sound files"])? {
+//!     println!("{} {:.3}", prediction.label(), prediction.probability());
+//!     # assert_eq!(prediction.label(), "sound");
+//! }
+//! let vectors = Embedder::load("tiny-bert", true, Default::default(), &Silent)?.embed(&["one text", "another"])?;
+//! assert_eq!(vectors[0].len(), 192);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod dataset;
 mod folder;
@@ -40,6 +64,11 @@ use models::bert::Pooling;
 pub use pipeline::Pipeline;
 use tokenizer::Tokens;
 
+/// What the page of tasks shows is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/tasks.md")]
+struct Page;
+
 /// Sentences and pairs of them.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sentences;
@@ -56,6 +85,7 @@ impl Domain for Sentences {
     const ITEM: (&'static str, &'static str) = ("sentence", "sentences");
 
     const DEFAULT_MODEL: &'static str = "all-minilm-l6-v2";
+    const EMBEDDED_MODEL: Option<&'static str> = Some(models::EMBEDDED);
     const HUB_FILES: &'static [RemoteFile] = models::HUB_FILES;
     const LIBRARIES: &'static [&'static str] = &["transformers"];
 
@@ -80,7 +110,12 @@ impl Domain for Sentences {
             Recipe { epochs: 3, least_steps: 60, optimizer, learning_rate: 5e-5, warmup: 0.1, augment: false };
         let from_scratch =
             Recipe { epochs: 10, least_steps: 200, optimizer, learning_rate: 1e-4, warmup: 0.1, augment: false };
-        Defaults { batch_size: 16, fine_tuning, from_scratch, narrow: Some(Narrow { features: 256, rate: 10.0 }) }
+        Defaults {
+            batch_size: 16,
+            fine_tuning,
+            from_scratch,
+            narrow: Some(Narrow { features: 256, learning_rate: 1e-3 }),
+        }
     }
 
     fn open(folder: &Path, _card: Option<&Card>) -> Result<Opened<Pipeline>> {

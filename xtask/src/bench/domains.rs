@@ -16,7 +16,7 @@ use super::transfer::Transfer;
 
 /// What photos are fitted with in the long benchmark.
 pub const PHOTO_MODEL: &str = "efficientnet-lite0";
-/// What sentences are fitted with.
+/// What sentences are.
 pub const TEXT_MODEL: &str = "all-minilm-l6-v2";
 
 /// Samples with their labels: to learn from, and to judge by.
@@ -61,11 +61,11 @@ pub fn photos(
     })
 }
 
-/// A contest on sentences, cut after so many `tokens`.
+/// A contest on sentences with a model, cut after so many `tokens`.
 pub fn sentences(
     name: &'static str,
     (train, test): Parts<String>,
-    tokens: usize,
+    (model, tokens): (&str, usize),
     entries: Vec<Entry>,
     setting: String,
     folder: &Path,
@@ -87,7 +87,7 @@ pub fn sentences(
         domain: "nlp",
         data: name,
         classes: first_of_each(&train).len(),
-        missing: missing::<Sentences>(TEXT_MODEL, say)?,
+        missing: missing::<Sentences>(model, say)?,
         whole: part("test.tsv"),
         brief: part("brief.tsv"),
         test,

@@ -166,7 +166,7 @@ impl Set {
                 let all = if self.bundled { domains::debian_sections()? } else { sentences_in(place)? };
                 let parts = self.part(all)?;
                 let entries = entries(TEXT_MODEL, classes(&parts.0).len());
-                Ok(Box::new(domains::sentences(name, parts, extent, entries, setting, folder, say)?))
+                Ok(Box::new(domains::sentences(name, parts, (TEXT_MODEL, extent), entries, setting, folder, say)?))
             }
         }
     }

@@ -145,18 +145,18 @@ pub struct Defaults {
     pub fine_tuning: Recipe,
     /// For training from random weights.
     pub from_scratch: Recipe,
-    /// Networks that learn faster than both say.
+    /// Networks that learn at another rate than both say.
     pub narrow: Option<Narrow>,
 }
 
-/// Networks with few features, all of whose weights together bear a higher learning rate than those of wide ones. What
-/// learns beside frozen weights is as large as in a wide one, and keeps its rate.
+/// Networks with few features, whose own weights bear a higher learning rate than those of wide ones. What learns beside frozen
+/// weights keeps its rate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Narrow {
     /// Pooled features at most.
     pub features: usize,
-    /// Factor on the learning rate.
-    pub rate: f64,
+    /// Their peak learning rate.
+    pub learning_rate: f64,
 }
 
 /// A setting of gradient descent known to work.
@@ -189,7 +189,7 @@ impl Settings {
     /// A recipe of the defaults for weights of the network's own.
     fn whole(&self, recipe: &Recipe, network: &Network) -> Recipe {
         let narrow = self.defaults.narrow.as_ref().filter(|narrow| network.features() <= narrow.features);
-        Recipe { learning_rate: recipe.learning_rate * narrow.map_or(1.0, |narrow| narrow.rate), ..recipe.clone() }
+        Recipe { learning_rate: narrow.map_or(recipe.learning_rate, |narrow| narrow.learning_rate), ..recipe.clone() }
     }
 
     /// A phase of gradient descent: `recipe` where the user says nothing, and what most phases have in common.

@@ -193,14 +193,15 @@ fn a_narrow_network_learns_faster_with_all_its_weights_and_as_fast_as_others_bes
     let task = Facts { kind: Kind::Classes, outputs: 3, samples: 100 };
     let rate = |strategy: &dyn Strategy, features: usize, options: Options| {
         let mut settings = settings(options);
-        settings.defaults.narrow = Some(Narrow { features, rate: 10.0 });
+        settings.defaults.narrow = Some(Narrow { features, learning_rate: 0.125 });
         let plan = strategy.plan(&network(), &task, &settings);
         let last = plan.phases.into_iter().rev().find_map(|p| if let Phase::Train(t) = p { Some(t) } else { None });
         last.unwrap().learning_rate
     };
     let width = network().features();
     for whole in [&FineTuning as &dyn Strategy, &Partial, &GradualUnfreezing, &LpFt, &L2Sp, &FromScratch] {
-        assert_eq!(rate(whole, width, Options::default()), 10.0 * rate(whole, width - 1, Options::default()));
+        assert_eq!(rate(whole, width, Options::default()), 0.125);
+        assert_eq!(rate(whole, width - 1, Options::default()), 5e-5);
     }
     assert_eq!(rate(&Lora, width, Options::default()), rate(&Lora, width - 1, Options::default()));
     let given = Options { learning_rate: Some(0.25), ..Options::default() };

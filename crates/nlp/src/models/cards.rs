@@ -121,8 +121,36 @@ macro_rules! of_hub {
     };
 }
 
+/// A file of [`EMBEDDED`].
+macro_rules! embedded {
+    ($name:literal) => {
+        ($name, include_bytes!(concat!("../../weights/tiny-bert/", $name)))
+    };
+}
+
+/// The model that is part of the program.
+pub const EMBEDDED: &str = "tiny-bert";
+
+/// Our own, made by `pretrain` as docs/pretraining.md says, for where nothing can be downloaded.
+const TINY: Card = Card {
+    name: EMBEDDED,
+    aliases: &[],
+    architecture: "bert",
+    trained_on: "descriptions of Debian packages, 2.4 million words",
+    licence: "MIT OR Apache-2.0",
+    paper: "Devlin, Chang, Lee, Toutanova: BERT, 2019",
+    accuracy: None,
+    sources: &[Source::Embedded(&[
+        embedded!("model.safetensors"),
+        embedded!("config.json"),
+        embedded!("vocab.txt"),
+        embedded!("tokenizer_config.json"),
+    ])],
+};
+
 /// All of them, in the order in which they are listed.
 pub const CARDS: &[Card] = &[
+    TINY,
     Card {
         name: "all-minilm-l6-v2",
         aliases: &["minilm", "sentence-transformers/all-MiniLM-L6-v2"],

@@ -3,4 +3,4 @@
 pub mod bert;
 mod cards;
 
-pub use cards::{CARDS, HUB_FILES};
+pub use cards::{CARDS, EMBEDDED, HUB_FILES};
