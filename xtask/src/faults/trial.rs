@@ -25,6 +25,7 @@ pub enum Fault {
     Remove,
     CorruptCache,
     VanishedData,
+    ChangedData,
     TwoOnOneRun,
     TwoOnOneCache,
     ReadOnly,
@@ -32,7 +33,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Kill,
         Self::KillOften,
         Self::Interrupt,
@@ -43,6 +44,7 @@ impl Fault {
         Self::Remove,
         Self::CorruptCache,
         Self::VanishedData,
+        Self::ChangedData,
         Self::TwoOnOneRun,
         Self::TwoOnOneCache,
         Self::ReadOnly,
@@ -51,12 +53,21 @@ impl Fault {
 
     /// Whether it can happen to `job`.
     pub fn suits(self, job: &Job) -> bool {
-        job.caches || !matches!(self, Self::CorruptCache | Self::TwoOnOneCache)
+        match self {
+            Self::CorruptCache | Self::TwoOnOneCache => job.caches,
+            // Text that is not yet cut is read anew, whatever it has become.
+            Self::ChangedData => job.args[0] != "pretrain",
+            _ => true,
+        }
     }
 
     /// Whether it takes something away that the run cannot do without.
     fn may_end_in_refusal(self) -> bool {
-        matches!(self, Self::Truncate | Self::Corrupt | Self::Remove | Self::VanishedData | Self::ReadOnly)
+        self.concerns_data() || matches!(self, Self::Truncate | Self::Corrupt | Self::Remove | Self::ReadOnly)
+    }
+
+    fn concerns_data(self) -> bool {
+        matches!(self, Self::VanishedData | Self::ChangedData)
     }
 }
 
@@ -73,10 +84,11 @@ impl fmt::Display for Fault {
             Self::Remove => "killed, a file of the run removed",
             Self::CorruptCache => "a byte of the kept features changed",
             Self::VanishedData => "killed, a file of the data removed",
+            Self::ChangedData => "killed, a byte of the data changed",
             Self::TwoOnOneRun => "two processes on one run directory",
             Self::TwoOnOneCache => "two processes on one cache",
             Self::ReadOnly => "a folder that cannot be written to",
-            Self::Clock => "killed, the clock jumps by decades",
+            Self::Clock => "killed, the times of files jump by decades",
         })
     }
 }
@@ -96,7 +108,7 @@ pub enum Outcome {
 /// No job takes as long.
 const MOST: Duration = Duration::from_secs(300);
 
-/// How far a clock jumps at most, in seconds.
+/// How far the times of files jump at most, in seconds.
 const DECADES: f64 = 40.0 * 365.0 * 86_400.0;
 
 /// Does `fault` to `job` in the empty `folder`; also tells what was done.
@@ -159,7 +171,7 @@ impl Trial<'_> {
                 std::fs::remove_dir_all(self.folder.join("run"))?;
                 self.damage(Fault::Corrupt, &self.folder.join("cache"))?;
             }
-            Fault::VanishedData => {
+            Fault::VanishedData | Fault::ChangedData => {
                 self.kill(1)?;
                 if !self.folder.join("run/run.toml").is_file() {
                     self.story.push("it had not begun yet".into());
@@ -169,9 +181,9 @@ impl Trial<'_> {
                 let mut all = files(&self.folder.join(data))?;
                 let of_run = [self.folder.join("run"), self.folder.join("cache"), self.folder.join("encoder")];
                 all.retain(|path| !of_run.iter().any(|folder| path.starts_with(folder)));
-                let gone = &all[self.stream.below(all.len())];
-                self.story.push(format!("removed {}", gone.display()));
-                std::fs::remove_file(gone)?;
+                let chosen = &all[self.stream.below(all.len())];
+                let what = if fault == Fault::VanishedData { Fault::Remove } else { Fault::Corrupt };
+                self.damage_file(what, chosen)?;
             }
             Fault::Clock => {
                 self.kill(1)?;
@@ -216,7 +228,7 @@ impl Trial<'_> {
             let output = output(self.next_command().spawn()?)?;
             self.tell("going on", &output);
             if output.status.code() == Some(2) && clear(&output) && fault.may_end_in_refusal() {
-                if fault == Fault::VanishedData {
+                if fault.concerns_data() {
                     return Ok(Outcome::Refused);
                 }
                 let output = self::output(self.job.command(self.folder, &["--out", "run", "--force"]).spawn()?)?;
@@ -309,6 +321,10 @@ impl Trial<'_> {
             return Ok(());
         }
         let path = &all[self.stream.below(all.len())];
+        self.damage_file(fault, path)
+    }
+
+    fn damage_file(&mut self, fault: Fault, path: &Path) -> Result<()> {
         let mut bytes = std::fs::read(path)?;
         let at = self.stream.below(bytes.len());
         self.story.push(format!("{fault:?} {} at {at} of {}", path.display(), bytes.len()));
