@@ -99,7 +99,7 @@ impl<'a> Reader<'a> {
 }
 
 /// How text becomes chunks.
-pub struct Cutting<'a> {
+pub struct Chunking<'a> {
     /// Text to tokens.
     pub tokenizer: &'a TextTokenizer,
     /// Most tokens of a chunk.
@@ -188,7 +188,7 @@ impl Corpus {
     ///
     /// # Errors
     /// When text cannot be read, the folder cannot be written, or there is no sentence.
-    pub fn build(folder: &Path, reader: &mut Reader<'_>, cutting: &Cutting<'_>) -> Result<Self> {
+    pub fn build(folder: &Path, reader: &mut Reader<'_>, chunking: &Chunking<'_>) -> Result<Self> {
         files::create_dir_all(folder)?;
         let create = |name: &str| Writer::create(folder.join(name));
         let (mut tokens, mut sentences) = (create("tokens")?, create("sentences")?);
@@ -199,20 +199,20 @@ impl Corpus {
         loop {
             let line = reader.next_line()?;
             let Some(line) = line else {
-                close(&mut document, &mut counts, cutting, &mut parts)?;
+                close(&mut document, &mut counts, chunking, &mut parts)?;
                 break;
             };
             let Some(line) = line else {
-                close(&mut document, &mut counts, cutting, &mut parts)?;
+                close(&mut document, &mut counts, chunking, &mut parts)?;
                 continue;
             };
-            let found: Vec<u32> = cutting
+            let found: Vec<u32> = chunking
                 .tokenizer
                 .pieces(&line)?
                 .into_iter()
                 .map(|(id, begins)| id | if begins { WORD } else { 0 })
                 .collect();
-            for piece in found.chunks(cutting.longest) {
+            for piece in found.chunks(chunking.longest) {
                 sentences.put(&counts.tokens.to_le_bytes())?;
                 for token in piece {
                     tokens.put(&token.to_le_bytes())?;
@@ -222,7 +222,7 @@ impl Corpus {
                 document.push(piece.len());
                 // A document without end is cut where memory would grow.
                 if document.len() >= 1 << 16 {
-                    close(&mut document, &mut counts, cutting, &mut parts)?;
+                    close(&mut document, &mut counts, chunking, &mut parts)?;
                 }
             }
             if counts.sentences / 100_000 > told {
@@ -310,12 +310,17 @@ impl Corpus {
 }
 
 /// Writes the chunks of the document that ends here, given its sentences' lengths.
-fn close(document: &mut Vec<usize>, counts: &mut Counts, cutting: &Cutting<'_>, parts: &mut [Writer; 2]) -> Result<()> {
+fn close(
+    document: &mut Vec<usize>,
+    counts: &mut Counts,
+    chunking: &Chunking<'_>,
+    parts: &mut [Writer; 2],
+) -> Result<()> {
     if document.is_empty() {
         return Ok(());
     }
     let number = counts.documents;
-    let held = cutting.seed.child(number).stream().uniform() < cutting.hold_out;
+    let held = chunking.seed.child(number).stream().uniform() < chunking.hold_out;
     let part = usize::from(held);
     let mut first = counts.sentences - document.len() as u64;
     let (mut count, mut length, mut any) = (0u64, 0, false);
@@ -331,7 +336,7 @@ fn close(document: &mut Vec<usize>, counts: &mut Counts, cutting: &Cutting<'_>, 
         Ok(true)
     };
     for &next in document.iter() {
-        if length + next > cutting.longest {
+        if length + next > chunking.longest {
             any |= put(first, count, length)?;
             (first, count, length) = (first + count, 0, 0);
         }
@@ -371,8 +376,8 @@ mod tests {
 
     fn built(folder: &Path, files: Vec<PathBuf>, longest: usize, hold_out: f64) -> Result<Corpus> {
         let tokenizer = tokenizer();
-        let cutting = Cutting { tokenizer: &tokenizer, longest, hold_out, seed: Seed(3) };
-        Corpus::build(&folder.join("corpus"), &mut Reader::new(files, &topwork_core::observe::Silent), &cutting)
+        let chunking = Chunking { tokenizer: &tokenizer, longest, hold_out, seed: Seed(3) };
+        Corpus::build(&folder.join("corpus"), &mut Reader::new(files, &topwork_core::observe::Silent), &chunking)
     }
 
     #[test]

@@ -156,7 +156,7 @@ fn cut(chunk: Chunk, stream: &mut Stream) -> (Vec<u32>, Vec<u32>) {
 mod tests {
     use topwork_core::data::Values;
 
-    use super::super::corpus::{Cutting, Reader};
+    use super::super::corpus::{Chunking, Reader};
     use super::*;
     use crate::models::bert::family::BERT;
     use crate::tokenizer::TextTokenizer;
@@ -245,9 +245,9 @@ mod tests {
             .collect();
         let path = folder.join("text");
         std::fs::write(&path, text).unwrap();
-        let cutting = Cutting { tokenizer: &tokenizer, longest: 125, hold_out: 0.0, seed: Seed(0) };
+        let chunking = Chunking { tokenizer: &tokenizer, longest: 125, hold_out: 0.0, seed: Seed(0) };
         let silent = topwork_core::observe::Silent;
-        Corpus::build(&folder.join("corpus"), &mut Reader::new(vec![path], &silent), &cutting).unwrap()
+        Corpus::build(&folder.join("corpus"), &mut Reader::new(vec![path], &silent), &chunking).unwrap()
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::Sentences;
 use crate::models::bert::BertConfig;
 use crate::models::bert::pretraining::Pretraining;
 use crate::pipeline::Pipeline;
-use corpus::{Corpus, Cutting, Part, Reader};
+use corpus::{Chunking, Corpus, Part, Reader};
 use examples::{Making, permuted};
 use objective::{Batch, Scores};
 use run::{Run, Start};
@@ -159,13 +159,13 @@ fn cut(
     console: &Console,
 ) -> Result<Corpus> {
     let (files, _) = corpus::files(&settings.corpus)?;
-    let cutting = Cutting {
+    let chunking = Chunking {
         tokenizer: &pipeline.tokenizer,
         longest: making.longest - AROUND,
         hold_out,
         seed: Seed(settings.seed()).named("hold-out"),
     };
-    Corpus::build(folder, &mut Reader::new(files, console), &cutting)
+    Corpus::build(folder, &mut Reader::new(files, console), &chunking)
 }
 
 /// Scores on at most `most` held-out pairs, the same for the same seed.

@@ -18,7 +18,7 @@ use super::corpus::{self, Reader};
 use super::examples::Making;
 use super::settings::Settings;
 use super::{longest, vocabulary};
-use crate::models::bert::pretraining::Pretraining;
+use crate::models::bert::pretraining::{BIAS, Pretraining};
 use crate::models::bert::{BertConfig, Pooling, family::BERT};
 use crate::pipeline::Pipeline;
 use crate::tokenizer::TextTokenizer;
@@ -47,8 +47,11 @@ impl Subject {
             false => model::fit(&encoder, &weights, Head::Keep, place, name)?.0,
         };
         let mut fresh = Vec::new();
+        // Some checkpoints have the bias of the table under the decoder's name alone.
+        let beside = format!("{}.bias", pipeline.config.family.guess.decoder);
+        let named = |name: &str| weights.get(name).or_else(|| weights.get(&beside).filter(|_| name == BIAS));
         for spec in heads.heads() {
-            let value = match weights.get(&spec.name).filter(|found| found.dims() == spec.shape) {
+            let value = match named(&spec.name).filter(|found| found.dims() == spec.shape) {
                 Some(found) => found.to_dtype(DType::F32)?.to_device(place)?.contiguous()?,
                 None => {
                     fresh.push(spec.name.clone());
