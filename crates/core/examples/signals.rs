@@ -176,7 +176,7 @@ impl Domain for Signals {
         let fine_tuning =
             Recipe { epochs: 10, least_steps: 100, optimizer, learning_rate: 1e-3, warmup: 0.1, augment: true };
         let from_scratch = Recipe { epochs: 20, least_steps: 300, learning_rate: 3e-3, ..fine_tuning.clone() };
-        Defaults { batch_size: 32, fine_tuning, from_scratch, narrow: None }
+        Defaults { batch_size: 32, fine_tuning, from_scratch, small: None }
     }
 
     fn outline(architecture: &str) -> Option<Opened<Pipeline>> {

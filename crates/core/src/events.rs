@@ -73,10 +73,10 @@ pub fn of_run(run: &Path) -> Result<Vec<u8>> {
     Ok(file)
 }
 
-/// Whether `earlier` is what of `file` was known at an earlier time: the same run's, which may have gone on since.
+/// Whether `earlier` and `file` are of one run at two times: it may have gone on since, or gone back to a checkpoint.
 pub fn begins(earlier: &[u8], file: &[u8]) -> bool {
     match (steps(earlier), steps(file)) {
-        (Some(earlier), Some(file)) => file.starts_with(&earlier),
+        (Some(earlier), Some(file)) => file.starts_with(&earlier) || earlier.starts_with(&file),
         _ => false,
     }
 }

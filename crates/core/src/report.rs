@@ -12,7 +12,7 @@ use crate::plan::Plan;
 use crate::summary::Summary;
 use crate::train::{EpochRecord, Outcome};
 
-pub use environment::{environment, quoted, repeated};
+pub use environment::{device, environment, quoted, repeated};
 pub use gallery::gallery;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;\

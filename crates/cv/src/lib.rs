@@ -116,7 +116,7 @@ impl Domain for Photos {
                 warmup: 0.1,
                 augment: true,
             },
-            narrow: None,
+            small: None,
         }
     }
 

@@ -54,7 +54,7 @@ use topwork_core::onnx;
 use topwork_core::plan::Optimizer;
 use topwork_core::seed::Seed;
 use topwork_core::source::{Card, RemoteFile};
-use topwork_core::strategy::{Defaults, Narrow, Recipe};
+use topwork_core::strategy::{Defaults, Recipe, Small};
 use topwork_core::task::{Kind, Task};
 use topwork_core::{Error, Result};
 
@@ -114,7 +114,7 @@ impl Domain for Sentences {
             batch_size: 16,
             fine_tuning,
             from_scratch,
-            narrow: Some(Narrow { features: 256, learning_rate: 1e-3 }),
+            small: Some(Small { parameters: 6_000_000, learning_rate: 1e-3 }),
         }
     }
 

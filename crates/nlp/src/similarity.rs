@@ -67,15 +67,14 @@ pub(crate) fn run(args: &SimilarityArgs, common: &Common) -> Result<()> {
         _ => return Err(Error::input("--text", "two texts are compared", "give it twice, or name a table of pairs")),
     };
     // Errors in paths and columns shall be seen before the first cosine.
-    args.files.iter().try_for_each(|file| args.open(file).map(drop))?;
+    let tables = args.files.iter().map(|file| args.open(file)).collect::<Result<Vec<_>>>()?;
     let console = Console::new(common.quiet);
     let opened = fit::open_any::<Sentences>(&args.model, common.offline, &console)?;
     let flags = InputArgs { pooling: args.pooling, max_tokens: args.max_tokens, ..InputArgs::default() };
     let model = Embedder::new(Sentences::used(opened, &flags)?, common.place()?, &args.model)?.normalized();
     let mut compared = Compared::default();
     let mut waiting: Vec<Pair> = named.into_iter().collect();
-    for file in &args.files {
-        let (mut table, wanted) = args.open(file)?;
+    for (mut table, wanted) in tables {
         while let Some((line, row)) = table.next_row(&wanted) {
             let mut cells = row?.into_iter();
             let texts = [(); 2].map(|()| cells.next().unwrap_or_default());
@@ -85,7 +84,9 @@ pub(crate) fn run(args: &SimilarityArgs, common: &Common) -> Result<()> {
                     || Error::input(place(&table.name, line), format!("has the score {cell:?}"), "give a number");
                 score.ok_or_else(unusable)
             };
-            let score = cells.next().map(number).transpose()?;
+            // A score that nobody asked for may be missing.
+            let asked = args.label_column.is_some();
+            let score = cells.next().map(number).transpose().or_else(|e| if asked { Err(e) } else { Ok(None) })?;
             waiting.push(Pair { texts, score });
             if waiting.len() >= PAIRS {
                 compared.add(&model, std::mem::take(&mut waiting), common)?;

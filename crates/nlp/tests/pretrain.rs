@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::io::Write;
+use std::process::{Command, Stdio};
+
 use support::{Home, Ran, empty, model, table};
 
 /// Documents of two to four sentences, every one about one of three things.
@@ -220,6 +223,27 @@ fn checkpoints_of_another_text_are_not_gone_on_from() {
     std::fs::remove_file(home.path("run/corpus/tokens")).unwrap();
     home.write("text/a.txt", text(90).replace("film", "tape"));
     home.run(&["pretrain", "--resume", "--out", "run"]).refused(&["run: its checkpoints are of another text"]);
+}
+
+#[test]
+fn an_interrupt_while_text_is_read_ends_the_run_and_leaves_nothing() {
+    let home = empty();
+    let pipe = home.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let args = ["pretrain", "--corpus", "pipe", "--out", "run"];
+    let child = home.command(&args).stderr(Stdio::piped()).spawn().unwrap();
+    let mut writer = std::fs::File::options().write(true).open(&pipe).unwrap();
+    let mut write = |text: String| writer.write_all(text.as_bytes());
+    write(text(20)).unwrap();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    // It is told before the next line.
+    while write(text(20)).is_ok() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{told}");
+    assert!(told.contains("nothing is learned yet") && !home.path("run").exists(), "{told}");
 }
 
 /// A model whose normalization overflows.

@@ -29,7 +29,7 @@ fn what_cannot_be_compared_is_refused_by_its_row_or_flag() {
         home.refuses(&[&["similarity", model()], args].concat(), parts);
     };
     refuses(&["single.tsv"], &["single.tsv", "second text", "--pair-column"]);
-    refuses(&["words.tsv"], &["words.tsv", "line 2", "has the score \"high\""]);
+    refuses(&["words.tsv", "--label-column", "score"], &["words.tsv", "line 2", "has the score \"high\""]);
     refuses(&["words.tsv", "--label-column", "none"], &["--label-column"]);
     refuses(&["--text", "a"], &["--text", "twice"]);
     refuses(&["absent.tsv"], &["absent.tsv"]);

@@ -15,10 +15,8 @@ const VARIABLES: &str = "TOPWORK_";
 /// resumption or another program. What is named by relative paths is looked for where it was then.
 pub fn repeated(program: &str, arguments: &str) -> String {
     let folder = std::env::current_dir().unwrap_or_default();
-    format!(
-        "<p>RUN is the folder of this page, NEW the one to make:</p><pre>{}</pre>",
-        escape(&command(program, arguments, &folder, variables()))
-    )
+    let run = if arguments.contains("RUN") { "RUN is the folder of this page, " } else { "" };
+    format!("<p>{run}NEW the one to make:</p><pre>{}</pre>", escape(&command(program, arguments, &folder, variables())))
 }
 
 /// What repeats a run of `train`.
@@ -38,20 +36,24 @@ pub fn quoted(text: &str) -> String {
     if !text.is_empty() && text.chars().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
-/// The machine and the program as a table; `params` are where the run computed.
-pub fn environment(params: &Params) -> String {
-    let device = params.snapshot().into_values().next().map(|tensor| match tensor.device().location() {
+/// Where a run computed, as `--device` takes it.
+pub fn device(params: &Params) -> Option<String> {
+    params.snapshot().into_values().next().map(|tensor| match tensor.device().location() {
         DeviceLocation::Cpu => "cpu".to_string(),
         DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
         DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
-    });
+    })
+}
+
+/// The machine and the program as a table; `params` are where the run computed.
+pub fn environment(params: &Params) -> String {
     let known = [
         ("topwork", Some(env!("CARGO_PKG_VERSION").to_string())),
         ("system", Some(format!("{} {}", std::env::consts::OS, std::env::consts::ARCH))),
         ("processor", processor()),
         ("instructions", Some(topwork_kernels::instruction_set().to_string())),
         ("threads", Some(rayon::current_num_threads().to_string())),
-        ("device", device),
+        ("device", device(params)),
     ];
     let known = known.into_iter().filter_map(|(name, value)| Some((name.to_string(), value?)));
     let row = |(name, value): (String, String)| {

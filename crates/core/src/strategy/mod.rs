@@ -146,15 +146,15 @@ pub struct Defaults {
     /// For training from random weights.
     pub from_scratch: Recipe,
     /// Networks that learn at another rate than both say.
-    pub narrow: Option<Narrow>,
+    pub small: Option<Small>,
 }
 
-/// Networks with few features, whose own weights bear a higher learning rate than those of wide ones. What learns beside frozen
+/// Networks with few parameters, whose own weights bear a higher learning rate than those of large ones. What learns beside frozen
 /// weights keeps its rate.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Narrow {
-    /// Pooled features at most.
-    pub features: usize,
+pub struct Small {
+    /// Parameters at most.
+    pub parameters: usize,
     /// Their peak learning rate.
     pub learning_rate: f64,
 }
@@ -188,8 +188,8 @@ pub struct Settings {
 impl Settings {
     /// A recipe of the defaults for weights of the network's own.
     fn whole(&self, recipe: &Recipe, network: &Network) -> Recipe {
-        let narrow = self.defaults.narrow.as_ref().filter(|narrow| network.features() <= narrow.features);
-        Recipe { learning_rate: narrow.map_or(recipe.learning_rate, |narrow| narrow.learning_rate), ..recipe.clone() }
+        let small = self.defaults.small.as_ref().filter(|small| network.parameters() <= small.parameters);
+        Recipe { learning_rate: small.map_or(recipe.learning_rate, |small| small.learning_rate), ..recipe.clone() }
     }
 
     /// A phase of gradient descent: `recipe` where the user says nothing, and what most phases have in common.

@@ -31,7 +31,7 @@ fn settings(options: Options) -> Settings {
     };
     Settings {
         options,
-        defaults: Defaults { batch_size: 16, fine_tuning: recipe.clone(), from_scratch: recipe, narrow: None },
+        defaults: Defaults { batch_size: 16, fine_tuning: recipe.clone(), from_scratch: recipe, small: None },
     }
 }
 
@@ -189,21 +189,21 @@ fn an_adapter_learns_beside_the_head_in_the_stages_that_it_edits() {
 }
 
 #[test]
-fn a_narrow_network_learns_faster_with_all_its_weights_and_as_fast_as_others_beside_them() {
+fn a_small_network_learns_faster_with_all_its_weights_and_as_fast_as_others_beside_them() {
     let task = Facts { kind: Kind::Classes, outputs: 3, samples: 100 };
-    let rate = |strategy: &dyn Strategy, features: usize, options: Options| {
+    let rate = |strategy: &dyn Strategy, parameters: usize, options: Options| {
         let mut settings = settings(options);
-        settings.defaults.narrow = Some(Narrow { features, learning_rate: 0.125 });
+        settings.defaults.small = Some(Small { parameters, learning_rate: 0.125 });
         let plan = strategy.plan(&network(), &task, &settings);
         let last = plan.phases.into_iter().rev().find_map(|p| if let Phase::Train(t) = p { Some(t) } else { None });
         last.unwrap().learning_rate
     };
-    let width = network().features();
+    let size = network().parameters();
     for whole in [&FineTuning as &dyn Strategy, &Partial, &GradualUnfreezing, &LpFt, &L2Sp, &FromScratch] {
-        assert_eq!(rate(whole, width, Options::default()), 0.125);
-        assert_eq!(rate(whole, width - 1, Options::default()), 5e-5);
+        assert_eq!(rate(whole, size, Options::default()), 0.125);
+        assert_eq!(rate(whole, size - 1, Options::default()), 5e-5);
     }
-    assert_eq!(rate(&Lora, width, Options::default()), rate(&Lora, width - 1, Options::default()));
+    assert_eq!(rate(&Lora, size, Options::default()), rate(&Lora, size - 1, Options::default()));
     let given = Options { learning_rate: Some(0.25), ..Options::default() };
-    assert_eq!(rate(&FineTuning, width, given), 0.25);
+    assert_eq!(rate(&FineTuning, size, given), 0.25);
 }

@@ -45,7 +45,7 @@ impl Run<'_> {
             format!("step {} of phase {:?}", taken + 1, phase.name),
             format!("the {what} is {number} on the samples {}{more}; {cause}", names.join(", ")),
             format!(
-                "lower --learning-rate (now {:e}), set --clip-norm, look at these samples, or go on with --on-nan skip or rollback",
+                "lower --learning-rate (now {:e}), set --clip-norm, look at these samples, or start anew with --on-nan skip or rollback",
                 phase.learning_rate * self.rate_share()
             ),
         );

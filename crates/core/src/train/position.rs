@@ -10,12 +10,12 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{EpochRecord, Job, Run};
-use crate::Result;
 use crate::cache::{boundary_key, host_values};
 use crate::metrics::Metrics;
 use crate::net::{Params, Stage};
 use crate::run::another;
 use crate::snapshots::{self, Sealed};
+use crate::{Error, Result};
 
 /// Samples whose contents are read at a time for the digest.
 const READ: usize = 4096;
@@ -89,6 +89,11 @@ pub(super) fn identity(job: &Job<'_>, start: &Params) -> Result<String> {
         hasher.update(&(dataset.len() as u64).to_le_bytes());
         let all: Vec<usize> = (0..dataset.len()).collect();
         for some in all.chunks(READ) {
+            if job.observer.pause() {
+                return Err(Error::Stopped {
+                    remedy: "the data were still being read, and nothing is learned yet".into(),
+                });
+            }
             // What cannot be read now is told where it is used.
             let contents: Vec<_> = some.par_iter().map(|&i| dataset.digest(i).unwrap_or_default()).collect();
             for (&i, content) in some.iter().zip(contents) {

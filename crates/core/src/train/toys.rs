@@ -240,7 +240,7 @@ impl Toy {
             warmup: 0.1,
             augment: false,
         };
-        let defaults = Defaults { batch_size: 10, fine_tuning: recipe.clone(), from_scratch: recipe, narrow: None };
+        let defaults = Defaults { batch_size: 10, fine_tuning: recipe.clone(), from_scratch: recipe, small: None };
         Settings { options, defaults }
     }
 

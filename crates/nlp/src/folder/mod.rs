@@ -101,7 +101,7 @@ pub(crate) fn open(path: &Path) -> Result<Opened<Pipeline>> {
         Error::Input { reason, .. } => Error::input(
             folder.display(),
             format!("is a model of sequences of {max_tokens} tokens, which {reason}"),
-            "correct max_seq_length or max_position_embeddings in its files",
+            "correct max_seq_length, model_max_length or max_position_embeddings in its files",
         ),
         other => other,
     })?;
@@ -151,10 +151,16 @@ pub(crate) fn open(path: &Path) -> Result<Opened<Pipeline>> {
     Ok(Opened { network, weights, pipeline, task })
 }
 
+/// Special tokens of a pair, at most: a length that leaves no room for text says nothing.
+const MARKS: usize = 4;
+
 /// The longest sequence that the tokenizer's own settings allow; some say a number without meaning for none.
 fn tokenizer_length(files: &BTreeMap<String, Vec<u8>>) -> Option<usize> {
     let settings: Value = serde_json::from_slice(files.get("tokenizer_config.json")?).ok()?;
-    settings["model_max_length"].as_u64().and_then(|length| usize::try_from(length).ok()).filter(|&length| length > 0)
+    settings["model_max_length"]
+        .as_u64()
+        .and_then(|length| usize::try_from(length).ok())
+        .filter(|&length| length > MARKS)
 }
 
 /// The outputs of the last layer of the head that a checkpoint has, if it has all of it.

@@ -40,6 +40,8 @@ use subject::Subject;
 
 /// Pairs in a batch of evaluation.
 const BATCH: u64 = 64;
+/// Shortest sequences: two texts, and the tokens around them.
+const LEAST: usize = 8;
 /// Tokens around a pair.
 const AROUND: usize = 3;
 
@@ -58,9 +60,14 @@ pub(crate) fn run(args: PretrainArgs, common: &Common) -> Result<()> {
             settings.check()?;
             let folder = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
             let start = Start::read(&settings, folder.path(), false, (&place, common.offline, &console))?;
-            print_line(&start.told())?;
-            let bytes = gigabytes(start.of_step(&settings));
-            print_line(&format!("memory: a step takes about {bytes} beside the model"))?;
+            let bytes = start.of_step(&settings);
+            match common.json {
+                true => print_line(&json!({ "to-do": start.told(), "bytes-of-a-step": bytes }).to_string())?,
+                false => {
+                    print_line(&start.told())?;
+                    print_line(&format!("memory: a step takes about {} beside the model", gigabytes(bytes)))?;
+                }
+            }
             return start.has_room(&settings, args.memory_limit, &place);
         }
         None => {
@@ -106,7 +113,17 @@ fn longest(settings: &Settings, config: &BertConfig) -> Result<usize> {
         let reason = format!("the model has positions for only {most} tokens");
         return Err(Error::input(format!("--max-tokens {wanted}"), reason, format!("use {most} or less")));
     }
+    room(wanted)?;
     Ok(wanted)
+}
+
+/// Looks whether two texts have room in sequences of so many tokens.
+fn room(tokens: usize) -> Result<()> {
+    if tokens >= LEAST {
+        return Ok(());
+    }
+    let remedy = format!("use {LEAST} or more; 128 is usual");
+    Err(Error::input(format!("--max-tokens {tokens}"), "leaves no room for two texts", remedy))
 }
 
 /// Two documents at least, so that a text can be followed by that of another.

@@ -8,7 +8,7 @@ use topwork_core::draw::{Axis, Chart, colour, escape};
 use topwork_core::files::read_at_most;
 use topwork_core::net::Params;
 use topwork_core::observe::Timings;
-use topwork_core::report::{document, environment, quoted, repeated, table};
+use topwork_core::report::{device, document, environment, quoted, repeated, table};
 use topwork_core::{Error, Result};
 
 use super::objective::Scores;
@@ -40,8 +40,8 @@ pub(super) fn page(
     let sections = [
         ("What was done", format!("<p>{}</p><pre>{}</pre>", escape(told), escape(settings.text()?.trim_end()))),
         ("Course", curves(&records)),
-        ("Time and memory", time(timings)),
-        ("To repeat it", repeated(Sentences::BINARY, &arguments(settings)?)),
+        ("Time and memory, since the run was begun or last gone on with", time(timings)),
+        ("To repeat it", repeated(Sentences::BINARY, &arguments(settings, params)?)),
         ("Environment", environment(params)),
     ];
     Ok(document(&escape(&title), &introduction, &sections))
@@ -78,7 +78,6 @@ fn averaged(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     points.chunks(each).map(|some| (mean(some, |point| point.0), mean(some, |point| point.1))).collect()
 }
 
-/// Time and memory by part, since the run was begun or gone on with.
 fn time(timings: &Timings) -> String {
     let header = ["part", "seconds", "pairs a second", "peak memory by its end, MB"].map(String::from);
     let row = |(name, part): (&String, &topwork_core::observe::Part)| {
@@ -91,7 +90,7 @@ fn time(timings: &Timings) -> String {
 }
 
 /// The words of the command line that mean the same.
-fn arguments(settings: &Settings) -> Result<String> {
+fn arguments(settings: &Settings, params: &Params) -> Result<String> {
     let unusable = |e: serde_json::Error| Error::input("the settings", e, "report this as a defect");
     let all = serde_json::to_value(settings).map_err(unusable)?;
     let mut words = "pretrain".to_string();
@@ -106,6 +105,9 @@ fn arguments(settings: &Settings) -> Result<String> {
             Value::String(text) => words += &format!(" --{flag} {}", quoted(text)),
             other => words += &format!(" --{flag} {other}"),
         }
+    }
+    if let Some(device) = device(params) {
+        words += &format!(" --device {device}");
     }
     Ok(words + " --out NEW")
 }

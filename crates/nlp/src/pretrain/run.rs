@@ -35,6 +35,8 @@ const JUDGEMENTS: usize = 10;
 const PAIRS: u64 = 1000;
 /// Steps that may be left out before one in ten decides.
 const FEW: usize = 5;
+/// Documents that an error names.
+const NAMED: usize = 5;
 /// How often a run may go back.
 const MOST_CUTS: i32 = 5;
 
@@ -181,10 +183,11 @@ impl Start {
         ))
     }
 
-    /// Digest of the text and of what made tokens of it.
+    /// Digest of the text, of what made tokens of it, and of the network's description.
     fn source(&self) -> String {
         let tokenizer = blake3::Hash::from(*self.subject.pipeline.tokenizer.digest());
-        blake3::hash(format!("{} {tokenizer}", self.corpus.digest()).as_bytes()).to_hex().to_string()
+        let config = serde_json::Value::Object((*self.subject.pipeline.raw).clone());
+        blake3::hash(format!("{} {tokenizer} {config}", self.corpus.digest()).as_bytes()).to_hex().to_string()
     }
 }
 
@@ -198,11 +201,7 @@ impl Run<'_> {
         let decisive = Settings { checkpoint_every, ..settings.clone() }.text()?;
         self.run.begin(blake3::hash(decisive.as_bytes()).to_hex().as_str(), &settings.text()?)?;
         let folder = self.run.path().join("corpus");
-        let mut start =
-            Start::read(settings, &folder, resume, (self.place, self.offline, console)).map_err(|error| {
-                // Nothing is learned yet, but the run is there to be gone on with.
-                if matches!(error, Error::Stopped { .. }) { train::paused(self.run.path()) } else { error }
-            })?;
+        let mut start = Start::read(settings, &folder, resume, (self.place, self.offline, console))?;
         console.message(&start.told());
         start.has_room(settings, self.memory_limit, self.place)?;
         let judged = start.corpus.documents(Part::HeldOut) > 1;
@@ -221,6 +220,10 @@ impl Run<'_> {
                     self.run.rewind(0)?;
                 }
             }
+        }
+        if rollback && position.number == 0 {
+            // The beginning, to go back to.
+            self.save(&start.subject.params, &optimizer, &mut position)?;
         }
         start.subject.params.set_learning(&names)?;
         let schedule = Schedule { warmup: settings.warmup(), decay: Decay::Linear };
@@ -301,6 +304,7 @@ impl Run<'_> {
         let network = subject.pipeline.network(2);
         let model = Opened { network, weights: subject.params.snapshot(), pipeline: subject.pipeline, task: None };
         self.run.install_model(|folder| folder::save_pretrained(folder, &model))?;
+        self.run.keep();
         let summary = Summary {
             scores,
             parameters,
@@ -316,13 +320,12 @@ impl Run<'_> {
         let metrics = self.run.path().join(METRICS);
         let page = report::page(settings, &told, &metrics, scores.as_ref(), &timings, &subject.params)?;
         self.run.write(REPORT, &page)?;
-        self.run.keep();
         Ok(summary)
     }
 
     /// The error that `what`, the loss or the norm of its gradient, is `number` in a step: its text, and the likely cause.
     fn diverged(&self, start: &Start, step: usize, what: &str, number: f64) -> Result<Error> {
-        let documents = self.chunks(&start.corpus, step).take(FEW).map(|(i, _)| {
+        let documents = self.chunks(&start.corpus, step).take(NAMED).map(|(i, _)| {
             // As people count.
             Ok(format!("{}", start.corpus.chunk(Part::Train, i)?.document + 1))
         });
@@ -338,7 +341,7 @@ impl Run<'_> {
             format!("step {}", step + 1),
             format!("the {what} is {number} on pairs of the documents {documents}, …; {cause}"),
             format!(
-                "lower --learning-rate (now {:e}) or --clip-norm, or go on with --on-nan skip or rollback",
+                "lower --learning-rate (now {:e}) or --clip-norm, or start anew with --on-nan skip or rollback",
                 self.settings.learning_rate()
             ),
         ))
@@ -390,7 +393,7 @@ impl Run<'_> {
             return Ok(None);
         };
         if position.source != source {
-            let reason = "its checkpoints are of another text or tokenizer";
+            let reason = "its checkpoints are of another text, tokenizer or network";
             let remedy = "bring the files back that it was started with, or start anew with another --out";
             return Err(Error::input(self.run.path().display(), reason, remedy));
         }
@@ -402,7 +405,7 @@ impl Run<'_> {
                 state.insert(name.to_string(), value);
             }
         }
-        optimizer.restore(&state, position.steps as u64, self.place)?;
+        optimizer.restore(&state, (position.steps - position.skipped) as u64, self.place)?;
         self.run.rewind(position.recorded)?;
         self.console.message(&format!("continuing after step {}", position.steps));
         Ok(Some(position))

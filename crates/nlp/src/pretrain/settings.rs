@@ -103,7 +103,7 @@ pub(super) struct Settings {
     pub clip_norm: Option<f64>,
     /// Dropout while pre-training [default: the model's own]
     #[arg(long, value_name = "P")]
-    pub dropout: Option<f32>,
+    pub dropout: Option<f64>,
     /// Share of the tokens that are to be guessed [default: 0.15]
     #[arg(long, value_name = "SHARE")]
     pub mask: Option<f64>,
@@ -227,16 +227,12 @@ impl Settings {
         if let Some((name, _)) = counts.iter().find(|(_, value)| *value == Some(0)) {
             return Err(Error::input(format!("--{name} 0"), "it must be at least 1", "choose a larger number"));
         }
-        if self.max_tokens() < 8 {
-            let subject = format!("--max-tokens {}", self.max_tokens());
-            return Err(Error::input(subject, "leaves no room for two texts", "use 8 or more; 128 is usual"));
-        }
-        let dropout = self.dropout.map(f64::from);
+        super::room(self.max_tokens())?;
         let shares = [
             ("warmup", Some(self.warmup()), 0.0..=1.0),
             ("mask", Some(self.mask()), 0.001..=0.9),
             ("hold-out", Some(self.hold_out()), 0.0..=0.9),
-            ("dropout", dropout, 0.0..=0.9),
+            ("dropout", self.dropout, 0.0..=0.9),
             ("learning-rate", Some(self.learning_rate()), f64::MIN_POSITIVE..=10.0),
             ("weight-decay", Some(self.weight_decay()), 0.0..=10.0),
             ("clip-norm", Some(self.clip_norm()), f64::MIN_POSITIVE..=f64::MAX),

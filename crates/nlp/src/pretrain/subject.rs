@@ -117,7 +117,7 @@ impl Subject {
         let pass = memory::of_pass(costs.iter().map(|cost| (cost, true)), false);
         // Logits, what the loss makes of them, and their gradient.
         let guesses = 3 * making.words * ((making.longest as f64 * making.share).ceil() as usize);
-        (4 * (4 * parameters + pairs * (pass + guesses))) as u64
+        (16 * parameters as u64).saturating_add((pairs as u64).saturating_mul(4 * (pass + guesses) as u64))
     }
 
     pub fn making(&self, settings: &Settings) -> Result<Making> {
@@ -143,10 +143,10 @@ fn network(heads: &Pretraining) -> Network {
 }
 
 /// The same with another dropout while it is pre-trained; what is saved says what the model's own is.
-pub(super) fn dropping(mut model: Opened<Pipeline>, dropout: Option<f32>) -> Opened<Pipeline> {
+pub(super) fn dropping(mut model: Opened<Pipeline>, dropout: Option<f64>) -> Opened<Pipeline> {
     if let Some(p) = dropout {
         let config = &mut model.pipeline.config;
-        (config.hidden_dropout_prob, config.attention_probs_dropout_prob) = (p, p);
+        (config.hidden_dropout_prob, config.attention_probs_dropout_prob) = (p as f32, p as f32);
     }
     model
 }
