@@ -87,6 +87,12 @@ fn rows_that_occur_again_and_uneven_classes_are_told() {
 }
 
 #[test]
+fn without_models_the_embedded_one_is_considered() {
+    let home = home();
+    assert!(home.run(&["advise", "--train", "train.tsv", "--quiet"]).well().contains("tiny-bert"));
+}
+
+#[test]
 fn advice_on_what_makes_no_sense_is_refused() {
     let home = home();
     let refuses = |flags: &[&str], parts: &[&str]| {
@@ -95,7 +101,6 @@ fn advice_on_what_makes_no_sense_is_refused() {
     refuses(&["--models", model()], &["--train", "nothing to learn from"]);
     refuses(&["--models", model(), "--train", "absent.tsv"], &["absent.tsv"]);
     refuses(&["--models", "no-such", "--train", "train.tsv"], &["none of them can be opened", "no-such"]);
-    refuses(&["--train", "train.tsv"], &["--models", "models fetch"]);
     refuses(&["--models", model(), "--train", "train.tsv", "--max-tokens", "999"], &["--max-tokens 999"]);
     home.write("one.tsv", "text\tlabel\na film\tgood\nthe film\tgood\na plot\tbad\n");
     let one = ["--models", model(), "--train", "one.tsv", "--validation", "dev.tsv", "--text-column", "text"];

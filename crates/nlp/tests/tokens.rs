@@ -126,7 +126,7 @@ fn strategies_label_rows_or_say_why_not() {
         ("lp-ft", &["--epochs", "2"]),
         ("lora", &["--epochs", "2"]),
         ("bitfit", &["--epochs", "2"]),
-        ("partial", &["--epochs", "2", "--class-weights", "balanced", "--label-smoothing", "0.1"]),
+        ("partial", &["--epochs", "8", "--class-weights", "balanced", "--label-smoothing", "0.1"]),
         ("from-scratch", &["--epochs", "2"]),
         ("delta", &["--epochs", "2", "--channel-weights", "uniform"]),
     ] {
