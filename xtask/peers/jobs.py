@@ -5,7 +5,7 @@
 
 `photos`: features of timm's EfficientNet-Lite0 and scikit-learn's logistic regression, cross-validated. RUN is a finished
 feature-extraction run of topwork-cv, whose `model/` holds the weights under timm's names; DATA has `train/` and `val/`.
-`sentences`: fine-tuning with transformers on the 2,000 rows that `topwork-nlp train --limit 2000 --seed N` chooses. MODEL
+`sentences`: fine-tuning with transformers on the rows that `topwork-nlp train --limit N --seed N` chooses, 2,000 without the flag. MODEL
 is the folder of all-MiniLM-L6-v2, or the wheel that holds it. Rows are batched in a shuffled order and padded to the
 longest of the batch. Both print accuracy and the seconds of the work; time the whole process from outside.
 """
@@ -78,7 +78,7 @@ def table(path):
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))[1:]
-    return [row[0] for row in rows], [int(row[1]) for row in rows]
+    return [row[0] for row in rows], [row[1] for row in rows]
 
 
 def sentences(args):
@@ -93,7 +93,7 @@ def sentences(args):
             super().__init__()
             self.encoder = AutoModel.from_pretrained(path)
             self.dropout = torch.nn.Dropout(0.1)
-            self.classifier = torch.nn.Linear(self.encoder.config.hidden_size, 2)
+            self.classifier = torch.nn.Linear(self.encoder.config.hidden_size, len(classes))
             torch.nn.init.normal_(self.classifier.weight, std=0.02)
             torch.nn.init.zeros_(self.classifier.bias)
 
@@ -103,14 +103,16 @@ def sentences(args):
             return self.classifier(self.dropout((hidden * share).sum(1)))
 
     texts, labels = table(args.train)
-    rows = [(texts[i], labels[i]) for i in chosen(labels, args.limit, args.seed)]
+    classes = {name: number for number, name in enumerate(sorted(set(labels)))}
+    limit = min(args.limit or len(labels), len(labels))
+    rows = [(texts[i], classes[labels[i]]) for i in chosen(labels, limit, args.seed)]
     with tempfile.TemporaryDirectory() as temporary:
         path = minilm.folder(args.model, temporary)
         tokenizer = AutoTokenizer.from_pretrained(path)
         if args.pooling == "mean":
             model = Mean(path)
         else:
-            model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=2)
+            model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=len(classes))
 
     def logits(batch):
         tokens = tokenizer([text for text, _ in batch], padding=True, truncation=True, max_length=128, return_tensors="pt")
@@ -137,7 +139,7 @@ def sentences(args):
             schedule.step()
     trained = time.time()
     model.eval()
-    test = list(zip(*table(args.test)))
+    test = [(text, classes[label]) for text, label in zip(*table(args.test))]
     right = 0
     with torch.inference_mode():
         for at in range(0, len(test), 32):
@@ -190,7 +192,7 @@ def main():
     job.add_argument("--seed", type=int, default=1)
     job.add_argument("--pooling", choices=["cls", "mean"], default="cls")
     job.add_argument("--rate", type=float, default=5e-5)
-    job.add_argument("--limit", type=int, default=2000)
+    job.add_argument("--limit", type=int, default=2000, help="0 for all rows")
     job.add_argument("--epochs", type=int, default=3)
     job.add_argument("--batch", type=int, default=16)
     job.set_defaults(job=sentences)

@@ -15,8 +15,11 @@ const VARIABLES: &str = "TOPWORK_";
 /// resumption or another program. What is named by relative paths is looked for where it was then.
 pub fn repeated(program: &str, arguments: &str) -> String {
     let folder = std::env::current_dir().unwrap_or_default();
-    let run = if arguments.contains("RUN") { "RUN is the folder of this page, " } else { "" };
-    format!("<p>{run}NEW the one to make:</p><pre>{}</pre>", escape(&command(program, arguments, &folder, variables())))
+    let named = match arguments.contains("RUN") {
+        true => "RUN is the folder of this page, NEW the one to make:",
+        false => "NEW is the folder to make:",
+    };
+    format!("<p>{named}</p><pre>{}</pre>", escape(&command(program, arguments, &folder, variables())))
 }
 
 /// What repeats a run of `train`.
