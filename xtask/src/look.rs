@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+use topwork_core::files::{ELSEWHERE, vacant};
 
 /// Widths in CSS pixels: a phone, a desk.
 const WIDTHS: [u32; 2] = [390, 1280];
@@ -93,10 +94,7 @@ pub fn run(args: &Args) -> Result<()> {
         WIDTHS.into_iter().flat_map(of).collect::<Vec<_>>()
     };
     for (.., picture) in names.iter().flat_map(|name| pictures(name)) {
-        let place = args.out.join(picture);
-        if place.exists() {
-            bail!("{}: it exists already: choose another --out", place.display());
-        }
+        vacant(&args.out.join(picture), ELSEWHERE)?;
     }
     fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let mut faults = 0;

@@ -155,6 +155,20 @@ pub fn create_dir_all(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(Error::io(path))
 }
 
+/// What to do where nothing may be written over.
+pub const ELSEWHERE: &str = "choose another --out";
+
+/// Refuses to write over what is there; `remedy` is how to do otherwise.
+///
+/// # Errors
+/// When there is something at `path`.
+pub fn vacant(path: &Path, remedy: &str) -> Result<()> {
+    if path.exists() {
+        return Err(Error::input(path.display(), "it exists already", remedy));
+    }
+    Ok(())
+}
+
 /// Whether a symbolic link ends at a file below `home`, a path without links. What a folder of data links to elsewhere is
 /// none of it.
 pub fn leads_into(link: &Path, home: &Path) -> bool {

@@ -15,7 +15,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
-use crate::files::Partial;
+use crate::files::{ELSEWHERE, Partial, vacant};
 use crate::{Error, Result};
 
 /// Rows of a group of Parquet: 6 MB of 384 numbers each.
@@ -69,7 +69,7 @@ impl Vectors {
                     required binary input (STRING);
                     required group embedding (LIST) { repeated group list { required float element; } }
                 }";
-                vacant(path)?;
+                vacant(path, ELSEWHERE)?;
                 let schema = parse_message_type(schema).map_err(written(path))?;
                 let properties = WriterProperties::builder().set_compression(Compression::SNAPPY);
                 let properties = properties.set_dictionary_enabled(false).build();
@@ -90,7 +90,7 @@ impl Vectors {
 
     fn matrix(path: &Path, header: Header) -> Result<Form> {
         let beside = path.with_extension("names.jsonl");
-        vacant(path).and_then(|()| vacant(&beside))?;
+        vacant(path, ELSEWHERE).and_then(|()| vacant(&beside, ELSEWHERE))?;
         let mut numbers = BufWriter::with_capacity(1 << 20, Partial::create(path)?);
         numbers.write_all(&header(0, 0)).map_err(Error::io(path))?;
         let names = BufWriter::new(Partial::create(&beside)?);
@@ -176,13 +176,6 @@ impl Vectors {
 }
 
 /// Refuses to write over what is there.
-fn vacant(path: &Path) -> Result<()> {
-    if path.exists() {
-        return Err(Error::input(path.display(), "it exists already", "choose another --out"));
-    }
-    Ok(())
-}
-
 fn written(path: &Path) -> impl Fn(parquet::errors::ParquetError) -> Error + '_ {
     move |error| Error::io(path)(std::io::Error::other(error))
 }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::{Common, json, print_line};
 use crate::compare::{Comparison, Run, cells, notes, page};
-use crate::files::write_atomic_bytes;
-use crate::{Error, Result};
+use crate::files::{ELSEWHERE, vacant, write_atomic_bytes};
+use crate::Result;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct CompareArgs {
@@ -18,9 +18,7 @@ pub(super) struct CompareArgs {
 }
 
 pub(super) fn run(args: CompareArgs, program: &str, common: &Common) -> Result<()> {
-    if let Some(out) = args.out.as_deref().filter(|out| out.exists()) {
-        return Err(Error::input(out.display(), "it exists already", "choose another --out"));
-    }
+    args.out.as_deref().map_or(Ok(()), |out| vacant(out, ELSEWHERE))?;
     let runs = args.runs.iter().map(|path| Run::read(path)).collect::<Result<_>>()?;
     let comparison = Comparison::of(runs)?;
     if let Some(out) = &args.out {

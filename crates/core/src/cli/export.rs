@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::{Common, Console, print_line};
 use crate::domain::{Domain, Opened};
-use crate::files::write_atomic_bytes;
+use crate::files::{ELSEWHERE, vacant, write_atomic_bytes};
 use crate::model::{self, Head};
 use crate::net::{Params, adapt};
 use crate::onnx::{self, Output};
@@ -37,9 +37,7 @@ pub(super) struct ExportArgs {
 
 pub(super) fn run<D: Domain>(args: ExportArgs, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
-    if args.out.exists() {
-        return Err(Error::input(args.out.display(), "it exists already", "choose another --out"));
-    }
+    vacant(&args.out, ELSEWHERE)?;
     let library = (![OWN, GRAPH].contains(&args.format.as_str())).then_some(args.format.as_str());
     if let Some(other) = library.filter(|name| !D::LIBRARIES.contains(name)) {
         let known = [&[OWN, GRAPH][..], D::LIBRARIES].concat().join(", ");

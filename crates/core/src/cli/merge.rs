@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::{Common, Console, print_line};
 use crate::calibration::Calibration;
 use crate::domain::Domain;
+use crate::files::{ELSEWHERE, vacant};
 use crate::{Error, Result, adapter, fit};
 
 #[derive(Debug, Clone, clap::Args)]
@@ -22,9 +23,7 @@ pub(super) struct MergeArgs {
 
 pub(super) fn run<D: Domain>(args: MergeArgs, common: &Common) -> Result<()> {
     let console = Console::new(common.quiet);
-    if args.out.exists() {
-        return Err(Error::input(args.out.display(), "it exists already", "choose another --out"));
-    }
+    vacant(&args.out, ELSEWHERE)?;
     if let Some(kind) = adapter::unmergeable::<D>(&args.adapter)?.first() {
         return Err(Error::input(
             args.adapter.display(),

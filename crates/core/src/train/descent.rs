@@ -17,7 +17,7 @@ use crate::{Error, Result};
 use candle_core::Tensor;
 
 /// A line in `metrics.jsonl` every so many steps.
-const RECORD_EVERY: usize = 10;
+pub const RECORD_EVERY: usize = 10;
 
 impl Run<'_> {
     /// Executes a phase of kind `train`, from where the position says.

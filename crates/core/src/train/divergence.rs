@@ -25,7 +25,24 @@ pub enum OnNan {
 /// Steps that may be left out before one in ten decides.
 const FEW: usize = 5;
 /// How often a run may go back.
-pub(super) const MOST_CUTS: u32 = 5;
+const MOST_CUTS: u32 = 5;
+
+impl OnNan {
+    /// Whether step `taken`, counted from 0, may be left out after so many that were.
+    pub fn leaves_out(self, skipped: usize, taken: usize) -> bool {
+        self == Self::Skip && skipped < FEW.max((taken + 1) / 10)
+    }
+
+    /// Whether a run may go back after it did so often.
+    pub fn goes_back(self, cuts: u32) -> bool {
+        self == Self::Rollback && cuts < MOST_CUTS
+    }
+}
+
+/// The share of the planned rate that is left after going back so often.
+pub fn rate_share(cuts: u32) -> f64 {
+    0.5f64.powi(cuts as i32)
+}
 
 impl Run<'_> {
     /// `what`, the loss or the norm of its gradient, is `number` in step `taken`: an error, unless the step is to be left out.
@@ -52,10 +69,10 @@ impl Run<'_> {
         match job.on_nan {
             OnNan::Stop => Err(error),
             OnNan::Skip => {
-                self.position.skipped += 1;
-                if self.position.skipped > FEW.max((taken + 1) / 10) {
+                if !job.on_nan.leaves_out(self.position.skipped, taken) {
                     return Err(error);
                 }
+                self.position.skipped += 1;
                 job.observer
                     .message(&format!("warning: step {} is left out: the {what} is {number}; {cause}", taken + 1));
                 Ok(())
@@ -69,7 +86,7 @@ impl Run<'_> {
 
     /// The share of the planned rate that is left after going back.
     pub(super) fn rate_share(&self) -> f64 {
-        0.5f64.powi(self.position.cuts as i32)
+        rate_share(self.position.cuts)
     }
 
     /// The likely cause, from what can be seen: the numbers of the batch, the weights, or else the rate.

@@ -49,7 +49,8 @@ use crate::seed::Seed;
 use crate::task::{Kind, Task};
 use crate::{Error, Result};
 
-pub use divergence::OnNan;
+pub use descent::RECORD_EVERY;
+pub use divergence::{OnNan, rate_share};
 use feed::Split;
 pub use mix::{Partners, mixed};
 pub use optim::Optimizer;
@@ -239,7 +240,7 @@ pub fn execute(mut job: Job<'_>) -> Result<Outcome> {
         }
         match run.phases() {
             Ok(()) => return run.outcome(),
-            Err(_) if run.goes_back && run.position.cuts < divergence::MOST_CUTS => cuts = run.position.cuts + 1,
+            Err(_) if run.goes_back && run.job.on_nan.goes_back(run.position.cuts) => cuts = run.position.cuts + 1,
             Err(error) => return Err(error),
         }
     }

@@ -9,7 +9,7 @@ use topwork_core::cli::{self, Common, Console, print_line};
 use topwork_core::data::{Dataset, View};
 use topwork_core::domain::Domain;
 use topwork_core::draw::{self, Place, escape};
-use topwork_core::files::{create_dir_all, write_atomic_bytes};
+use topwork_core::files::{ELSEWHERE, create_dir_all, vacant, write_atomic_bytes};
 use topwork_core::loader::{Faults, Strictness};
 use topwork_core::metrics::Scores;
 use topwork_core::net::grad_cam::{Explained, GradCam};
@@ -19,7 +19,7 @@ use topwork_core::seed::Seed;
 use topwork_core::transferability::plane;
 use topwork_core::{Error, Result, report};
 
-use super::{raster, vacant};
+use super::raster;
 use crate::dataset::photo::Photo;
 use crate::dataset::{DataArgs, inputs};
 use crate::pipeline::{Pipeline, decode};
@@ -31,7 +31,6 @@ const MAPPED: usize = 300;
 const PAIR: u32 = 288;
 /// What is written about labelled photos: the page of mistakes, the confusion matrix, the map.
 const FILES: [&str; 3] = ["mistakes.html", "confusion.svg", "features.svg"];
-const ELSEWHERE: &str = "choose another --out";
 
 /// The flags of `explain`.
 #[derive(Debug, Clone, clap::Args)]

@@ -9,15 +9,3 @@ pub use show_batch::{ShowBatchArgs, shown_flag};
 
 pub(crate) use explain::run as explain;
 pub(crate) use show_batch::run as show_batch;
-
-use std::path::Path;
-
-use topwork_core::{Error, Result};
-
-/// Refuses to write over what is there; `remedy` is how to do otherwise.
-fn vacant(path: &Path, remedy: &str) -> Result<()> {
-    if path.exists() {
-        return Err(Error::input(path.display(), "it exists already", remedy));
-    }
-    Ok(())
-}

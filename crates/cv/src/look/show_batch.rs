@@ -6,12 +6,13 @@ use topwork_core::cache::ViewSeed;
 use topwork_core::cli::{Common, Console, print_line};
 use topwork_core::data::{Activation, Values, View};
 use topwork_core::domain::Domain;
+use topwork_core::files::vacant;
 use topwork_core::fit;
 use topwork_core::seed::Seed;
 use topwork_core::train::{Partners, mixed};
 use topwork_core::{Error, Result};
 
-use super::{raster, vacant};
+use super::raster;
 use crate::{Fit, Photos};
 
 /// The flags of `show-batch`.

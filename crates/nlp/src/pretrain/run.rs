@@ -16,7 +16,7 @@ use topwork_core::plan::{Decay, Optimizer as Rule, Schedule};
 use topwork_core::run::{METRICS, REPORT, RunDir};
 use topwork_core::seed::Seed;
 use topwork_core::snapshots::{self, Sealed};
-use topwork_core::train::{self, OnNan, Optimizer};
+use topwork_core::train::{self, OnNan, Optimizer, RECORD_EVERY, rate_share};
 use topwork_core::{Error, Result, fit};
 
 use super::corpus::{Corpus, Part};
@@ -28,17 +28,11 @@ use super::{cut, judge, report, two};
 use crate::Sentences;
 use crate::folder;
 
-/// A line in `metrics.jsonl` every so many steps.
-const RECORD_EVERY: usize = 10;
 /// How often a run is judged on the way, and on how many pairs.
 const JUDGEMENTS: usize = 10;
 const PAIRS: u64 = 1000;
-/// Steps that may be left out before one in ten decides.
-const FEW: usize = 5;
 /// Documents that an error names.
 const NAMED: usize = 5;
-/// How often a run may go back.
-const MOST_CUTS: i32 = 5;
 
 /// Where a run stands.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -54,7 +48,7 @@ struct Position {
     skipped: usize,
     /// How often the run went back for that reason; each time halves the rate.
     #[serde(default)]
-    cuts: i32,
+    cuts: u32,
     /// Length of `metrics.jsonl`.
     recorded: u64,
     digest: String,
@@ -234,7 +228,7 @@ impl Run<'_> {
             let batch = self.batch(&start, step)?;
             let (heads, params) = (&start.subject.heads, &start.subject.params);
             let found = gradient(heads, params, &batch, seed.named("dropout").child(step as u64))?;
-            let rate = settings.learning_rate() * 0.5f64.powi(position.cuts) * schedule.factor(step, total);
+            let rate = settings.learning_rate() * rate_share(position.cuts) * schedule.factor(step, total);
             console.step(rate, found.loss);
             let norm = found.grads.as_ref().map(|grads| optimizer.norm(grads)).transpose()?;
             match (found.grads, norm) {
@@ -246,17 +240,17 @@ impl Run<'_> {
                     let (what, number) = norm.map_or(("loss", found.loss), |norm| ("norm of the gradient", norm));
                     let error = self.diverged(&start, step, what, number)?;
                     match settings.on_nan.unwrap_or_default() {
-                        OnNan::Skip if position.skipped < FEW.max((step + 1) / 10) => {
+                        on_nan if on_nan.leaves_out(position.skipped, step) => {
                             position.skipped += 1;
                             console.message(&format!("warning: step {} is left out: {error}", step + 1));
                         }
-                        OnNan::Rollback if position.cuts < MOST_CUTS => {
+                        on_nan if on_nan.goes_back(position.cuts) => {
                             let cuts = position.cuts + 1;
                             start.subject.params.set_learning(&BTreeSet::new())?;
                             let found = self.restore(&mut start.subject.params, &mut optimizer, &position.source)?;
                             position = Position { cuts, ..found.ok_or(error)? };
                             start.subject.params.set_learning(&names)?;
-                            console.message(&format!("warning: on at {} of the learning rate", 0.5f64.powi(cuts)));
+                            console.message(&format!("warning: on at {} of the learning rate", rate_share(cuts)));
                             continue;
                         }
                         _ => return Err(error),
