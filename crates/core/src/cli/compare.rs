@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::{Common, json, print_line};
+use crate::Result;
 use crate::compare::{Comparison, Run, cells, notes, page};
 use crate::files::{ELSEWHERE, vacant, write_atomic_bytes};
-use crate::Result;
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct CompareArgs {
