@@ -76,6 +76,17 @@ pub enum Mark {
     Right,
     /// It was said, or something was said of it, that is wrong.
     Wrong,
+    /// What was said rests on it.
+    Telling,
+}
+
+/// A text taken apart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Omissions {
+    /// All of it.
+    pub text: String,
+    /// Its parts in their order, by the bytes of the text, and what is left of the sample without each.
+    pub parts: Vec<(Range<usize>, Sample)>,
 }
 
 /// Samples with class indices. Implementations are cheap to ask and thread-safe; `load` does the work.
@@ -125,6 +136,13 @@ pub trait Dataset: Send + Sync {
     /// When it cannot be read.
     fn excerpt(&self, i: usize) -> Result<Excerpt> {
         Ok(Excerpt::Text(self.name(i)))
+    }
+    /// Sample `i` taken apart into at most `most` parts, each of which it can be without; `None` where it has no such parts.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn omissions(&self, _i: usize, _most: usize) -> Result<Option<Omissions>> {
+        Ok(None)
     }
     /// The same samples in views of `scale` times the usual size; `None` where they have one size only.
     fn scaled(&self, _scale: f64) -> Option<Arc<dyn Dataset>> {
@@ -179,6 +197,9 @@ impl Dataset for Subset {
     }
     fn excerpt(&self, i: usize) -> Result<Excerpt> {
         self.base.excerpt(self.indices[i])
+    }
+    fn omissions(&self, i: usize, most: usize) -> Result<Option<Omissions>> {
+        self.base.omissions(self.indices[i], most)
     }
     fn scaled(&self, scale: f64) -> Option<Arc<dyn Dataset>> {
         Some(Arc::new(Self::new(self.base.scaled(scale)?, self.indices.clone())))

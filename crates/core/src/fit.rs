@@ -21,6 +21,7 @@ use crate::machine::Machine;
 use crate::memory;
 use crate::net::{Params, Stage};
 use crate::observe::Observer;
+use crate::occlusion;
 use crate::plan::Plan;
 use crate::report;
 use crate::run::{self, REPORT, RunDir};
@@ -328,13 +329,13 @@ impl<D: Domain> Fit<D> {
         };
         let calibration = Calibration::fit(answers, &task, &**judged, judged_on);
         let temperature = calibration.as_ref().map_or(1.0, |found| found.temperature);
-        let mistakes = answers.at(temperature).mistakes(&task, &**judged, report::MOST_MISTAKES);
+        let mut mistakes = answers.at(temperature).mistakes(&task, &**judged, report::MOST_MISTAKES);
         let calibrate = |folder: &Path| calibration.as_ref().map_or(Ok(()), |found| found.write(folder));
         let model = Opened {
             network: prepared.network,
             weights: prepared.unused.into_iter().chain(outcome.params.snapshot()).collect(),
             pipeline,
-            task: Some(task),
+            task: Some(task.clone()),
         };
         if !prepared.plan.adapters.is_empty() {
             let name = prepared.model.as_str();
@@ -343,6 +344,13 @@ impl<D: Domain> Fit<D> {
             run.install_adapter(|folder| adapter::save(folder, &model, &trained).and_then(|()| calibrate(folder)))?;
         }
         run.install_model(|folder| adapter::save_model::<D>(folder, &model).and_then(|()| calibrate(folder)))?;
+        // What each sample is judged by in a cross-validation is gone by now.
+        if judged_on == summary::VALIDATION {
+            let learned = (&model.network, &outcome.params, &prepared.device);
+            if let Err(e) = occlusion::mark(&mut mistakes, &**judged, &task, learned) {
+                observer.message(&format!("no words of the mistakes are marked: {e}"));
+            }
+        }
         let mut summary = Summary::new(&outcome, preparation, started.elapsed().as_secs_f64());
         if let Some((folds, _)) = folds {
             summary = summary.with_folds(folds);

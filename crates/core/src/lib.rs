@@ -62,6 +62,7 @@ pub mod metrics;
 pub mod model;
 pub mod net;
 pub mod observe;
+mod occlusion;
 pub mod onnx;
 pub mod outputs;
 pub mod plan;

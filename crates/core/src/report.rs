@@ -28,12 +28,14 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;mar
     mark{color:inherit;border-radius:.15rem;padding:0 .1rem}mark.right{background:#cfe8d5;border-bottom:2px solid #228833}\
     mark.wrong{background:#fadadd;border-bottom:2px dashed #c03a50}\
     mark.right.wrong{background:#f1e6b8;border-bottom:2px double #8a7a1f}\
+    mark.telling{background:#d3e3f5;border-bottom:2px dotted #2f6fb5}\
     .gallery small{color:#666;font-size:.7rem}\
     @media(max-width:40rem){td,th{padding:.2rem .3rem;font-size:.82rem}.gallery{gap:.4rem}\
     .chart svg:not(.dense){font-size:18px}}\
     @media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#15171a}td,th{border-color:#3c4147}\
     pre,.gallery figure{background:#1f2226}.gallery small{color:#a3a8ae}mark.right{background:#1e4029}\
-    mark.wrong{background:#57232d}mark.right.wrong{background:#4d431a}}";
+    mark.wrong{background:#57232d}mark.right.wrong{background:#4d431a}\
+    mark.telling{background:#1d3a5c}}";
 /// Below memory by part.
 const PEAK: &str = "<p>Peak: the largest resident set of the process by the end of the part; raised: how much of it is new \
     since the part before.</p>";

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use topwork_core::data::{Dataset, Excerpt, Sample, Splits, View, hold_out};
-use topwork_core::draw::shortened;
+use topwork_core::data::{Dataset, Excerpt, Omissions, Sample, Splits, View, hold_out};
+use topwork_core::draw::{EXCERPT, shortened};
 use topwork_core::seed::Seed;
 use topwork_core::task::{Cells, Kind, Task, TaskArgs};
 use topwork_core::{Error, Result};
 
 use crate::models::bert::Pooling;
+use crate::omissions::{self, PARTNERS};
 use crate::pipeline::Pipeline;
 use crate::table::{Table, place};
 use crate::tokenizer::{TextTokenizer, Tokens};
@@ -117,8 +118,6 @@ const TEXTS: [(&str, Option<&str>); 12] = [
     ("question", None),
 ];
 const LABELS: [&str; 6] = ["label", "labels", "class", "category", "target", "gold_label"];
-/// Most characters of a text that are shown among others.
-pub(crate) const EXCERPT: usize = 400;
 
 /// Indices of the text's column and its partner's, from flags or by the usual names.
 ///
@@ -378,11 +377,15 @@ impl Dataset for TextData {
     fn excerpt(&self, i: usize) -> Result<Excerpt> {
         let (text, pair) = self.text(i);
         let texts = [Some(text), pair].into_iter().flatten().map(|text| shortened(text.trim(), EXCERPT));
-        Ok(Excerpt::Text(texts.collect::<Vec<_>>().join("\n\n")))
+        Ok(Excerpt::Text(texts.collect::<Vec<_>>().join(PARTNERS)))
     }
     fn load(&self, i: usize, _view: View) -> Result<Sample> {
         let tokens = self.tokens(i)?;
         Ok(Tokens::sample(&tokens.ids, tokens.first))
+    }
+    fn omissions(&self, i: usize, most: usize) -> Result<Option<Omissions>> {
+        let (text, pair) = self.text(i);
+        omissions::of(text, pair, &self.tokenizer, most)
     }
 }
 

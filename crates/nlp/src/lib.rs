@@ -33,6 +33,7 @@ pub mod input;
 pub mod masked;
 mod matches;
 pub mod models;
+mod omissions;
 pub mod pipeline;
 pub mod pretrain;
 mod similarity;

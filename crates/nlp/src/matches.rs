@@ -4,11 +4,11 @@
 use topwork_core::Result;
 use topwork_core::data::{Dataset, Excerpt, Sample, Splits, View, hold_out};
 use topwork_core::domain::Opened;
-use topwork_core::draw::shortened;
+use topwork_core::draw::{EXCERPT, shortened};
 use topwork_core::seed::Seed;
 use topwork_core::task::{Kind, Task};
 
-use crate::dataset::{DataArgs, EXCERPT, TextData, digest, held_share};
+use crate::dataset::{DataArgs, TextData, digest, held_share};
 use crate::pipeline::Pipeline;
 use crate::tokenizer::Tokens;
 

@@ -79,7 +79,7 @@ fn kept(chars: &[(usize, char)], marks: &Marks, most: usize) -> Vec<bool> {
     kept
 }
 
-/// `text`, escaped, with its passages in `<mark>`s of the classes `right` and `wrong`; of both where they overlap.
+/// `text`, escaped, with its passages in `<mark>`s of the classes `right`, `wrong` and `telling`; of several where they overlap.
 pub fn marked(text: &str, marks: &[(Range<usize>, Mark)]) -> String {
     let sound = |(range, _): &&(Range<usize>, Mark)| text.get(range.clone()).is_some();
     let marks: Vec<&(Range<usize>, Mark)> = marks.iter().filter(sound).collect();
@@ -90,17 +90,13 @@ pub fn marked(text: &str, marks: &[(Range<usize>, Mark)]) -> String {
     let mut markup = String::new();
     for (&start, &end) in ends.iter().zip(&ends[1..]) {
         let is = |wanted| marks.iter().any(|(range, mark)| *mark == wanted && range.start <= start && end <= range.end);
-        let class = match (is(Mark::Right), is(Mark::Wrong)) {
-            (false, false) => None,
-            (true, false) => Some("right"),
-            (false, true) => Some("wrong"),
-            (true, true) => Some("right wrong"),
-        };
+        let classes = [(Mark::Right, "right"), (Mark::Wrong, "wrong"), (Mark::Telling, "telling")];
+        let classes: Vec<&str> = classes.into_iter().filter(|(mark, _)| is(*mark)).map(|(_, class)| class).collect();
         let part = escape(&text[start..end]);
         // Writing to a string cannot fail.
-        let _ = match class {
-            Some(class) => write!(markup, "<mark class=\"{class}\">{part}</mark>"),
-            None => write!(markup, "{part}"),
+        let _ = match classes.as_slice() {
+            [] => write!(markup, "{part}"),
+            classes => write!(markup, "<mark class=\"{}\">{part}</mark>", classes.join(" ")),
         };
     }
     markup

@@ -52,6 +52,9 @@ pub fn escape(text: &str) -> String {
     out
 }
 
+/// Most characters of a text that are shown among others.
+pub const EXCERPT: usize = 400;
+
 /// At most `most` characters of `text`.
 pub fn shortened(text: &str, most: usize) -> String {
     if text.chars().count() <= most {

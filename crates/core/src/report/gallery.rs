@@ -51,6 +51,9 @@ fn key(mistakes: &[Mistake]) -> String {
             <mark class=\"wrong\">the one that is given</mark>, and <mark class=\"right wrong\">what they share</mark>.</p>"
             .into(),
         (_, true) => "<p>Marked are <mark class=\"wrong\">words with another label than theirs</mark>.</p>".into(),
+        _ if has(Mark::Telling) => "<p>Marked is <mark class=\"telling\">what the wrong answer rests on most</mark>: without it, \
+            the model would be less sure.</p>"
+            .into(),
         _ => String::new(),
     }
 }

@@ -1,12 +1,11 @@
 //! Questions with a wrong answer, for people to look at.
 
 use topwork_core::data::{Dataset, Excerpt, Mark};
-use topwork_core::draw::{Marks, around};
+use topwork_core::draw::{EXCERPT, Marks, around};
 use topwork_core::outputs::{Mistake, Slip};
 
 use super::judge::{Reply, replies, threshold};
 use super::{Context, SpanData};
-use crate::dataset::EXCERPT;
 
 /// At most `most` questions whose answer is none of the right ones: first those with least in common with them, among equal ones
 /// the surest; `outputs` are of all rows of `samples`.

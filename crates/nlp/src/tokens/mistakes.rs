@@ -1,12 +1,11 @@
 //! Sentences with words that a model labels wrongly, for people to look at.
 
 use topwork_core::data::{Dataset, Excerpt, Mark};
-use topwork_core::draw::around;
+use topwork_core::draw::{EXCERPT, around};
 use topwork_core::outputs::{Mistake, Slip, Word, best};
 use topwork_core::task::Task;
 
 use super::TokenData;
-use crate::dataset::EXCERPT;
 
 /// At most `most` windows with wrong words, those with the surest one first; `outputs` are of all rows of `samples`.
 pub(super) fn mistakes(data: &TokenData, task: &Task, samples: &[usize], outputs: &[f32], most: usize) -> Vec<Mistake> {
