@@ -115,11 +115,11 @@ fn tell(answers: Answers<'_>, common: &Common) -> Result<()> {
 /// What is told at the end of a stream.
 fn ended(read: usize, unreadable: usize) -> Result<()> {
     if read == 0 {
-        return Err(Error::input("predict", "there is nothing to predict on", "name files, a folder or `-`"));
+        return Err(Error::input("no input", "there is nothing to read", "name files, a folder or `-`"));
     }
     if unreadable > 0 {
         let reason = format!("{unreadable} of {read} could not be read; the others are answered");
-        return Err(Error::input("predict", reason, "see the messages above"));
+        return Err(Error::input("the input", reason, "see the messages above"));
     }
     Ok(())
 }
