@@ -35,8 +35,7 @@ def main(count, train, validation, out):
     sentences = [text for text, own in words.items() if len(own) >= 8 and whole(text)]
     random.seed(0)
     random.shuffle(sentences)
-    unseen = list(set(sentences[: int(count)]))
-    unseen.sort()
+    unseen = sorted(sentences[: int(count)])
     taken = {run for text in unseen for length in (2, 3, 4) for run in runs(words[text], length)}
 
     def apart(text):
