@@ -26,6 +26,19 @@ fn a_run_is_complete_and_can_be_used() {
 }
 
 #[test]
+fn what_a_wrong_answer_rests_on_is_marked_in_the_report() {
+    let home = home();
+    home.write("wrong.tsv", "text\tlabel\na film is very lovely\tbad\nthe plot is quite awful\tgood\n");
+    let data = ["train", "--train", "train.tsv", "--validation", "wrong.tsv", "--model", model(), "--out", "run"];
+    home.run(&[&data[..], &["--strategy", "fine-tuning", "--epochs", "12", "--learning-rate", "5e-3"]].concat()).well();
+    assert_eq!(home.json("run/summary.json")["accuracy"], 0.0);
+    let page = fs::read_to_string(home.path("run/report.html")).unwrap();
+    for word in ["lovely", "awful"] {
+        assert!(page.contains(&format!("<mark class=\"telling\">{word}</mark>")), "{word}: {page}");
+    }
+}
+
+#[test]
 fn a_held_out_part_is_found_again_by_the_seed() {
     let home = home();
     home.run(&["train", "--train", "train.tsv", "--model", model(), "--seed", "4", "--out", "run"]).well();

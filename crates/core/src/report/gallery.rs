@@ -157,6 +157,8 @@ mod tests {
         assert!(gallery(&passages, &[]).contains("the right answer"));
         assert_eq!(heading(&passages), "Worst answers");
         let class = Slip::Class { truth: 0, said: 1, probability: 0.5 };
+        let told = gallery(&[mistake(class.clone(), marked(Mark::Telling))], &["x", "y"]);
+        assert!(told.contains("rests on most") && told.contains("<mark class=\"telling\">a</mark> b"), "{told}");
         let plain = gallery(&[mistake(class, Excerpt::Text("t".into()))], &["<x>", "y"]);
         assert!(!plain.contains("<mark") && plain.contains("<b>&lt;x&gt;</b> taken for <b>y</b>, 50.0 %"), "{plain}");
     }
