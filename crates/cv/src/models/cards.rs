@@ -161,6 +161,12 @@ const LITE0_PACKAGE: Source = Source::Package {
     }],
 };
 
+/// A static: of a constant, each unit of the program that names it would have a copy.
+static TINY_FILES: [(&str, &[u8]); 2] = [
+    ("model.safetensors", include_bytes!("../../weights/tiny-resnet.safetensors")),
+    ("config.json", include_bytes!("../../weights/tiny-resnet.json")),
+];
+
 /// Our own, made by `pretrain` as docs/models.md says, for where nothing can be downloaded.
 const TINY: Weights = Weights {
     name: EMBEDDED,
@@ -169,10 +175,7 @@ const TINY: Weights = Weights {
     data: Data { name: "Tiny ImageNet, 32 × 32 pixels", classes: 200 },
     licence: "MIT OR Apache-2.0",
     accuracy: Accuracy { top1: 41.35, from: "topwork" },
-    sources: &[Source::Embedded(&[
-        ("model.safetensors", include_bytes!("../../weights/tiny-resnet.safetensors")),
-        ("config.json", include_bytes!("../../weights/tiny-resnet.json")),
-    ])],
+    sources: &[Source::Embedded(&TINY_FILES)],
     pipeline: prepared(32, 32, Interpolation::Bilinear),
 };
 
