@@ -10,6 +10,7 @@ use topwork_core::data::{Dataset, Sample, Splits, Values, View, hold_out};
 use topwork_core::domain::{self, Domain, Inputs, NoFlags, Opened};
 use topwork_core::net::{Act, BatchNorm, Conv, Layer, Linear, Network, Padding, Stage, Window};
 use topwork_core::plan::Optimizer;
+use topwork_core::prefetch::{self, Prefetch};
 use topwork_core::seed::Seed;
 use topwork_core::strategy::{Defaults, Recipe};
 use topwork_core::task::Task;
@@ -234,10 +235,9 @@ impl Domain for Signals {
     fn inputs(args: &InputArgs, pipeline: &Pipeline) -> Result<Inputs> {
         let pipeline = *pipeline;
         let files = args.inputs.iter().map(|path| rows(path)).collect::<Result<Vec<_>>>()?;
-        Ok(Box::new(files.into_iter().flatten().map(move |(name, row)| {
-            let sample = row.and_then(|row| pipeline.sample(&name, &row.signal, 0));
-            (name, sample)
-        })))
+        Ok(Prefetch::new(files.into_iter().flatten(), prefetch::threads(), 64, move |(name, row)| {
+            (name.clone(), row.and_then(|row| pipeline.sample(&name, &row.signal, 0)))
+        }))
     }
 
     fn sample(signal: &[f32], pipeline: &Pipeline) -> Result<Sample> {

@@ -17,6 +17,7 @@ use crate::net::frozen::Frozen;
 use crate::net::grad_cam::GradCam;
 use crate::observe::Observer;
 use crate::outputs::Outputs;
+use crate::prefetch;
 use crate::task::{Kind, Task};
 use crate::{Error, Result, adapter};
 
@@ -290,7 +291,7 @@ impl<D: Domain> Classifier<D> {
         let request = |index| Request { index, view: View::Plain };
         let indices: Vec<usize> = (0..data.len()).collect();
         let batches = indices.chunks(BATCH).map(|chunk| chunk.iter().copied().map(request).collect()).collect();
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = prefetch::threads();
         let mut answers = Outputs::default();
         for mut loaded in Loader::new(data.clone(), batches, threads) {
             for (index, error) in loaded.failed.drain(..) {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::adapter::Upstream;
+use crate::batched::Named;
 use crate::classifier::Classifier;
 use crate::cli::Common;
 use crate::data::{Sample, Splits};
@@ -236,11 +237,11 @@ pub struct Answer {
     pub fields: serde_json::Map<String, serde_json::Value>,
 }
 
-/// A stream of (name of the input, answer or why not).
-pub type Answers<'a> = Box<dyn Iterator<Item = (String, Result<Answer>)> + 'a>;
+/// The name of each input and its answer, or why there is none; an error for itself ends all.
+pub type Answers<'a> = Box<dyn Iterator<Item = Result<(String, Result<Answer>)>> + 'a>;
 
-/// A stream of (name, sample or why not).
-pub type Inputs = Box<dyn Iterator<Item = (String, Result<Sample>)> + Send>;
+/// The name of each input and its sample, or why there is none; prepared ahead.
+pub type Inputs = Named<Sample>;
 
 /// A model folder, understood.
 #[derive(Debug, Clone)]

@@ -23,6 +23,7 @@ use crate::net::{Params, Stage};
 use crate::observe::Observer;
 use crate::occlusion;
 use crate::plan::Plan;
+use crate::prefetch;
 use crate::report;
 use crate::run::{self, REPORT, RunDir};
 use crate::seed::Seed;
@@ -268,7 +269,7 @@ impl<D: Domain> Fit<D> {
         let start = compared.then(|| key(&prepared.params)).transpose()?;
         let (all, validation) = (prepared.splits.train.clone(), prepared.splits.validation.clone());
         let strictness = Strictness { strict: self.strict, ..Strictness::default() };
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = prefetch::threads();
         let mut job = Job {
             network: &prepared.network,
             plan: &prepared.plan,

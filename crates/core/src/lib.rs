@@ -36,6 +36,7 @@
 
 pub mod adapter;
 pub mod advise;
+pub mod batched;
 pub mod bounded;
 pub mod cache;
 pub mod calibration;
@@ -68,6 +69,7 @@ pub mod outputs;
 pub mod plan;
 pub mod plan_file;
 mod pooled;
+pub mod prefetch;
 pub mod rank;
 pub mod report;
 pub mod run;

@@ -1,17 +1,15 @@
-//! Samples in the order asked for, rendered ahead of time by threads of their own.
+//! Samples in batches, in the order asked for, rendered ahead of time.
 //!
-//! The threads are not rayon's, so that decoding never waits for a matrix product nor starves one. What is delivered
-//! depends on the requests alone, never on the number of threads; how far ahead is bounded, so memory does not grow
-//! with the data set. Samples that cannot be read are reported to [`Faults`], which decides when that is too many.
+//! Samples that cannot be read are reported to [`Faults`], which decides when that is too many.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 
 use candle_core::Device;
 
 use crate::data::{Activation, Dataset, Sample, View};
 use crate::guard::caught;
+use crate::prefetch::Prefetch;
 use crate::seed::Seed;
 use crate::{Error, Result};
 
@@ -48,66 +46,21 @@ impl Loaded {
     }
 }
 
-struct Window {
-    next: usize,
-    delivered: usize,
-    ready: BTreeMap<usize, Result<Sample>>,
-    stopped: bool,
-}
-
-struct Shared {
-    dataset: Arc<dyn Dataset>,
-    requests: Vec<Request>,
-    ahead: usize,
-    window: Mutex<Window>,
-    changed: Condvar,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Window> {
-        self.window.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait<'g>(&self, guard: MutexGuard<'g, Window>) -> MutexGuard<'g, Window> {
-        self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn work(&self) {
-        loop {
-            let mut window = self.lock();
-            while !window.stopped && window.next < self.requests.len() && window.next >= window.delivered + self.ahead {
-                window = self.wait(window);
-            }
-            if window.stopped || window.next >= self.requests.len() {
-                return;
-            }
-            let position = window.next;
-            window.next += 1;
-            drop(window);
-            let outcome = self.render(self.requests[position]);
-            self.lock().ready.insert(position, outcome);
-            self.changed.notify_all();
-        }
-    }
-
-    /// A decoder that panics on a broken file must not take the run with it.
-    fn render(&self, request: Request) -> Result<Sample> {
-        caught(|| self.dataset.load(request.index, request.view)).unwrap_or_else(|| {
-            Err(Error::input(
-                self.dataset.name(request.index),
-                "the decoder gave up on it",
-                "remove it or convert it with another program",
-            ))
-        })
-    }
+/// A decoder that panics on a broken file must not take the run with it.
+fn render(dataset: &dyn Dataset, request: Request) -> Result<Sample> {
+    caught(|| dataset.load(request.index, request.view)).unwrap_or_else(|| {
+        Err(Error::input(
+            dataset.name(request.index),
+            "the decoder gave up on it",
+            "remove it or convert it with another program",
+        ))
+    })
 }
 
 /// Batches of samples, one after the other.
 pub struct Loader {
-    shared: Arc<Shared>,
+    outcomes: Prefetch<(usize, Result<Sample>)>,
     sizes: VecDeque<usize>,
-    position: usize,
-    threads: Vec<JoinHandle<()>>,
 }
 
 impl Loader {
@@ -116,16 +69,10 @@ impl Loader {
         let sizes: VecDeque<usize> = batches.iter().map(Vec::len).collect();
         let threads = threads.max(1);
         let ahead = (2 * sizes.iter().copied().max().unwrap_or(1)).max(2 * threads);
-        let window = Window { next: 0, delivered: 0, ready: BTreeMap::new(), stopped: false };
         let requests: Vec<Request> = batches.into_iter().flatten().collect();
-        let workers = threads.min(requests.len());
-        let shared = Arc::new(Shared { dataset, requests, ahead, window: Mutex::new(window), changed: Condvar::new() });
-        let spawn = |i: usize| {
-            let shared = shared.clone();
-            std::thread::Builder::new().name(format!("loader {i}")).spawn(move || shared.work()).ok()
-        };
-        let threads = (0..workers).filter_map(spawn).collect();
-        Self { shared, sizes, position: 0, threads }
+        let threads = threads.min(requests.len());
+        let work = move |request: Request| (request.index, render(&*dataset, request));
+        Self { outcomes: Prefetch::new(requests.into_iter(), threads, ahead, work), sizes }
     }
 }
 
@@ -135,26 +82,10 @@ impl Iterator for Loader {
     fn next(&mut self) -> Option<Loaded> {
         let size = self.sizes.pop_front()?;
         let mut loaded = Loaded { samples: Vec::with_capacity(size), failed: Vec::new() };
-        for _ in 0..size {
-            let request = self.shared.requests[self.position];
-            let outcome = if self.threads.is_empty() {
-                // No thread could be started: the work is done here.
-                self.shared.render(request)
-            } else {
-                let mut window = self.shared.lock();
-                loop {
-                    if let Some(outcome) = window.ready.remove(&self.position) {
-                        window.delivered = self.position + 1;
-                        break outcome;
-                    }
-                    window = self.shared.wait(window);
-                }
-            };
-            self.shared.changed.notify_all();
-            self.position += 1;
+        for (index, outcome) in self.outcomes.by_ref().take(size) {
             match outcome {
-                Ok(sample) => loaded.samples.push((request.index, sample)),
-                Err(error) => loaded.failed.push((request.index, error)),
+                Ok(sample) => loaded.samples.push((index, sample)),
+                Err(error) => loaded.failed.push((index, error)),
             }
         }
         Some(loaded)
@@ -163,12 +94,7 @@ impl Iterator for Loader {
 
 impl Drop for Loader {
     fn drop(&mut self) {
-        self.shared.lock().stopped = true;
-        self.shared.changed.notify_all();
-        for thread in self.threads.drain(..) {
-            // A worker catches the panics of decoders; nothing else is left to report.
-            let _ = thread.join();
-        }
+        self.outcomes.end();
     }
 }
 

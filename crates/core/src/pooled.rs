@@ -18,6 +18,7 @@ use crate::model::{self, Head};
 use crate::net::frozen::Frozen;
 use crate::net::{Network, Params, Stage};
 use crate::observe::{Observer, Timings};
+use crate::prefetch;
 use crate::seed::Seed;
 use crate::transferability::Source;
 use crate::{Error, Result};
@@ -93,7 +94,7 @@ impl<'a, D: Domain> Reader<'a, D> {
             params,
             fingerprint,
             device: &self.place,
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            threads: prefetch::threads(),
             observer: self.observer,
         };
         let mut faults = Faults::new(Strictness { strict: self.strict, ..Strictness::default() });

@@ -5,7 +5,9 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use topwork_core::batched::Named;
 use topwork_core::domain::Inputs;
+use topwork_core::prefetch::{self, Prefetch};
 use topwork_core::{Error, Result};
 
 use crate::dataset::text_columns;
@@ -54,6 +56,9 @@ pub struct InputArgs {
 }
 
 const STANDARD_INPUT: &str = "standard input";
+
+/// Texts that are prepared before they are asked for.
+const AHEAD: usize = 256;
 
 /// Finds the columns of a table that are asked for, where all files are tables.
 pub(crate) type Find = fn(&InputArgs, &Table) -> Result<Vec<usize>>;
@@ -188,7 +193,16 @@ fn inputs_with(args: &InputArgs, pipeline: &Pipeline, stdin: impl Fn() -> Source
     let in_windows = pipeline.tokenizer.windows().is_some();
     args.fit(if in_windows { &["--windows", "--stride"] } else { &["--windows"] })?;
     let texts = texts_with(args, None, stdin)?;
-    Ok(Box::new(texts.map(move |(name, texts)| (name, texts.and_then(&sample)))))
+    Ok(prepared(texts, AHEAD, sample))
+}
+
+/// What is made of texts by several threads, of at most `ahead` before it is asked for: texts may be long.
+pub(crate) fn prepared<P: Send + 'static>(
+    texts: Texts,
+    ahead: usize,
+    prepare: impl Fn(Vec<String>) -> Result<P> + Send + Sync + 'static,
+) -> Named<P> {
+    Prefetch::new(texts, prefetch::threads(), ahead, move |(name, texts)| (name, texts.and_then(&prepare)))
 }
 
 /// The texts themselves, or both of a pair, with what to call them.

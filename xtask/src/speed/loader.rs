@@ -27,7 +27,7 @@ pub fn run(folder: &Path, repeat: usize, threads: Option<usize>, as_json: bool) 
     let args = DataArgs { train: part.clone(), validation: part, ..DataArgs::default() };
     let photos = Photos::splits(&args, &opened.pipeline, None, Seed(0))?.train;
     let all: Vec<usize> = (0..photos.len()).collect();
-    let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let threads = threads.unwrap_or_else(topwork_core::prefetch::threads);
     let mut best = 0f64;
     for round in 0..=repeat.max(1) {
         let seed = Seed(round as u64);

@@ -16,6 +16,7 @@ use crate::net::{Network, Params, adapt};
 use crate::observe::Observer;
 use crate::plan::{Phase, Plan, Train};
 use crate::pooled::{Reader, Ready};
+use crate::prefetch;
 use crate::run::RunDir;
 use crate::seed::Seed;
 use crate::strategy::{Facts, Options, Settings, Strategy};
@@ -144,7 +145,7 @@ impl<'a, D: Domain> Bench<'a, D> {
             strictness: Strictness { strict: self.reader.strict, ..Strictness::default() },
             on_nan: OnNan::Stop,
             identity: None,
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            threads: prefetch::threads(),
             resume: false,
             observer,
         })

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::predict::stream;
+use super::predict::tell;
 use super::{Common, Console, print_line};
+use crate::batched::batched;
 use crate::domain::Domain;
 use crate::embedder::Embedder;
 use crate::observe::Observer;
@@ -41,14 +42,13 @@ pub(super) fn run<D: Domain>(args: EmbedArgs<D>, common: &Common) -> Result<()> 
         embedder = embedder.normalized();
     }
     let told = Cell::new(0);
-    let outcome = stream(
-        D::inputs(&args.inputs, embedder.pipeline())?,
-        |samples| embedder.embed_samples(samples),
+    let outcome = tell(
+        batched(D::inputs(&args.inputs, embedder.pipeline())?, |samples: &[_]| embedder.embed_samples(samples)),
         |name, vector| {
             if let Some(file) = &file {
                 told.set(told.get() + 1);
                 console.progress("embed", told.get(), 0);
-                return file.borrow_mut().push(name, vector);
+                return file.borrow_mut().push(name, &vector);
             }
             print_line(&if common.json {
                 json!({ "input": name, "embedding": vector }).to_string()

@@ -1,15 +1,13 @@
 //! `predict`: streams an answer for each photo or sentence.
 
 use std::path::PathBuf;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::{Common, print_line};
-use crate::classifier::{BATCH, Guess, Prediction};
-use crate::data::Sample;
-use crate::domain::{Answers, Domain};
+use crate::batched::batched;
+use crate::classifier::{Guess, Prediction};
+use crate::domain::{Answer, Domain};
 use crate::task::Kind;
 use crate::{Error, Result};
 
@@ -42,8 +40,20 @@ pub(super) fn run<D: Domain>(args: PredictArgs<D>, common: &Common) -> Result<()
     let opened = D::used(super::open_run::<D>(&args.run, adapter, common)?, &args.inputs)?;
     let classifier = super::classifier_of::<D>(opened, &args.run, adapter, common)?.viewed(&args.views);
     let kind = classifier.task().kind;
+    let on_error = |name: &str, error: &Error| match common.json {
+        true => print_line(&json!({ "input": name, "error": error.to_string() }).to_string()),
+        false => Ok(()),
+    };
     if let Some(answers) = D::answers(&classifier, &args.inputs, args.top_k)? {
-        return tell(answers, common);
+        let on_answer = |name: &str, answer: Answer| {
+            if common.json {
+                let mut object = Map::from_iter([("input".to_string(), name.into())]);
+                object.extend(answer.fields);
+                return print_line(&Value::Object(object).to_string());
+            }
+            answer.lines.iter().try_for_each(|line| print_line(&format!("{name}\t{line}")))
+        };
+        return tell(answers, on_answer, on_error);
     }
     let least = super::least(args.reject_below, classifier.task())?;
     let rejected = |prediction: &Prediction| least.is_some_and(|least| f64::from(prediction.probability()) < least);
@@ -53,11 +63,10 @@ pub(super) fn run<D: Domain>(args: PredictArgs<D>, common: &Common) -> Result<()
         (None, _) => guesses.len().min(1),
     };
     let inputs = D::inputs(&args.inputs, classifier.pipeline())?;
-    stream(
-        inputs,
-        |samples| classifier.predict_samples(samples),
-        |name, prediction: &Prediction| {
-            let rejected = rejected(prediction);
+    tell(
+        batched(inputs, |samples: &[_]| classifier.predict_samples(samples)),
+        |name, prediction: Prediction| {
+            let rejected = rejected(&prediction);
             let shown = &prediction.guesses[..shown(&prediction.guesses)];
             print_line(&if common.json && kind == Kind::Values {
                 json!({ "input": name, "values": prediction.values }).to_string()
@@ -78,42 +87,33 @@ pub(super) fn run<D: Domain>(args: PredictArgs<D>, common: &Common) -> Result<()
                 format!("{name}\t{}", guesses.join("\t"))
             })
         },
-        |name, error| {
-            if common.json {
-                print_line(&json!({ "input": name, "error": error.to_string() }).to_string())
-            } else {
-                Ok(())
-            }
-        },
+        on_error,
     )
 }
 
-/// Prints answers as they come. Inputs that have none are told on standard error, and make the whole fail at the end.
-fn tell(answers: Answers<'_>, common: &Common) -> Result<()> {
-    let (mut read, mut unreadable) = (0, 0);
-    for (name, answer) in answers {
+/// What is said of an input whose class is not sure enough.
+const UNKNOWN: &str = "unknown";
+
+/// Hands each result on, in order. Inputs that have none are told on standard error and to `on_error`, and make the whole fail at
+/// the end; the others still get theirs.
+pub(super) fn tell<T>(
+    results: impl Iterator<Item = Result<(String, Result<T>)>>,
+    on_result: impl Fn(&str, T) -> Result<()>,
+    on_error: impl Fn(&str, &Error) -> Result<()>,
+) -> Result<()> {
+    let (mut read, mut unreadable) = (0usize, 0usize);
+    for result in results {
+        let (name, result) = result?;
         read += 1;
-        match answer {
-            Ok(answer) if common.json => {
-                let mut object = serde_json::Map::from_iter([("input".to_string(), name.into())]);
-                object.extend(answer.fields);
-                print_line(&serde_json::Value::Object(object).to_string())?;
-            }
-            Ok(answer) => answer.lines.iter().try_for_each(|line| print_line(&format!("{name}\t{line}")))?,
+        match result {
+            Ok(result) => on_result(&name, result)?,
             Err(error) => {
                 unreadable += 1;
                 eprintln!("{error}");
-                if common.json {
-                    print_line(&json!({ "input": name, "error": error.to_string() }).to_string())?;
-                }
+                on_error(&name, &error)?;
             }
         }
     }
-    ended(read, unreadable)
-}
-
-/// What is told at the end of a stream.
-fn ended(read: usize, unreadable: usize) -> Result<()> {
     if read == 0 {
         return Err(Error::input("no input", "there is nothing to read", "name files, a folder or `-`"));
     }
@@ -122,71 +122,4 @@ fn ended(read: usize, unreadable: usize) -> Result<()> {
         return Err(Error::input("the input", reason, "see the messages above"));
     }
     Ok(())
-}
-
-/// What is said of an input whose class is not sure enough.
-const UNKNOWN: &str = "unknown";
-
-/// How long a batch that is not full waits for a further input.
-const PATIENCE: Duration = Duration::from_millis(200);
-
-/// Runs `inputs` through `compute` in batches and hands each result on, in order. Unreadable inputs are told on
-/// standard error and to `on_error`, and make the whole fail at the end; the others still get their answers. A batch
-/// is not held back for inputs that do not come: who writes to our standard input may wait for the answer.
-pub(super) fn stream<T>(
-    inputs: crate::domain::Inputs,
-    compute: impl Fn(&[Sample]) -> Result<Vec<T>>,
-    on_result: impl Fn(&str, &T) -> Result<()>,
-    on_error: impl Fn(&str, &Error) -> Result<()>,
-) -> Result<()> {
-    let (sender, receiver) = sync_channel(BATCH);
-    let reader = std::thread::spawn(move || {
-        inputs.map(|input| sender.send(input)).take_while(|sent| sent.is_ok()).for_each(drop)
-    });
-    let (mut names, mut samples) = (Vec::new(), Vec::new());
-    let (mut read, mut unreadable) = (0usize, 0usize);
-    let flush = |names: &mut Vec<String>, samples: &mut Vec<Sample>| -> Result<()> {
-        let results = compute(samples)?;
-        names.iter().zip(&results).try_for_each(|(name, result)| on_result(name, result))?;
-        names.clear();
-        samples.clear();
-        Ok(())
-    };
-    loop {
-        let next = if samples.is_empty() {
-            receiver.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        } else {
-            receiver.recv_timeout(PATIENCE)
-        };
-        let (name, sample) = match next {
-            Ok(next) => next,
-            Err(RecvTimeoutError::Timeout) => {
-                flush(&mut names, &mut samples)?;
-                continue;
-            }
-            Err(RecvTimeoutError::Disconnected) => break,
-        };
-        read += 1;
-        match sample {
-            Ok(sample) => {
-                names.push(name);
-                samples.push(sample);
-                // The first answer comes at once; then the batches grow to their full size.
-                if samples.len() >= BATCH.min(read) {
-                    flush(&mut names, &mut samples)?;
-                }
-            }
-            Err(error) => {
-                flush(&mut names, &mut samples)?;
-                unreadable += 1;
-                eprintln!("{error}");
-                on_error(&name, &error)?;
-            }
-        }
-    }
-    flush(&mut names, &mut samples)?;
-    if reader.join().is_err() {
-        return Err(Error::Tensor(candle_core::Error::Msg("reading the inputs ended early".into())));
-    }
-    ended(read, unreadable)
 }

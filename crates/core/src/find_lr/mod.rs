@@ -18,6 +18,7 @@ use crate::fit::Fit;
 use crate::loader::Strictness;
 use crate::observe::Observer;
 use crate::plan::{Decay, Phase, Plan, Schedule, Train};
+use crate::prefetch;
 use crate::run::RunDir;
 use crate::seed::Seed;
 use crate::train::{self, Job, OnNan};
@@ -156,7 +157,7 @@ pub fn find_lr<D: Domain>(fit: &Fit<D>, sweep: Sweep, observer: &dyn Observer) -
         strictness: Strictness { strict: fit.strict, ..Strictness::default() },
         on_nan: OnNan::Stop,
         identity: None,
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        threads: prefetch::threads(),
         resume: false,
         observer: &recorder,
     });

@@ -3,16 +3,15 @@
 use std::fs;
 use std::io::{BufRead, BufReader, stdin};
 use std::path::{Path, PathBuf};
-use std::thread::available_parallelism;
 
 use topwork_core::data::View;
 use topwork_core::domain::Inputs;
+use topwork_core::prefetch::{Prefetch, threads};
 use topwork_core::{Error, Result};
 
 use super::photo::Photo;
 use super::{folder, list, parquet, tars};
 use crate::pipeline::Pipeline;
-use crate::pipeline::prefetch::Prefetch;
 
 /// Photos prepared before they are asked for: 40 MB at 224 × 224.
 const AHEAD: usize = 64;
@@ -40,11 +39,10 @@ type Items = Box<dyn Iterator<Item = Item> + Send>;
 /// When nothing is named, or a named path does not exist.
 pub fn stream(args: &InputArgs, pipeline: &Pipeline) -> Result<Inputs> {
     let pipeline = *pipeline;
-    let threads = available_parallelism().map_or(1, usize::from);
-    Ok(Box::new(Prefetch::new(photos(args)?, threads, AHEAD, move |item: Item| match item {
+    Ok(Prefetch::new(photos(args)?, threads(), AHEAD, move |item: Item| match item {
         Ok(photo) => (photo.name(), photo.read().and_then(|bytes| pipeline.load(&photo.name(), &bytes, View::Plain))),
         Err((name, error)) => (name, Err(error)),
-    })))
+    }))
 }
 
 /// The photos of `args`, in order.

@@ -1,12 +1,10 @@
 //! From the bytes of a photo to the numbers that a network reads.
 //!
 //! [`decode`] turns any supported file into upright 8-bit RGB; [`Pipeline`] resizes, crops and normalizes it as the
-//! weights' authors did for evaluation, or cuts a random view for training; [`prefetch`] does this ahead of a
-//! consumer, on several threads.
+//! weights' authors did for evaluation, or cuts a random view for training.
 
 pub mod augment;
 pub mod decode;
-pub mod prefetch;
 pub mod resize;
 mod test_views;
 

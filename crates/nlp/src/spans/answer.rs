@@ -1,7 +1,11 @@
 //! Answers to questions about a text, as a trained model finds them in it.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use topwork_core::batched::batched;
 use topwork_core::domain::{Answer, Answers};
 use topwork_core::{Error, Result};
 
@@ -9,9 +13,9 @@ use super::read::{self, CONTEXTS};
 use super::search::{self, Said};
 use super::{Asked, Reading};
 use crate::Classifier;
-use crate::input::{self, InputArgs};
+use crate::input::{self, InputArgs, Texts};
 use crate::table::Table;
-use crate::tokenizer::Tokens;
+use crate::tokenizer::{Piece, Tokens};
 
 /// Windows that go through the network together.
 const BATCH: usize = 16;
@@ -44,33 +48,55 @@ pub struct Answered {
 /// # Errors
 /// When `classifier` is no model of passages, or the device is out of memory.
 pub fn answer(classifier: &Classifier, question: &str, context: &str, threshold: Option<f64>) -> Result<Answered> {
-    said(classifier, &Reading::of(classifier.pipeline(), None)?, question, context, threshold)
+    let reading = Reading::of(classifier.pipeline(), None)?;
+    let ready = Ready::of(&reading, question, context.to_string())?;
+    Ok(said(classifier, &reading, std::slice::from_ref(&ready), threshold)?.remove(0))
 }
 
-fn said(
-    classifier: &Classifier,
-    reading: &Reading,
-    question: &str,
-    context: &str,
-    threshold: Option<f64>,
-) -> Result<Answered> {
-    let (question, pieces) = (reading.question(question)?, reading.text(context)?);
-    let windows = reading.windows(&question, pieces.len());
-    let ids: Vec<u32> = pieces.iter().map(|piece| piece.id).collect();
-    let sequence = |window: &std::ops::Range<usize>| reading.tokens(&question, &ids[window.clone()]);
-    let sequences: Vec<Tokens> = windows.iter().map(sequence).collect();
+/// A question with its text, ready for the network.
+struct Ready {
+    context: String,
+    question: Vec<u32>,
+    pieces: Vec<Piece>,
+    windows: Vec<Range<usize>>,
+}
+
+impl Ready {
+    fn of(reading: &Reading, question: &str, context: String) -> Result<Self> {
+        let (question, pieces) = (reading.question(question)?, reading.text(&context)?);
+        let windows = reading.windows(&question, pieces.len());
+        Ok(Self { context, question, pieces, windows })
+    }
+}
+
+fn said(classifier: &Classifier, reading: &Reading, asked: &[Ready], threshold: Option<f64>) -> Result<Vec<Answered>> {
+    let mut sequences: Vec<Tokens> = Vec::new();
+    for Ready { question, pieces, windows, .. } in asked {
+        let ids: Vec<u32> = pieces.iter().map(|piece| piece.id).collect();
+        sequences.extend(windows.iter().map(|window| reading.tokens(question, &ids[window.clone()])));
+    }
     let mut logits = Vec::new();
     for chunk in sequences.chunks(BATCH) {
         let samples: Vec<_> = chunk.iter().map(|tokens| Tokens::sample(&tokens.ids, tokens.first)).collect();
         logits.extend(classifier.logits(&samples)?);
     }
-    let (mut rest, mut of_windows) = (&logits[..], Vec::with_capacity(windows.len()));
-    for (tokens, sequence) in windows.into_iter().zip(&sequences) {
-        let (logits, behind) = rest.split_at(2 * sequence.ids.len());
-        rest = behind;
-        of_windows.push(Said { tokens, row: reading.row(&question), logits });
-    }
-    let (found, none) = search::passages(&of_windows);
+    let (mut rest, mut sequences) = (&logits[..], sequences.iter());
+    let answered = |ready: &Ready| {
+        let of_window = |(tokens, sequence): (&Range<usize>, &Tokens)| {
+            let (logits, behind) = rest.split_at(2 * sequence.ids.len());
+            rest = behind;
+            Said { tokens: tokens.clone(), row: reading.row(&ready.question), logits }
+        };
+        let of_windows: Vec<Said> = ready.windows.iter().zip(sequences.by_ref()).map(of_window).collect();
+        best(&of_windows, ready, threshold)
+    };
+    Ok(asked.iter().map(answered).collect())
+}
+
+/// The best passages of what a model says of the windows of a text.
+fn best(of_windows: &[Said<'_>], ready: &Ready, threshold: Option<f64>) -> Answered {
+    let (context, pieces) = (&ready.context, &ready.pieces);
+    let (found, none) = search::passages(of_windows);
     let scores = found.iter().map(|passage| passage.score).chain(threshold.map(|_| none));
     let shares = search::shares(scores);
     let margin = found.first().map_or(f32::MAX, |best| none - best.score);
@@ -87,7 +113,7 @@ fn said(
             }
         }
     }
-    Ok(Answered { answers, no_answer_margin: threshold.map(|_| margin) })
+    Answered { answers, no_answer_margin: threshold.map(|_| margin) }
 }
 
 /// The columns of questions and of texts.
@@ -106,18 +132,16 @@ fn columns(args: &InputArgs, table: &Table) -> Result<Vec<usize>> {
 }
 
 /// Questions with texts, as they come: name, question, text.
-type Stream = Box<dyn Iterator<Item = (String, Result<Vec<String>>)>>;
-
-fn stream(args: &InputArgs) -> Result<Stream> {
+fn stream(args: &InputArgs) -> Result<Texts> {
     if args.text.len() != args.question.len() {
         let reason = format!("there are {} texts and {} questions", args.text.len(), args.question.len());
         return Err(Error::input("--question", reason, "give each --text one --question"));
     }
     let pairs: Vec<_> = args.question.iter().cloned().zip(args.text.iter().cloned()).collect();
-    let mut all: Stream =
+    let mut all: Texts =
         Box::new(pairs.into_iter().map(|(question, text)| (question.clone(), Ok(vec![question, text]))));
     for file in &args.files {
-        let of_file: Stream = if file.as_os_str() != "-" && read::is_nested(file)? {
+        let of_file: Texts = if file.as_os_str() != "-" && read::is_nested(file)? {
             let mut found = Vec::new();
             read::questions(file, |Asked { name, question, context, .. }| {
                 found.push((name, Ok(vec![question, context.to_string()])));
@@ -126,7 +150,7 @@ fn stream(args: &InputArgs) -> Result<Stream> {
             Box::new(found.into_iter())
         } else {
             let alone = InputArgs { files: vec![file.clone()], text: Vec::new(), ..args.clone() };
-            Box::new(input::rows(&alone, columns)?)
+            input::rows(&alone, columns)?
         };
         all = Box::new(all.chain(of_file));
     }
@@ -141,23 +165,29 @@ fn stream(args: &InputArgs) -> Result<Stream> {
 pub(crate) fn answers<'a>(classifier: &'a Classifier, args: &InputArgs, top: Option<usize>) -> Result<Answers<'a>> {
     let pipeline = classifier.pipeline().clone().limited(args.max_tokens)?;
     let threshold = args.no_answer_threshold.or(pipeline.no_answer_threshold);
-    let reading = Reading::of(&pipeline, args.stride)?;
-    Ok(Box::new(stream(args)?.map(move |(name, texts)| {
-        let answer = texts.and_then(|texts| {
-            let mut found = said(classifier, &reading, &texts[0], &texts[1], threshold)?;
-            found.answers.truncate(top.unwrap_or(1));
-            let line =
-                |p: &Passage| format!("{}\t{}\t{}\t{:.4}", p.text.replace(['\t', '\n'], " "), p.start, p.end, p.score);
-            let lines = match found.answers.is_empty() {
-                true => vec![String::new()],
-                false => found.answers.iter().map(line).collect(),
-            };
-            let fields = match json!(found) {
-                Value::Object(fields) => fields,
-                _ => Map::new(),
-            };
-            Ok(Answer { lines, fields })
-        });
-        (name, answer)
+    let reading = Arc::new(Reading::of(&pipeline, args.stride)?);
+    let asked = input::prepared(stream(args)?, BATCH, {
+        let reading = reading.clone();
+        move |mut texts| {
+            let context = texts.swap_remove(1);
+            Ready::of(&reading, &texts[0], context)
+        }
+    });
+    let answer = move |mut found: Answered| {
+        found.answers.truncate(top.unwrap_or(1));
+        let line =
+            |p: &Passage| format!("{}\t{}\t{}\t{:.4}", p.text.replace(['\t', '\n'], " "), p.start, p.end, p.score);
+        let lines = match found.answers.is_empty() {
+            true => vec![String::new()],
+            false => found.answers.iter().map(line).collect(),
+        };
+        let fields = match json!(found) {
+            Value::Object(fields) => fields,
+            _ => Map::new(),
+        };
+        Answer { lines, fields }
+    };
+    Ok(Box::new(batched(asked, move |asked: &[Ready]| {
+        Ok(said(classifier, &reading, asked, threshold)?.into_iter().map(answer).collect())
     })))
 }

@@ -3,15 +3,17 @@
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, json};
+use topwork_core::batched::batched;
 use topwork_core::domain::{Answer, Answers};
 use topwork_core::metrics::entities::Scheme;
 use topwork_core::task::Task;
 use topwork_core::{Error, Result};
 
-use super::Cutting;
+use super::{Cut, Cutting};
 use crate::Classifier;
 use crate::input::{self, InputArgs};
 use crate::tokenizer::Tokens;
@@ -79,34 +81,45 @@ fn split(text: &str, chunk: Range<usize>, found: &mut Vec<Range<usize>>) {
 /// When `classifier` is no model of words, or the device is out of memory.
 pub fn entities(classifier: &Classifier, texts: &[&str]) -> Result<Vec<Vec<Entity>>> {
     let cutting = Cutting::of(classifier.pipeline(), None)?;
-    of_texts(classifier, &cutting, texts)
+    let texts = texts.iter().map(|text| Ready::of(&cutting, text.to_string())).collect::<Result<Vec<_>>>()?;
+    of_texts(classifier, &cutting, &texts)
+}
+
+/// A text that is ready for the network: the places of its words, and its windows.
+struct Ready {
+    text: String,
+    places: Vec<Range<usize>>,
+    cut: Cut,
+}
+
+impl Ready {
+    fn of(cutting: &Cutting, text: String) -> Result<Self> {
+        let places = words(&text);
+        let words: Vec<&str> = places.iter().map(|place| &text[place.clone()]).collect();
+        let cut = cutting.cut(&words)?;
+        Ok(Self { text, places, cut })
+    }
 }
 
 /// The label of a word and its probability; of one of which the tokenizer leaves nothing, none.
 type Said = Option<(usize, f32)>;
 
-fn of_texts(classifier: &Classifier, cutting: &Cutting, texts: &[&str]) -> Result<Vec<Vec<Entity>>> {
-    let places: Vec<Vec<Range<usize>>> = texts.iter().map(|text| words(text)).collect();
-    let cut = |(text, places): (&&str, &Vec<Range<usize>>)| {
-        let words: Vec<&str> = places.iter().map(|place| &text[place.clone()]).collect();
-        cutting.cut(&words)
-    };
-    let cuts = texts.iter().zip(&places).map(cut).collect::<Result<Vec<_>>>()?;
-    let mut labels: Vec<Vec<Said>> = places.iter().map(|places| vec![None; places.len()]).collect();
-    let all: Vec<(usize, usize)> = cuts
+fn of_texts(classifier: &Classifier, cutting: &Cutting, texts: &[Ready]) -> Result<Vec<Vec<Entity>>> {
+    let mut labels: Vec<Vec<Said>> = texts.iter().map(|text| vec![None; text.places.len()]).collect();
+    let all: Vec<(usize, usize)> = texts
         .iter()
         .enumerate()
-        .flat_map(|(text, cut)| (0..cut.windows.len()).map(move |window| (text, window)))
+        .flat_map(|(i, text)| (0..text.cut.windows.len()).map(move |window| (i, window)))
         .collect();
     let task = classifier.task();
     for chunk in all.chunks(BATCH) {
         let tokens: Vec<Tokens> =
-            chunk.iter().map(|&(text, window)| cutting.tokens(&cuts[text], &cuts[text].windows[window])).collect();
+            chunk.iter().map(|&(i, window)| cutting.tokens(&texts[i].cut, &texts[i].cut.windows[window])).collect();
         let samples: Vec<_> = tokens.iter().map(|tokens| Tokens::sample(&tokens.ids, tokens.first)).collect();
         let logits = classifier.logits(&samples)?;
         let mut first = 0;
         for (&(text, window), tokens) in chunk.iter().zip(&tokens) {
-            let (cut, window) = (&cuts[text], &cuts[text].windows[window]);
+            let (cut, window) = (&texts[text].cut, &texts[text].cut.windows[window]);
             for word in window.judged.clone() {
                 let Some(row) = cutting.row(cut, window, word) else { continue };
                 let row = (first + row) * task.len();
@@ -118,12 +131,13 @@ fn of_texts(classifier: &Classifier, cutting: &Cutting, texts: &[&str]) -> Resul
         }
     }
     let scheme = Scheme::of(task);
-    let of_text = |i: usize| told(task, scheme.as_ref(), texts[i], &places[i], &labels[i]);
-    Ok((0..texts.len()).map(of_text).collect())
+    let of_text = |(text, labels): (&Ready, &Vec<Said>)| told(task, scheme.as_ref(), text, labels);
+    Ok(texts.iter().zip(&labels).map(of_text).collect())
 }
 
 /// The entities that the labels of words tell.
-fn told(task: &Task, scheme: Option<&Scheme>, text: &str, places: &[Range<usize>], labels: &[Said]) -> Vec<Entity> {
+fn told(task: &Task, scheme: Option<&Scheme>, ready: &Ready, labels: &[Said]) -> Vec<Entity> {
+    let Ready { text, places, .. } = ready;
     let entity = |kind: &str, first: usize, last: usize| {
         let place = places[first].start..places[last].end;
         let start = text[..place.start].chars().count();
@@ -166,20 +180,22 @@ pub(crate) fn answers<'a>(classifier: &'a Classifier, args: &InputArgs, top: Opt
         return Err(Error::input(file.display(), "is a file of labelled words", remedy));
     }
     let pipeline = classifier.pipeline().clone().limited(args.max_tokens)?;
-    let cutting = Cutting::of(&pipeline, args.stride)?;
-    let texts = input::texts(args)?;
-    Ok(Box::new(texts.map(move |(name, text)| {
-        let answer = text.and_then(|texts| {
-            let found = of_texts(classifier, &cutting, &[&texts[0]])?.remove(0);
-            let line = |e: &Entity| format!("{}\t{}\t{}\t{}\t{:.4}", e.text, e.kind, e.start, e.end, e.score);
-            let lines = if found.is_empty() { vec![String::new()] } else { found.iter().map(line).collect() };
-            let fields = match json!({ "entities": found }) {
-                serde_json::Value::Object(fields) => fields,
-                _ => Map::new(),
-            };
-            Ok(Answer { lines, fields })
-        });
-        (name, answer)
+    let cutting = Arc::new(Cutting::of(&pipeline, args.stride)?);
+    let texts = input::prepared(input::texts(args)?, BATCH, {
+        let cutting = cutting.clone();
+        move |mut texts| Ready::of(&cutting, texts.swap_remove(0))
+    });
+    let answer = |found: Vec<Entity>| {
+        let line = |e: &Entity| format!("{}\t{}\t{}\t{}\t{:.4}", e.text, e.kind, e.start, e.end, e.score);
+        let lines = if found.is_empty() { vec![String::new()] } else { found.iter().map(line).collect() };
+        let fields = match json!({ "entities": found }) {
+            serde_json::Value::Object(fields) => fields,
+            _ => Map::new(),
+        };
+        Answer { lines, fields }
+    };
+    Ok(Box::new(batched(texts, move |texts: &[Ready]| {
+        Ok(of_texts(classifier, &cutting, texts)?.into_iter().map(answer).collect())
     })))
 }
 
