@@ -97,7 +97,8 @@ pub fn keep_memory() {
         libc::mallopt(libc::M_MMAP_MAX, 0);
         libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
         libc::mallopt(libc::M_TOP_PAD, 16 << 20);
-        libc::mallopt(libc::M_ARENA_MAX, 1);
+        // With one, threads wait for each other at every small piece, of which tokenizers ask for many; each keeps what is freed.
+        libc::mallopt(libc::M_ARENA_MAX, 4);
         let pages = [libc::_SC_PHYS_PAGES, libc::_SC_PAGESIZE].map(|name| libc::sysconf(name).max(0) as usize);
         let half = pages[0].saturating_mul(pages[1]) / 2 / LARGE * LARGE;
         let start = libc::malloc(half);

@@ -11,6 +11,7 @@ use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use topwork_core::observe::Observer;
 use topwork_core::seed::Seed;
@@ -22,10 +23,15 @@ use crate::tokenizer::TextTokenizer;
 /// Set in a token that begins a word.
 pub const WORD: u32 = 1 << 31;
 
+/// About how many bytes of text all threads work on at a time.
+const BLOCK: usize = 1 << 20;
+
 /// The files of a corpus, read line by line.
 pub struct Reader<'a> {
     waiting: std::vec::IntoIter<PathBuf>,
     current: Option<Lines>,
+    /// How many lines [`Reader::block`] has given.
+    lines: u64,
     /// Asked after each line whether to go on.
     observer: &'a dyn Observer,
 }
@@ -69,7 +75,7 @@ pub fn files(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, u64)> {
 impl<'a> Reader<'a> {
     /// Reads `files` one after the other.
     pub fn new(files: Vec<PathBuf>, observer: &'a dyn Observer) -> Self {
-        Self { waiting: files.into_iter(), current: None, observer }
+        Self { waiting: files.into_iter(), current: None, lines: 0, observer }
     }
 
     /// The next line; `Some(None)` where a document ends, which may come more than once.
@@ -95,6 +101,40 @@ impl<'a> Reader<'a> {
         let line = line?;
         let line = line.trim();
         Ok(Some((!line.is_empty()).then(|| line.to_string())))
+    }
+
+    /// The next lines with their numbers, from 0 on, and ends of documents; none at the end of all text.
+    fn block(&mut self) -> Result<Vec<Option<(u64, String)>>> {
+        let (mut block, mut bytes) = (Vec::new(), 0);
+        while bytes < BLOCK {
+            let Some(line) = self.next_line()? else { break };
+            bytes += size_of::<Option<(u64, String)>>() + line.as_ref().map_or(0, String::len);
+            block.push(line.map(|line| {
+                self.lines += 1;
+                (self.lines - 1, line)
+            }));
+        }
+        Ok(block)
+    }
+
+    /// Hands on, in order, what `work` makes of each line and its number, from 0 on, by all threads; `None` where a document ends.
+    ///
+    /// # Errors
+    /// As [`Reader::next_line`], `work` and `take`.
+    pub fn each<T: Send>(
+        &mut self,
+        work: impl Fn(u64, &str) -> Result<T> + Sync,
+        mut take: impl FnMut(Option<T>) -> Result<()>,
+    ) -> Result<()> {
+        loop {
+            let block = self.block()?;
+            if block.is_empty() {
+                return Ok(());
+            }
+            let made = |line: &Option<(u64, String)>| line.as_ref().map(|(number, line)| work(*number, line));
+            let made: Vec<Option<Result<T>>> = block.par_iter().map(made).collect();
+            made.into_iter().try_for_each(|made| take(made.transpose()?))?;
+        }
     }
 }
 
@@ -196,22 +236,15 @@ impl Corpus {
         let mut counts = Counts::default();
         let mut document: Vec<usize> = Vec::new();
         let mut told = 0;
-        loop {
-            let line = reader.next_line()?;
-            let Some(line) = line else {
-                close(&mut document, &mut counts, chunking, &mut parts)?;
-                break;
+        let (observer, tokenizer) = (reader.observer, chunking.tokenizer.whole()?);
+        let tokenized = |_, line: &str| -> Result<Vec<u32>> {
+            let pieces = tokenizer.pieces(line)?;
+            Ok(pieces.into_iter().map(|(id, begins)| id | if begins { WORD } else { 0 }).collect())
+        };
+        reader.each(tokenized, |found| {
+            let Some(found) = found else {
+                return close(&mut document, &mut counts, chunking, &mut parts);
             };
-            let Some(line) = line else {
-                close(&mut document, &mut counts, chunking, &mut parts)?;
-                continue;
-            };
-            let found: Vec<u32> = chunking
-                .tokenizer
-                .pieces(&line)?
-                .into_iter()
-                .map(|(id, begins)| id | if begins { WORD } else { 0 })
-                .collect();
             for piece in found.chunks(chunking.longest) {
                 sentences.put(&counts.tokens.to_le_bytes())?;
                 for token in piece {
@@ -227,9 +260,11 @@ impl Corpus {
             }
             if counts.sentences / 100_000 > told {
                 told = counts.sentences / 100_000;
-                reader.observer.message(&format!("read {} sentences, {} tokens", counts.sentences, counts.tokens));
+                observer.message(&format!("read {} sentences, {} tokens", counts.sentences, counts.tokens));
             }
-        }
+            Ok(())
+        })?;
+        close(&mut document, &mut counts, chunking, &mut parts)?;
         sentences.put(&counts.tokens.to_le_bytes())?;
         for (name, writer) in
             ["tokens", "sentences", PARTS[0], PARTS[1]].into_iter().zip([tokens, sentences].into_iter().chain(parts))
@@ -401,6 +436,26 @@ mod tests {
             corpus.chunk(Part::Train, 0).unwrap().sentences[0],
             own[1..4].iter().map(|t| t | WORD).collect::<Vec<_>>()
         );
+    }
+
+    #[test]
+    fn what_is_made_of_lines_comes_in_their_order_over_many_blocks() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let count = 3 * BLOCK / size_of::<Option<(u64, String)>>();
+        let text: Vec<String> = (0..count).map(|i| format!("{i}\n{}", if i == 7 { "\n" } else { "" })).collect();
+        std::fs::write(&path, text.concat()).unwrap();
+        let (mut reader, mut found) = (Reader::new(vec![path], &topwork_core::observe::Silent), Vec::new());
+        let made = |number: u64, line: &str| Ok((number, line.parse::<u64>().unwrap_or(u64::MAX)));
+        reader
+            .each(made, |made| {
+                found.push(made);
+                Ok(())
+            })
+            .unwrap();
+        let ends: Vec<usize> = (0..found.len()).filter(|&i| found[i].is_none()).collect();
+        assert_eq!(ends, [0, 9, count + 2]);
+        assert!(found.iter().flatten().copied().eq((0..count as u64).map(|i| (i, i))));
     }
 
     #[test]

@@ -41,21 +41,21 @@ fn internal(error: tokenizers::Error) -> Error {
 
 /// How often words occur, in one line of every so many.
 fn count(corpus: &mut Reader<'_>, every: u64, lower: bool) -> Result<BTreeMap<String, u64>> {
-    let (mut lines, mut rare, mut counts) = (0u64, 0, BTreeMap::<String, u64>::new());
-    while let Some(line) = corpus.next_line()? {
-        let Some(line) = line else { continue };
-        lines += 1;
-        if !(lines - 1).is_multiple_of(every) {
-            continue;
-        }
-        for word in words(&line, lower).map_err(internal)? {
+    let (mut rare, mut counts) = (0, BTreeMap::<String, u64>::new());
+    let of_line = |number: u64, line: &str| match number.is_multiple_of(every) {
+        true => words(line, lower).map_err(internal),
+        false => Ok(Vec::new()),
+    };
+    corpus.each(of_line, |words| {
+        for word in words.into_iter().flatten() {
             *counts.entry(word).or_default() += 1;
         }
         while counts.len() > WORDS {
             rare += 1;
             counts.retain(|_, count| *count > rare);
         }
-    }
+        Ok(())
+    })?;
     Ok(counts)
 }
 

@@ -271,18 +271,13 @@ impl TextTokenizer {
         &self.digest
     }
 
-    /// Tokens of a text without any around them, however long it is, and whether each begins a word.
+    /// Tokens of a text without any around them, and whether each begins a word; of a longer one than the longest sequence those
+    /// of its beginning, unless the tokenizer is [`Self::whole`].
     ///
     /// # Errors
     /// When the tokenizer fails.
     pub fn pieces(&self, text: &str) -> Result<Vec<(u32, bool)>> {
-        let whole = self.inner.get_truncation().is_none_or(|to| to.max_length > text.len());
-        let encoding = if whole {
-            self.with(&self.inner, |inner| inner.encode(text, false))?
-        } else {
-            let whole = self.whole()?;
-            whole.with(&whole.inner, |inner| inner.encode(text, false))?
-        };
+        let encoding = self.with(&self.inner, |inner| inner.encode(text, false))?;
         let words = encoding.get_word_ids();
         let begins = |i: usize| i == 0 || words[i].is_none() || words[i] != words[i - 1];
         Ok(encoding.get_ids().iter().enumerate().map(|(i, &id)| (id, begins(i))).collect())
