@@ -119,7 +119,8 @@ mod tests {
             })
             .collect();
         assert_eq!(found, (0..40).map(|i| (i.to_string(), 2 * i)).collect::<Vec<_>>());
-        assert_eq!(sizes[..2], [1, BATCH]);
+        // On a busy machine a batch may not wait for all that it has room for.
+        assert!(sizes[0] == 1 && sizes.len() < 40 && sizes.iter().all(|&size| size <= BATCH), "{sizes:?}");
     }
 
     #[test]

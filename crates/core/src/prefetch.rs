@@ -259,7 +259,7 @@ mod tests {
         assert_eq!(ahead.next(), Some(2));
         assert_eq!(ahead.next_within(MOMENT), Next::Late);
         drop(sender);
-        assert_eq!(ahead.next_within(MOMENT), Next::End);
+        assert_eq!(ahead.next_or_broken(), Next::End);
     }
 
     #[test]
@@ -276,8 +276,8 @@ mod tests {
         };
         let mut ahead = Prefetch::new(0..50, 3, 4, work);
         for i in 0..20 {
-            assert_eq!(ahead.next_within(MOMENT), Next::Ready(i));
+            assert_eq!(ahead.next_or_broken(), Next::Ready(i));
         }
-        assert_eq!(ahead.next_within(MOMENT), Next::Broken);
+        assert_eq!(ahead.next_or_broken(), Next::Broken);
     }
 }
